@@ -1,0 +1,75 @@
+# Two commands need nothing but Python 3.11 or newer: `make demo` and `make test`. `make` lists all.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+BUNDLE := $(PY) -m monai.bundle run --config_file
+
+# Folder of the real images, for `make results-ra`; data_prep makes it from the official downloads.
+ROBUSTMED_DATA ?= $(abspath ../shared/data)
+
+# A volume of the embedded data with a lesion.
+DEMO_VOLUME := $(PY) -c 'import json; \
+    from robustmed_monai.data.embedded import embedded_dataset; \
+    folder = embedded_dataset(); \
+    items = json.loads((folder / "volumes.json").read_text())["test"]; \
+    print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint tables tables-check results-ra bench clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) is not there; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$$($(PYTHON) --version 2>&1) is too old; name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The set-up is done again only when what it depends on is newer than its stamp.
+$(VENV)/.installed: setup.cfg pyproject.toml | $(PY)
+	$(PY) -m pip install --editable .
+	@touch $@
+
+# The development set-up contains the plain one.
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(PY)
+	$(PY) -m pip install --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (no download, minutes on a CPU)
+	$(BUNDLE) bundles/ra/configs/train.json
+	$(BUNDLE) bundles/ra/configs/evaluate.json
+	volume="$$($(DEMO_VOLUME))" && $(BUNDLE) bundles/ra/configs/inference.json --input "$$volume"
+	@echo
+	@echo "The demo is done. Look at"
+	@echo "  out/ra/inference  anomaly map, pseudo-healthy volume and mask (NIfTI), worst slices (PNG), scores (JSON)"
+	@echo "  out/ra/evaluate   image sheets, histograms and curves (PNG), metrics (JSON)"
+	@echo "  out/ra/train      the course of the training: $(PY) -m tensorboard.main --logdir out/ra/train"
+
+test: $(VENV)/.installed-dev ## run the whole test suite
+	$(PY) -m pytest
+
+check: lint tables-check test ## ruff, mypy, the tables of the READMEs, and the tests
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+tables: $(VENV)/.installed ## write the tables of the READMEs from the results files
+	$(PY) -m robustmed_monai.utils.tables
+
+tables-check: $(VENV)/.installed
+	$(PY) -m robustmed_monai.utils.tables --check
+
+results-ra: $(VENV)/.installed ## the results table of RA on the real images in ROBUSTMED_DATA (hours)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_ra.py
+
+bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
+	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done
+
+clean: ## remove the environment and what tools left behind; the runs in out/ stay
+	rm -rf $(VENV) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""One module per public source: turns the official download into a folder of images and a datalist JSON."""

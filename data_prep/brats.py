@@ -1,0 +1,93 @@
+"""BraTS 2020/2021: axial slices of one sequence with tumour masks, against tumour-free slices.
+
+Reads the official layout ``BraTS2021_00000/BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz`` (2020:
+``BraTS20_Training_001/BraTS20_Training_001_{t1,...,seg}.nii[.gz]``), at any folder depth. The mask is the
+whole tumour (every label above 0). Subjects are disjoint between the sections; training and validation hold
+tumour-free slices only.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
+from data_prep.lesion_slices import LesionSlices, add_lesion_arguments
+from robustmed_monai.utils.errors import DataError
+
+SOURCE = Source(
+    name="brats",
+    license="Terms of the BraTS challenge (research use); cite Menze 2015, Bakas 2017, Baid 2021.",
+    description="Glioma, brain-extracted MRI in the SRI24 space, axial slices with whole-tumour masks.",
+)
+SPLITS: Splits = (0.6, 0.1, 0.3)
+CASE = re.compile(r"BraTS(20\d\d|20)_\w*\d+$")
+
+
+def prepare(
+    source: Path,
+    output: Path,
+    sequence: str = "t1",
+    slices: int = 5,
+    gap_mm: float = 5.0,
+    percentile: float = 98.0,
+    min_pixels: int = 10,
+    seed: int = 0,
+    splits: Sequence[float] = SPLITS,
+    strict: bool = False,
+) -> Path:
+    """Prepare BraTS.
+
+    Args:
+        source: folder with one folder per case, at any depth.
+        output: folder to write.
+        sequence: t1, t1ce, t2 or flair.
+        slices: slices of each subject, spread around the middle one.
+        gap_mm: distance between them in mm.
+        percentile: percentile of the volume that becomes 1.
+        min_pixels: a slice with more mask pixels is abnormal, one with none healthy, the rest is left out.
+        seed: seed of the split.
+        splits: fractions of training, validation and test subjects; ``0 0 1`` makes a pure test set.
+        strict: refuse when any file is missing or corrupt.
+
+    Returns:
+        Path of ``datalist.json``.
+
+    Raises:
+        DataError: when no case is found or nothing can be used.
+    """
+    cases = sorted(
+        path for path in require_folder(source).rglob("BraTS*") if path.is_dir() and CASE.match(path.name)
+    )
+    if not cases:
+        raise DataError(
+            f"{source}: no folder like BraTS2021_00000 in it; give the unpacked official download."
+        )
+    cut = LesionSlices(slices, gap_mm, percentile, min_pixels, seed, splits)
+    out = Preparation(SOURCE, output, {"sequence": sequence, **vars(cut), "splits": list(splits)})
+    for case in out.progress(cases):
+        image, mask = (_nifti(case / f"{case.name}_{part}") for part in (sequence, "seg"))
+        out.case(case.name, [image, mask], partial(cut.items, out, case.name, "glioma", image, mask))
+    return out.finish(strict)
+
+
+def _nifti(stem: Path) -> Path:
+    plain = stem.with_name(f"{stem.name}.nii")
+    return plain if plain.is_file() else stem.with_name(f"{stem.name}.nii.gz")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; see ``--help``."""
+    parser = make_parser("data_prep.brats", __doc__, SPLITS)
+    parser.add_argument(
+        "--sequence", choices=("t1", "t1ce", "t2", "flair"), default="t1", help="(%(default)s)"
+    )
+    add_lesion_arguments(parser)
+    return run(prepare, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

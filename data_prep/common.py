@@ -1,0 +1,352 @@
+"""What every source shares: arguments, checking file by file, atomic writing, the report and the datalist.
+
+A source is prepared case by case (a volume, an X-ray, a split). A case that fails is named in the report
+and the rest goes on. A case that is done is noted in ``.prepared.jsonl`` with the size and time of its
+input and the sha256 of its output, so that a second run neither reads nor writes it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.pixels import Array, png_bytes
+from robustmed_monai import __version__
+from robustmed_monai.transforms.load import GeometryWarning
+from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError
+from robustmed_monai.utils.files import atomic_path, sha256
+
+SECTIONS = ("training", "validation", "test")
+DATALIST = "datalist.json"
+REPORT = "prepare_report.json"
+JOURNAL = ".prepared.jsonl"
+SHOWN_PROBLEMS = 20
+
+Item = dict[str, Any]
+Items = list[tuple[str, Item]]
+Splits = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Name, terms and one-line description of a public source, as they stand in the datalist."""
+
+    name: str
+    license: str
+    description: str
+
+
+class Preparation:
+    """One run of a source module: collects items, problems and digests, and writes the output folder.
+
+    Args:
+        source: what the datalist says about the data.
+        output: folder to write; made when missing, continued when an earlier run stopped half way.
+        settings: the arguments that decide the output; a folder made with other settings is refused.
+
+    Raises:
+        ConfigError: when a setting is out of range.
+        DataError: when ``output`` was made with other settings.
+    """
+
+    def __init__(self, source: Source, output: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        _check_settings(settings)
+        self.source = source
+        self.folder = Path(output).absolute()
+        self.settings = json.loads(json.dumps({"version": __version__, **settings}))
+        self.problems: list[dict[str, str]] = []
+        self.warnings: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        self.notes: dict[str, Any] = {}
+        self._items: dict[str, list[Item]] = {section: [] for section in SECTIONS}
+        self._digests: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._journal = self.folder / JOURNAL
+        self._done = self._read_journal()
+
+    def progress(self, cases: Iterable[Any]) -> Iterable[Any]:
+        """Return ``cases`` behind a progress bar (silent when stderr is no terminal)."""
+        return tqdm(cases, desc=self.source.name, unit="case", disable=None)
+
+    def problem(self, file: str | os.PathLike[str], text: str) -> None:
+        """Note that ``file`` is missing or cannot be used."""
+        self.problems.append({"file": str(file), "problem": text})
+
+    def case(
+        self, key: str, files: Sequence[Path], make: Callable[[], Items], stamp: Any = None, named: str = ""
+    ) -> None:
+        """Prepare one case, or take it over from an earlier run.
+
+        Args:
+            key: unique name of the case within the source.
+            files: input files; a missing one is reported and the case left out.
+            make: reads the input, writes with ``image`` and ``mask``, returns (section, item) pairs.
+            stamp: what else identifies the input (a member of an archive).
+            named: what a problem is reported under; the first file when not given.
+        """
+        missing = [file for file in files if not file.is_file()]
+        for file in missing:
+            self.problem(file, "missing")
+        if missing:
+            return
+        state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] + [stamp]
+        record = self._done.get(key)
+        if record is None or record["state"] != json.loads(json.dumps(state)) or not self._intact(record):
+            self._written = {}
+            before = self.skipped.copy()
+            try:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", GeometryWarning)
+                    items = make()
+            except RobustMedError as error:
+                self.problem(named or files[0], " ".join(str(error).split()))
+                self.skipped = before
+                return
+            record = {"key": key, "state": state, "items": items, "digests": self._written}
+            record |= {
+                "skipped": dict(self.skipped - before),
+                "warnings": [str(one.message) for one in caught],
+            }
+            self._append(record)
+        else:
+            self.skipped.update(record["skipped"])
+        for section, item in record["items"]:
+            self._items[section].append(item)
+        self._digests.update(record["digests"])
+        self.warnings += record["warnings"]
+
+    def image(self, name: str, pixels: Array) -> str:
+        """Write ``pixels`` ((X, Y) in [0, 1]) as ``images/<name>.png`` and return that relative path."""
+        return self._png(f"images/{name}.png", pixels)
+
+    def mask(self, name: str, pixels: Array) -> str:
+        """Write a mask ((X, Y), above 0 = 1) as ``masks/<name>.png`` with values 0 and 255."""
+        return self._png(f"masks/{name}.png", (pixels > 0).astype(np.float32))
+
+    def tissue(self, name: str, pixels: Array) -> str:
+        """Write a binary anatomical label as ``labels/<name>.png`` with values 0 and 255."""
+        return self._png(f"labels/{name}.png", (pixels > 0).astype(np.float32))
+
+    def external(self, file: Path) -> str:
+        """Name a file that stays where it is, by its absolute path."""
+        name = str(file.absolute())
+        self._written[name] = sha256(file)
+        return name
+
+    def finish(self, strict: bool = False) -> Path:
+        """Write the report and the datalist.
+
+        Args:
+            strict: refuse to write the datalist when anything was missing or corrupt.
+
+        Returns:
+            Path of ``datalist.json``.
+
+        Raises:
+            DataError: when nothing was usable, or ``strict`` and there was a problem.
+        """
+        for items in self._items.values():
+            items.sort(key=lambda item: str(item["image"]))
+        counts = {
+            section: {
+                "healthy": sum(bool(item["healthy"]) for item in items),
+                "abnormal": sum(not item["healthy"] for item in items),
+            }
+            for section, items in self._items.items()
+        }
+        kinds = Counter(str(item["kind"]) for item in self._items["test"] if "kind" in item)
+        report = {"name": self.source.name, "settings": self.settings, "counts": counts}
+        report |= {"kinds": dict(sorted(kinds.items())), "skipped": dict(sorted(self.skipped.items()))}
+        report |= {"notes": self.notes, "warnings": self.warnings, "problems": self.problems}
+        write_if_different(self.folder / REPORT, report)
+        if not any(self._items.values()):
+            raise DataError(f"{self.folder}: nothing usable was found in the source.{self._problem_text()}")
+        if strict and self.problems:
+            raise DataError(f"{self.folder}: refused, --strict is set.{self._problem_text()}")
+        head = {
+            "name": self.source.name,
+            "license": self.source.license,
+            "description": self.source.description,
+        }
+        return write_if_different(self.folder / DATALIST, {**head, **self._items, "digests": self._digests})
+
+    def _problem_text(self) -> str:
+        lines = [f"\n  {entry['file']}: {entry['problem']}" for entry in self.problems[:SHOWN_PROBLEMS]]
+        rest = len(self.problems) - len(lines)
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        return f" {len(self.problems)} problem(s), all in {self.folder / REPORT}:{''.join(lines)}{more}"
+
+    def _png(self, name: str, pixels: Array) -> str:
+        content = png_bytes(pixels)
+        path = self.folder / name
+        digest = hashlib.sha256(content).hexdigest()
+        if not path.is_file() or sha256(path) != digest:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+        self._written[name] = digest
+        return name
+
+    def _intact(self, record: Item) -> bool:
+        return all(
+            (self.folder / name).is_file() and sha256(self.folder / name) == digest
+            for name, digest in record["digests"].items()
+        )
+
+    def _read_journal(self) -> dict[str, Item]:
+        content = self._journal.read_bytes() if self._journal.is_file() else b""
+        # A run that was killed may leave a torn last line; the case it stood for is simply done again.
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(self._journal, len(whole))
+        try:
+            records: list[Item] = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise DataError(f"{self._journal}: is damaged ({error}); remove it, the images stay.") from error
+        if not records:
+            self._append({"settings": self.settings})
+            return {}
+        if records[0].get("settings") != self.settings:
+            raise DataError(
+                f"{self.folder}: was made with {records[0].get('settings')}, now it is {self.settings}; "
+                "choose another --output or remove the folder."
+            )
+        return {record["key"]: record for record in records[1:]}
+
+    def _append(self, record: Item) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._journal.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_if_different(path: Path, content: Any) -> Path:
+    """Write ``content`` as JSON atomically unless the file holds just that already."""
+    text = (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    if not path.is_file() or path.read_bytes() != text:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(text)
+    return path
+
+
+def section_of(subject: str, splits: Sequence[float], seed: int) -> str:
+    """Return the section of a subject: the same for all its images, on every machine, whoever else is there.
+
+    Args:
+        subject: name of the subject.
+        splits: fractions of training, validation and test; they add up to 1.
+        seed: another seed, another split.
+    """
+    drawn = int(hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest()[:12], 16) / 16**12
+    if drawn < splits[0]:
+        return "training"
+    return "validation" if drawn < splits[0] + splits[1] else "test"
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    splits = settings.get("splits", (0, 0, 1))
+    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
+        raise ConfigError(f"splits: got {splits}; give three fractions that add up to 1, e.g. 0.8 0.1 0.1.")
+    if not 0 < settings.get("percentile", 100) <= 100:
+        raise ConfigError(f"percentile: got {settings['percentile']}; give a number above 0, at most 100.")
+    for name in ("slices", "gap_mm"):
+        if settings.get(name, 1) <= 0:
+            raise ConfigError(f"{name}: got {settings[name]}; give a number above 0.")
+
+
+def require_folder(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` as an existing folder or say that it is none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the folder of the official download as --source.")
+    return folder
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV with a header.
+
+    Returns:
+        (line number, row) pairs; the values are stripped.
+
+    Raises:
+        DataError: when the file is missing, no text, or lacks a column; the message names it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                raise DataError(
+                    f"{path}: column(s) {missing} missing, found {reader.fieldnames}; is it the right file?"
+                )
+            return [
+                (
+                    reader.line_num,
+                    {name: (value or "").strip() for name, value in row.items() if name is not None},
+                )
+                for row in reader
+            ]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; it is part of the official download.") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}); download it again.") from error
+
+
+def make_parser(module: str, doc: str, splits: Splits | None = None) -> argparse.ArgumentParser:
+    """Return the parser with the arguments of every source (``--seed``, ``--splits`` where it splits)."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, required=True, help="the official download (file or folder)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; safe to give again")
+    parser.add_argument("--strict", action="store_true", help="refuse when any file is missing or corrupt")
+    if splits is not None:
+        parser.add_argument("--seed", type=int, default=0, help="seed of the split by subject (%(default)s)")
+        parser.add_argument(
+            "--splits",
+            type=float,
+            nargs=3,
+            default=splits,
+            metavar=("TRAINING", "VALIDATION", "TEST"),
+            help="fractions of the subjects (%(default)s)",
+        )
+    return parser
+
+
+def run(prepare: Callable[..., Path], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run ``prepare`` with the parsed arguments, say what came out, and return the exit status (0 or 1)."""
+    try:
+        datalist = prepare(**vars(parser.parse_args(argv)))
+    except RobustMedError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{parser.prog}: {error}; make room or give another --output, then run it again.\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: stopped; give the same command again to go on from here.\n")
+        return 130
+    report = json.loads((datalist.parent / REPORT).read_text(encoding="utf-8"))
+    problems = report["problems"]
+    for entry in problems[:SHOWN_PROBLEMS]:
+        sys.stderr.write(f"{entry['file']}: {entry['problem']}\n")
+    lines = [
+        f"{section}: {n['healthy']} healthy, {n['abnormal']} abnormal"
+        for section, n in report["counts"].items()
+    ]
+    lines += [f"{reason}: {count} left out" for reason, count in report["skipped"].items()]
+    lines += [f"{name}: {value}" for name, value in report["notes"].items()]
+    lines += [f"{len(problems)} problem(s), see {datalist.parent / REPORT}"] if problems else []
+    sys.stdout.write("\n".join([*lines, f"datalist: {datalist}"]) + "\n")
+    return 0

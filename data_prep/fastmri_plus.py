@@ -1,0 +1,200 @@
+"""fastMRI brain volumes with the fastMRI+ annotations: mid axial slices, boxes and box masks.
+
+Reads the official ``*.h5`` files (any folder depth; ``reconstruction_rss`` of shape (slices, rows,
+columns)) and the annotation files ``brain.csv`` (file, slice, study_level, x, y, width, height, label) and
+``brain_file_list.csv`` (the volumes that were reviewed). As the annotators' notes say, boxes were drawn on
+the image flipped up/down, so the slices are written flipped: nose up, boxes as in the table.
+
+A reviewed volume is healthy when the table holds nothing of it, or only the study-level label "Normal for
+age". In a volume with findings a slice is abnormal when it holds a box, or when the study carries another
+study-level label; its other slices are neither and are left out. A slice has one kind (that of the largest
+boxed area); ``box_kinds`` names the kind of each box.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.common import (
+    Items,
+    Preparation,
+    Source,
+    Splits,
+    make_parser,
+    read_csv,
+    require_folder,
+    run,
+    section_of,
+)
+from data_prep.pixels import Array, box_mask, clip_box, kind_name, main_kind, spread, stretch
+from robustmed_monai.utils.errors import CorruptImageError, DataError, ImageShapeError, NonFiniteImageError
+
+SOURCE = Source(
+    name="fastmri_plus",
+    license="Images: fastMRI data sharing agreement (NYU Langone Health; research use, no redistribution). "
+    "Annotations: fastMRI+ (Zhao et al. 2022).",
+    description="Brain MRI, mid axial slices, with boxes around findings.",
+)
+# RA used 130 normals of fastMRI for training, 15 for validation and 30 for the test.
+SPLITS: Splits = (0.74, 0.09, 0.17)
+# RA works on T1-weighted slices; the contrast is a part of the file name.
+CONTRASTS = ("AXT1", "AXT1PRE")
+NORMAL = "normal for age"
+COLUMNS = ("file", "slice", "study_level", "x", "y", "width", "height", "label")
+
+
+@dataclass
+class Findings:
+    """What the table says of a volume: boxes by slice and study labels other than "Normal for age"."""
+
+    boxes: dict[int, list[tuple[tuple[float, float, float, float], str]]] = field(default_factory=dict)
+    study: list[str] = field(default_factory=list)
+
+
+def prepare(
+    source: Path,
+    output: Path,
+    annotations: Path | None = None,
+    slices: int = 1,
+    contrasts: Sequence[str] = CONTRASTS,
+    percentile: float = 98.0,
+    seed: int = 0,
+    splits: Sequence[float] = SPLITS,
+    strict: bool = False,
+) -> Path:
+    """Prepare fastMRI with fastMRI+.
+
+    Args:
+        source: folder with the h5 files.
+        output: folder to write.
+        annotations: folder with ``brain.csv`` and ``brain_file_list.csv``; ``source`` when not given.
+        slices: neighbouring slices around the middle one of each volume.
+        contrasts: contrasts to take, as in the file names: AXT1, AXT1PRE, AXT1POST, AXT2, AXFLAIR.
+        percentile: percentile of the volume that becomes 1.
+        seed: seed of the split of the normal volumes.
+        splits: fractions of training, validation and test among the normal volumes.
+        strict: refuse when any file is missing or corrupt.
+
+    Returns:
+        Path of ``datalist.json``.
+
+    Raises:
+        DataError: when a table is missing or nothing can be used.
+    """
+    source = require_folder(source)
+    tables = Path(annotations) if annotations is not None else source
+    settings = {"slices": slices, "contrasts": list(contrasts), "percentile": percentile}
+    out = Preparation(SOURCE, output, {**settings, "seed": seed, "splits": list(splits)})
+    findings = read_findings(out, tables / "brain.csv")
+    reviewed = _read_list(tables / "brain_file_list.csv")
+    files = {path.stem: path for path in sorted(source.rglob("*.h5"))}
+
+    def make(path: Path, found: Findings) -> Items:
+        volume = _read_h5(path)
+        scaled = stretch(volume, percentile)
+        items: Items = []
+        for level in spread(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
+            item: dict[str, Any] = {
+                "subject": path.stem,
+                "level": level,
+                "healthy": not (found.boxes or found.study),
+            }
+            name = f"{path.stem}_{level:02d}"
+            if found.boxes.get(level):
+                boxes = [clip_box(*box, scaled.shape[:2]) for box, _ in found.boxes[level]]
+                kinds = [kind for _, kind in found.boxes[level]]
+                item |= {"boxes": boxes, "box_kinds": kinds, "kind": main_kind(boxes, kinds)}
+                item["mask"] = out.mask(name, box_mask(boxes, scaled.shape))
+            elif found.study:
+                item["kind"] = found.study[0]
+            elif not item["healthy"]:
+                out.skipped["slice without a box in a volume with findings"] += 1
+                continue
+            section = section_of(path.stem, splits, seed) if item["healthy"] else "test"
+            items.append((section, {"image": out.image(name, scaled[:, :, level]), **item}))
+        return items
+
+    for name in out.progress(sorted(reviewed | set(findings))):
+        if not any(f"_{contrast}_" in name for contrast in contrasts):
+            out.skipped["other contrast"] += 1
+            continue
+        path, found = files.get(name, source / f"{name}.h5"), findings.get(name, Findings())
+        out.case(name, [path], partial(make, path, found), stamp=[sorted(found.boxes.items()), found.study])
+    return out.finish(strict)
+
+
+def read_findings(out: Preparation, path: Path) -> dict[str, Findings]:
+    """Read ``brain.csv``; a row that cannot be read is reported and left out."""
+    findings: dict[str, Findings] = {}
+    for line, row in read_csv(path, COLUMNS):
+        found = findings.setdefault(row["file"], Findings())
+        kind = kind_name(row["label"])
+        if row["study_level"].lower() == "yes":
+            if row["label"].lower() != NORMAL:
+                found.study.append(kind)
+            continue
+        try:
+            x, y, width, height = (float(row[name]) for name in ("x", "y", "width", "height"))
+            found.boxes.setdefault(int(row["slice"]), []).append(((x, y, x + width, y + height), kind))
+        except ValueError:
+            out.problem(f"{path}:{line}", f"a box needs numbers, found {list(row.values())}")
+    return findings
+
+
+def _read_list(path: Path) -> set[str]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; it is part of fastMRI+ and says which volumes were reviewed.")
+    return set(path.read_text(encoding="utf-8-sig").split())
+
+
+def _read_h5(path: Path) -> Array:
+    """Return (X, Y, Z) of the root-sum-of-squares images, flipped up/down."""
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise DataError(
+            "fastMRI files are HDF5: install h5py (voxelmorph brings it) and run again."
+        ) from error
+    try:
+        with h5py.File(path, "r") as file:
+            if "reconstruction_rss" not in file:
+                raise DataError(
+                    f"{path}: holds no reconstruction_rss but {sorted(file)}; the test sets have none."
+                )
+            volume = np.asarray(file["reconstruction_rss"], dtype=np.float32)
+    except (OSError, RuntimeError) as error:
+        raise CorruptImageError(f"{path}: is no readable HDF5 file ({error}); download it again.") from error
+    if volume.ndim != 3:
+        raise ImageShapeError(
+            f"{path}: reconstruction_rss has shape {volume.shape}, (slices, rows, columns) expected."
+        )
+    if not np.isfinite(volume).all():
+        raise NonFiniteImageError(
+            f"{path}: reconstruction_rss holds NaN or infinite values; download it again."
+        )
+    return np.ascontiguousarray(volume[:, ::-1, :].transpose(2, 1, 0))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; see ``--help``."""
+    parser = make_parser("data_prep.fastmri_plus", __doc__, SPLITS)
+    parser.add_argument(
+        "--annotations", type=Path, help="folder with brain.csv and brain_file_list.csv (the source)"
+    )
+    parser.add_argument("--slices", type=int, default=1, help="slices of each volume (%(default)s)")
+    parser.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), help="contrasts (%(default)s)")
+    parser.add_argument(
+        "--percentile", type=float, default=98.0, help="percentile that becomes 1 (%(default)s)"
+    )
+    return run(prepare, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

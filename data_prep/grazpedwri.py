@@ -1,0 +1,169 @@
+"""GRAZPEDWRI-DX: paediatric wrist X-rays, normal against boxed findings.
+
+Reads the official layout: ``dataset.csv``, the 16-bit PNGs of ``images_part1`` to ``images_part4`` (any
+folder of PNGs will do) and the boxes of ``folder_structure/yolov5/labels/<filestem>.txt`` (class, centre x,
+centre y, width, height as fractions of the image).
+
+An image is divided by its 98th percentile and clipped, as in the preprocessing of the RA group; padding to
+a square and resizing stay with the bundle's transforms. The box class ``text`` (side markers) is no
+finding. Normal is an image without a finding whose row in ``dataset.csv`` names no fracture, metal,
+osteopenia, cast, uncertain diagnosis or AO class and, unless ``--keep_text``, without a text box. Images
+that are neither are left out. The normals are split by patient; every image with a finding goes to the test
+section, so normals of a patient with findings do so too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_prep.common import (
+    Items,
+    Preparation,
+    Source,
+    Splits,
+    make_parser,
+    read_csv,
+    require_folder,
+    run,
+    section_of,
+)
+from data_prep.pixels import box_mask, clip_box, main_kind, read_slice, stretch
+from robustmed_monai.utils.errors import DataError
+
+SOURCE = Source(
+    name="grazpedwri",
+    license="CC BY 4.0, GRAZPEDWRI-DX (Nagy et al. 2022, Medical University of Graz)",
+    description="Paediatric wrist X-rays with boxes around findings.",
+)
+# The RA group had 1600, 201 and 1039 normal images.
+SPLITS: Splits = (0.56, 0.07, 0.37)
+LABELS = ("folder_structure/yolov5/labels", "yolov5/labels", "labels")
+# Order of the classes in the YOLO files (meta.yaml of the download).
+CLASSES = (
+    "bone_anomaly",
+    "bone_lesion",
+    "foreign_body",
+    "fracture",
+    "metal",
+    "periosteal_reaction",
+    "pronator_sign",
+    "soft_tissue",
+    "text",
+)
+TEXT = CLASSES.index("text")
+FLAGS = ("fracture_visible", "metal", "osteopenia", "cast", "diagnosis_uncertain", "ao_classification")
+PERCENTILE = 98.0
+
+YoloBox = tuple[int, float, float, float, float]
+
+
+def prepare(
+    source: Path,
+    output: Path,
+    keep_text: bool = False,
+    seed: int = 0,
+    splits: Sequence[float] = SPLITS,
+    strict: bool = False,
+) -> Path:
+    """Prepare GRAZPEDWRI-DX.
+
+    Args:
+        source: folder of the unpacked download.
+        output: folder to write.
+        keep_text: count images with side markers as normal.
+        seed: seed of the split of the normal images.
+        splits: fractions of training, validation and test among the patients with normal images only.
+        strict: refuse when any file is missing or corrupt.
+
+    Returns:
+        Path of ``datalist.json``.
+
+    Raises:
+        DataError: when the table or the box folder is missing or nothing can be used.
+    """
+    source = require_folder(source)
+    rows = [row for _, row in read_csv(source / "dataset.csv", ("filestem", "patient_id", *FLAGS))]
+    labels = next((source / name for name in LABELS if (source / name).is_dir()), None)
+    if labels is None:
+        raise DataError(f"{source}: no {LABELS[0]}; unpack folder_structure.zip of the official download.")
+    files = {path.stem: path for path in sorted(source.rglob("*.png"), reverse=True)}
+    out = Preparation(SOURCE, output, {"keep_text": keep_text, "seed": seed, "splits": list(splits)})
+    boxes = {row["filestem"]: _read_boxes(out, labels / f"{row['filestem']}.txt") for row in rows}
+    ill = {row["patient_id"] for row in rows if _findings(boxes[row["filestem"]])}
+
+    def make(path: Path, row: dict[str, str]) -> Items:
+        drawn = _findings(boxes[path.stem])
+        section = "test" if row["patient_id"] in ill else section_of(row["patient_id"], splits, seed)
+        pixels = stretch(read_slice(path), PERCENTILE)
+        item: dict[str, Any] = {"healthy": not drawn, "subject": row["patient_id"]}
+        if drawn:
+            width, height = pixels.shape
+            item["boxes"] = [
+                clip_box(
+                    (x - w / 2) * width,
+                    (y - h / 2) * height,
+                    (x + w / 2) * width,
+                    (y + h / 2) * height,
+                    pixels.shape,
+                )
+                for _, x, y, w, h in drawn
+            ]
+            item["box_kinds"] = [CLASSES[index] for index, *_ in drawn]
+            item["kind"] = main_kind(item["boxes"], item["box_kinds"])
+            item["mask"] = out.mask(path.stem, box_mask(item["boxes"], pixels.shape))
+        return [(section, {"image": out.image(path.stem, pixels), **item})]
+
+    for row in out.progress(rows):
+        drawn = boxes[row["filestem"]]
+        reason = "" if _findings(drawn) else _not_normal(row, drawn, keep_text)
+        if reason:
+            out.skipped[f"no finding, but {reason}"] += 1
+            continue
+        path = files.get(row["filestem"], source / "images_part1" / f"{row['filestem']}.png")
+        out.case(
+            row["filestem"], [path], partial(make, path, row), stamp=[row, drawn, row["patient_id"] in ill]
+        )
+    return out.finish(strict)
+
+
+def _findings(boxes: Sequence[YoloBox]) -> list[YoloBox]:
+    return [box for box in boxes if box[0] != TEXT]
+
+
+def _not_normal(row: dict[str, str], boxes: Sequence[YoloBox], keep_text: bool) -> str:
+    flag = next((name for name in FLAGS if row[name] not in ("", "0")), "")
+    return flag or ("text" if boxes and not keep_text else "")
+
+
+def _read_boxes(out: Preparation, path: Path) -> list[YoloBox]:
+    """Read a YOLO file; an image without objects may have none."""
+    boxes: list[YoloBox] = []
+    if not path.is_file():
+        return boxes
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            name, x, y, width, height = line.split()
+            CLASSES[int(name)]
+            boxes.append((int(name), float(x), float(y), float(width), float(height)))
+        except (ValueError, IndexError):
+            out.problem(
+                f"{path}:{number}", f"a class of 0..{TEXT} and four numbers are needed, found {line!r}"
+            )
+    return boxes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; see ``--help``."""
+    parser = make_parser("data_prep.grazpedwri", __doc__, SPLITS)
+    parser.add_argument("--keep_text", action="store_true", help="count images with side markers as normal")
+    return run(prepare, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Trainers and evaluation loops that MONAI's engines cannot express."""

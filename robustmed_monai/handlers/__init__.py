@@ -1,0 +1,8 @@
+"""Ignite handlers for any MONAI trainer or evaluator."""
+
+from __future__ import annotations
+
+from robustmed_monai.handlers.anomaly_images import AnomalyImageHandler
+from robustmed_monai.handlers.checkpoint import AtomicCheckpoint, BestWeights
+
+__all__ = ["AnomalyImageHandler", "AtomicCheckpoint", "BestWeights"]

@@ -1,0 +1,144 @@
+"""RA's anomaly map: where an image differs from its own pseudo-healthy reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers.inferer import Inferer
+
+from robustmed_monai.inferers.perceptual import gaussian_blur, perceptual_backend
+from robustmed_monai.transforms.clahe import equalize_adapthist
+from robustmed_monai.utils.errors import ConfigError
+
+Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def residual_map(image: torch.Tensor, pseudo_healthy: torch.Tensor) -> torch.Tensor:
+    """R = |x_ph - x|, the mean over channels: two (B, C, X, Y) to (B, 1, X, Y)."""
+    return (pseudo_healthy - image).abs().mean(1, keepdim=True)
+
+
+def perceptual_product(pairs: list[tuple[torch.Tensor, torch.Tensor]], distance: Perceptual, sigma: float) -> torch.Tensor:
+    """S = product over pairs of the blurred perceptual difference.
+
+    Args:
+        pairs: (pseudo-healthy, image) pairs, each (B, C, X, Y) in [0, 1].
+        distance: perceptual difference of two batches, (B, 1, X, Y), not negative.
+        sigma: standard deviation in pixels of the Gaussian that smooths each difference.
+
+    Returns:
+        (B, 1, X, Y), not negative.
+    """
+    product = torch.ones_like(pairs[0][0][:, :1])
+    for pseudo_healthy, image in pairs:
+        product = product * gaussian_blur(distance(pseudo_healthy, image), sigma)
+    return product
+
+
+def image_score(maps: torch.Tensor, reduction: str = "mean", top: float = 0.01) -> torch.Tensor:
+    """One anomaly score per image.
+
+    Args:
+        maps: anomaly maps (B, 1, X, Y).
+        reduction: "mean" over all pixels (as published), "max", or "top": the mean of the largest share ``top``.
+        top: share of the pixels, in (0, 1].
+
+    Returns:
+        Scores (B,).
+
+    Raises:
+        ConfigError: for an unknown reduction.
+
+    Example:
+        >>> image_score(torch.tensor([[[[0.0, 1.0]]]]))
+        tensor([0.5000])
+    """
+    flat = maps.flatten(1)
+    if reduction == "mean":
+        return flat.mean(1)
+    if reduction == "max":
+        return flat.amax(1)
+    if reduction == "top":
+        return flat.topk(max(1, round(top * flat.shape[1])), dim=1).values.mean(1)
+    raise ConfigError(f"reduction={reduction!r} is unknown; use 'mean', 'max' or 'top'.")
+
+
+class AnomalyMapInferer(Inferer):
+    """Applies a trained auto-encoder and compares its reconstruction with the image: A = R * S.
+
+    R is the residual of the CLAHE-equalised images and S = P(x_ph, x) * P(q(x_ph), q(x)) the product of smoothed perceptual
+    differences. Each factor can be switched off; with ``equalize=False, perceptual="none"`` the map is |x - x_ph|, the one
+    that the papers use for AE, VAE and SI-VAE. The map is never normalised, so values of different images compare.
+
+    Args:
+        equalize: take the residual of CLAHE-equalised images.
+        perceptual: "encoder" (the network's own features, works offline), "lpips" (extra `perceptual`), or "none".
+        perceptual_equalized: multiply by the perceptual difference of the equalised images as well.
+        residual: multiply by the residual; False leaves the perceptual factor alone.
+        sigma: standard deviation in pixels of the Gaussian on each perceptual difference.
+        weights_path: backbone weights for "lpips".
+
+    Raises:
+        ConfigError: when every factor is switched off.
+
+    Source: RA, arXiv 2401.10637, section on the anomaly score.
+    """
+
+    def __init__(
+        self,
+        equalize: bool = True,
+        perceptual: str = "encoder",
+        perceptual_equalized: bool = True,
+        residual: bool = True,
+        sigma: float = 2.0,
+        weights_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not residual and perceptual == "none":
+            raise ConfigError("residual=False and perceptual='none' leave no factor of the anomaly map; keep one.")
+        self.equalize = equalize
+        self.perceptual = perceptual
+        self.perceptual_equalized = perceptual_equalized
+        self.residual = residual
+        self.sigma = sigma
+        self.weights_path = weights_path
+        # LPIPS is the same for every network, so it is built once; the encoder's features belong to the network.
+        self._fixed = perceptual_backend(perceptual, weights_path=weights_path) if perceptual == "lpips" else None
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Reconstruct and compare.
+
+        Args:
+            inputs: images (B, C, X, Y) in [0, 1].
+            network: image to pseudo-healthy image; for ``perceptual="encoder"`` it must have an `encoder` with `features`.
+            args: passed on to the network.
+            kwargs: passed on to the network.
+
+        Returns:
+            "pred", the pseudo-healthy images, and "anomaly_map" (B, 1, X, Y), both float32.
+        """
+        image = torch.as_tensor(inputs).float().clamp(0, 1)
+        pseudo_healthy = network(image, *args, **kwargs).float().clamp(0, 1)
+        return {"pred": pseudo_healthy, "anomaly_map": self.compare(image, pseudo_healthy, network)}
+
+    def compare(self, image: torch.Tensor, pseudo_healthy: torch.Tensor, network: Any = None) -> torch.Tensor:
+        """Anomaly map of images and their pseudo-healthy versions, each (B, C, X, Y) in [0, 1], as (B, 1, X, Y)."""
+        plain = (pseudo_healthy, image)
+        use_equalized = self.equalize or (self.perceptual != "none" and self.perceptual_equalized)
+        equalized = self._equalized_pair(*plain) if use_equalized else plain
+        result = torch.ones_like(image[:, :1])
+        if self.residual:
+            result = result * residual_map(*(equalized if self.equalize else plain))
+        distance = self._fixed or perceptual_backend(self.perceptual, encoder=getattr(network, "encoder", None))
+        if distance is not None:
+            pairs = [plain, equalized] if self.perceptual_equalized else [plain]
+            result = result * perceptual_product(pairs, distance, self.sigma)
+        return result
+
+    @staticmethod
+    def _equalized_pair(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = equalize_adapthist(torch.cat([first, second]))
+        return both[: len(first)], both[len(first) :]

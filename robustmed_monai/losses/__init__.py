@@ -1,0 +1,1 @@
+"""Published objectives, one file each; every loss returns its named terms."""

@@ -1,0 +1,1 @@
+"""Networks of the published methods, one file each."""

@@ -1,0 +1,92 @@
+"""Random rotation, shift, zoom and flip of a whole batch on its device, one draw per sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from robustmed_monai.utils.random import shared_rand
+
+
+def sample_affine(
+    rows: int,
+    generator: torch.Generator,
+    rotate_range: float = 10.0,
+    translate_range: float = 0.1,
+    scale_range: Sequence[float] = (0.9, 1.1),
+    flip_prob: float = 0.5,
+) -> torch.Tensor:
+    """Draw one affine matrix per sample.
+
+    Args:
+        rows: number of samples B.
+        generator: source of the draw; it is the global batch's under torchrun.
+        rotate_range: largest rotation in degrees, either way.
+        translate_range: largest shift as a share of the image's side, either way.
+        scale_range: smallest and largest zoom; above 1 the content grows.
+        flip_prob: probability of a left-right flip (first spatial axis).
+
+    Returns:
+        (B, 2, 3) float32 matrices on the CPU, as ``torch.nn.functional.affine_grid`` takes them for images whose axes are
+        (x, y): zero ranges give the identity.
+    """
+    u = shared_rand(rows, 5, generator)
+    angle = torch.deg2rad((2 * u[:, 0] - 1) * rotate_range)
+    zoom = 1 / (scale_range[0] + (scale_range[1] - scale_range[0]) * u[:, 1])
+    flip = torch.where(u[:, 2] < flip_prob, -1.0, 1.0)
+    shift = (2 * u[:, 3:5] - 1) * translate_range * 2
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    # affine_grid's first coordinate runs along the last axis, which is y here; the flip acts on x.
+    first = torch.stack([cos, -sin * flip, shift[:, 1]], 1)
+    second = torch.stack([sin, cos * flip, shift[:, 0]], 1)
+    return torch.stack([first, second], 1)
+
+
+def apply_affine(images: torch.Tensor, matrices: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Resample ``images`` (B, C, X, Y) under ``matrices`` (B, 2, 3); outside is 0."""
+    grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+class BatchRandAffine:
+    """Batched augmentation of RA's training: rotation, shift, zoom and flip of ``batch["image"]``.
+
+    Args:
+        rotate_range: largest rotation in degrees.
+        translate_range: largest shift as a share of the side.
+        scale_range: smallest and largest zoom.
+        flip_prob: probability of a left-right flip.
+        mode: "bilinear", or "nearest" as the authors' release.
+
+    Raises:
+        ValueError: when a range is out of bounds.
+
+    Source: ranges of the MIDL 2023 release of RA.
+    """
+
+    def __init__(
+        self,
+        rotate_range: float = 10.0,
+        translate_range: float = 0.1,
+        scale_range: Sequence[float] = (0.9, 1.1),
+        flip_prob: float = 0.5,
+        mode: str = "bilinear",
+    ) -> None:
+        if not (0 < scale_range[0] <= scale_range[1] and 0 <= flip_prob <= 1 and math.isfinite(rotate_range)):
+            raise ValueError(f"scale_range={scale_range} must be positive and rising, flip_prob={flip_prob} in [0, 1].")
+        self.ranges = (rotate_range, translate_range, tuple(scale_range), flip_prob)
+        self.mode = mode
+
+    def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return the batch with its image (B, C, X, Y) moved; the layout in memory is kept."""
+        image = batch["image"]
+        matrices = sample_affine(image.shape[0], generator, *self.ranges)
+        return {**batch, "image": apply_affine(image, matrices, self.mode).contiguous(memory_format=_format(image))}
+
+
+def _format(image: torch.Tensor) -> torch.memory_format:
+    channels_last = image.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format

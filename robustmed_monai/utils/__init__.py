@@ -1,0 +1,1 @@
+"""Errors, files, weights, bundle and provenance helpers."""

@@ -1,0 +1,30 @@
+"""Noise that does not depend on how a batch is spread over processes or on the device it is used on."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+
+
+def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise shaped ``like`` (B, ...), this process's share of the noise of the global batch.
+
+    Every process draws the whole global batch from its own equally seeded generator and keeps the rows of the samples
+    that a DistributedSampler hands it (rank, rank + world, ...), so N processes train on the noise of one.
+
+    Args:
+        like: tensor that gives shape and device.
+        generator: a CPU generator, in the same state in every process.
+
+    Returns:
+        Float32 tensor of ``like``'s shape and device.
+    """
+    world, rank = idist.get_world_size(), idist.get_rank()
+    noise = torch.randn(like.shape[0] * world, *like.shape[1:], generator=generator)
+    return noise[rank::world].to(like.device)
+
+
+def shared_rand(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """Uniform numbers in [0, 1) as ``shared_randn`` draws them: (rows, columns) on the CPU."""
+    world, rank = idist.get_world_size(), idist.get_rank()
+    return torch.rand(rows * world, columns, generator=generator)[rank::world]

@@ -1,0 +1,44 @@
+"""Set-up of the whole test suite: one thread, and the fixtures that several folders share."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: on a shared machine a second thread makes small tensors many times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Pictures are written, never shown.
+os.environ["MPLBACKEND"] = "Agg"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A fresh generator, seeded 0."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Folder of the checkout that the tests belong to."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real images, which are not part of the project."""
+    value = os.environ.get("ROBUSTMED_DATA")
+    if not value:
+        pytest.skip("ROBUSTMED_DATA is not set: it names the folder of the real images")
+    root = Path(value)
+    if not root.is_dir():
+        pytest.fail(f"ROBUSTMED_DATA={value}: no such folder")
+    return root
