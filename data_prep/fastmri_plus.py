@@ -96,38 +96,39 @@ def prepare(
     reviewed = _read_list(tables / "brain_file_list.csv")
     files = {path.stem: path for path in sorted(source.rglob("*.h5"))}
 
-    def make(path: Path, found: Findings) -> Items:
-        volume = _read_h5(path)
-        scaled = stretch(volume, percentile)
-        items: Items = []
-        for level in spread(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
-            item: dict[str, Any] = {
-                "subject": path.stem,
-                "level": level,
-                "healthy": not (found.boxes or found.study),
-            }
-            name = f"{path.stem}_{level:02d}"
-            if found.boxes.get(level):
-                boxes = [clip_box(*box, scaled.shape[:2]) for box, _ in found.boxes[level]]
-                kinds = [kind for _, kind in found.boxes[level]]
-                item |= {"boxes": boxes, "box_kinds": kinds, "kind": main_kind(boxes, kinds)}
-                item["mask"] = out.mask(name, box_mask(boxes, scaled.shape))
-            elif found.study:
-                item["kind"] = found.study[0]
-            elif not item["healthy"]:
-                out.skipped["slice without a box in a volume with findings"] += 1
-                continue
-            section = section_of(path.stem, splits, seed) if item["healthy"] else "test"
-            items.append((section, {"image": out.image(name, scaled[:, :, level]), **item}))
-        return items
-
     for name in out.progress(sorted(reviewed | set(findings))):
         if not any(f"_{contrast}_" in name for contrast in contrasts):
             out.skipped["other contrast"] += 1
             continue
         path, found = files.get(name, source / f"{name}.h5"), findings.get(name, Findings())
-        out.case(name, [path], partial(make, path, found), stamp=[sorted(found.boxes.items()), found.study])
+        section = "test" if found.boxes or found.study else section_of(name, splits, seed)
+        make = partial(_items, out, path, found, slices, percentile, section)
+        out.case(name, [path], make, stamp=[sorted(found.boxes.items()), found.study])
     return out.finish(strict)
+
+
+def _items(
+    out: Preparation, path: Path, found: Findings, slices: int, percentile: float, section: str
+) -> Items:
+    scaled = stretch(_read_h5(path), percentile)
+    items: Items = []
+    for level in spread(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
+        item: dict[str, Any] = {"subject": path.stem, "level": level, "healthy": False}
+        name = f"{path.stem}_{level:02d}"
+        if found.boxes.get(level):
+            boxes = [clip_box(*box, scaled.shape[:2]) for box, _ in found.boxes[level]]
+            kinds = [kind for _, kind in found.boxes[level]]
+            item |= {"boxes": boxes, "box_kinds": kinds, "kind": main_kind(boxes, kinds)}
+            item["mask"] = out.mask(name, box_mask(boxes, scaled.shape))
+        elif found.study:
+            item["kind"] = found.study[0]
+        elif found.boxes:
+            out.skipped["slice without a box in a volume with findings"] += 1
+            continue
+        else:
+            item["healthy"] = True
+        items.append((section, {"image": out.image(name, scaled[:, :, level]), **item}))
+    return items
 
 
 def read_findings(out: Preparation, path: Path) -> dict[str, Findings]:

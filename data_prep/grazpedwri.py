@@ -94,29 +94,6 @@ def prepare(
     out = Preparation(SOURCE, output, {"keep_text": keep_text, "seed": seed, "splits": list(splits)})
     boxes = {row["filestem"]: _read_boxes(out, labels / f"{row['filestem']}.txt") for row in rows}
     ill = {row["patient_id"] for row in rows if _findings(boxes[row["filestem"]])}
-
-    def make(path: Path, row: dict[str, str]) -> Items:
-        drawn = _findings(boxes[path.stem])
-        section = "test" if row["patient_id"] in ill else section_of(row["patient_id"], splits, seed)
-        pixels = stretch(read_slice(path), PERCENTILE)
-        item: dict[str, Any] = {"healthy": not drawn, "subject": row["patient_id"]}
-        if drawn:
-            width, height = pixels.shape
-            item["boxes"] = [
-                clip_box(
-                    (x - w / 2) * width,
-                    (y - h / 2) * height,
-                    (x + w / 2) * width,
-                    (y + h / 2) * height,
-                    pixels.shape,
-                )
-                for _, x, y, w, h in drawn
-            ]
-            item["box_kinds"] = [CLASSES[index] for index, *_ in drawn]
-            item["kind"] = main_kind(item["boxes"], item["box_kinds"])
-            item["mask"] = out.mask(path.stem, box_mask(item["boxes"], pixels.shape))
-        return [(section, {"image": out.image(path.stem, pixels), **item})]
-
     for row in out.progress(rows):
         drawn = boxes[row["filestem"]]
         reason = "" if _findings(drawn) else _not_normal(row, drawn, keep_text)
@@ -124,10 +101,27 @@ def prepare(
             out.skipped[f"no finding, but {reason}"] += 1
             continue
         path = files.get(row["filestem"], source / "images_part1" / f"{row['filestem']}.png")
-        out.case(
-            row["filestem"], [path], partial(make, path, row), stamp=[row, drawn, row["patient_id"] in ill]
-        )
+        patient = row["patient_id"]
+        section = "test" if patient in ill else section_of(patient, splits, seed)
+        make = partial(_items, out, path, patient, _findings(drawn), section)
+        out.case(row["filestem"], [path], make, stamp=[row, drawn, section])
     return out.finish(strict)
+
+
+def _items(out: Preparation, path: Path, patient: str, drawn: Sequence[YoloBox], section: str) -> Items:
+    pixels = stretch(read_slice(path), PERCENTILE)
+    item: dict[str, Any] = {"healthy": not drawn, "subject": patient}
+    if drawn:
+        columns, rows = pixels.shape
+        corners = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for _, x, y, w, h in drawn]
+        item["boxes"] = [
+            clip_box(x0 * columns, y0 * rows, x1 * columns, y1 * rows, pixels.shape)
+            for x0, y0, x1, y1 in corners
+        ]
+        item["box_kinds"] = [CLASSES[index] for index, *_ in drawn]
+        item["kind"] = main_kind(item["boxes"], item["box_kinds"])
+        item["mask"] = out.mask(path.stem, box_mask(item["boxes"], pixels.shape))
+    return [(section, {"image": out.image(path.stem, pixels), **item})]
 
 
 def _findings(boxes: Sequence[YoloBox]) -> list[YoloBox]:

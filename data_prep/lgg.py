@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,26 +107,27 @@ def prepare(
         raise DataError(
             f"{path}: no tumour slice has a tumour-free partner; widen --low/--high or --caliper."
         )
-    out.notes = balance(position, tumour, free) | {
-        "patients": int(np.unique(patient[np.r_[tumour, free]]).size)
-    }
-
-    def make() -> Items:
-        scaled = {case: stretch(data["t1pre"][patient == case], percentile) for case in both}
-        items: Items = []
-        for index in out.progress(np.sort(np.r_[tumour, free])):
-            case, level = patient[index], int(data["slice_number"][index])
-            subject = str(data["cases"][case])
-            name = f"{subject}_{level:03d}"
-            pixels = scaled[case][np.nonzero(patient == case)[0].searchsorted(index)]
-            item: dict[str, Any] = {"image": out.image(name, pixels.T), "healthy": not area[index]}
-            if area[index]:
-                item |= {"mask": out.mask(name, data["mask"][index].T), "kind": "glioma"}
-            items.append(("test", {**item, "subject": subject, "level": level}))
-        return items
-
-    out.case("slices", [path], make)
+    chosen = np.sort(np.r_[tumour, free])
+    out.notes = balance(position, tumour, free) | {"patients": int(np.unique(patient[chosen]).size)}
+    out.case("slices", [path], partial(_items, out, data, chosen, percentile))
     return out.finish(strict)
+
+
+def _items(out: Preparation, data: dict[str, NDArray[Any]], chosen: Indices, percentile: float) -> Items:
+    patient = data["case_index"]
+    own = {case: np.nonzero(patient == case)[0] for case in np.unique(patient[chosen])}
+    scaled = {case: stretch(data["t1pre"][rows], percentile) for case, rows in own.items()}
+    items: Items = []
+    for index in out.progress(chosen):
+        case, level = patient[index], int(data["slice_number"][index])
+        subject = str(data["cases"][case])
+        name = f"{subject}_{level:03d}"
+        pixels, mask = scaled[case][own[case].searchsorted(index)], data["mask"][index]
+        item: dict[str, Any] = {"image": out.image(name, pixels.T), "healthy": not mask.any()}
+        if mask.any():
+            item |= {"mask": out.mask(name, mask.T), "kind": "glioma"}
+        items.append(("test", {**item, "subject": subject, "level": level}))
+    return items
 
 
 def relative_position(patient: NDArray[np.int_], number: Values) -> Values:

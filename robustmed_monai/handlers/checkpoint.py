@@ -228,7 +228,7 @@ class BestWeights:
         info: JSON content to save with the weights, or a function of the evaluator that returns it. Metric,
             value and epoch are added.
         on_error: as in ``AtomicCheckpoint``.
-        first_epoch: validations before this epoch do not count, such as those of a warm-up with another objective.
+        first_epoch: validations before this epoch do not count, such as those of a warm-up.
 
     Raises:
         ConfigError: when an argument is out of range or the metric does not exist.
@@ -329,7 +329,8 @@ def _rows_of_all_processes(value: torch.Tensor) -> torch.Tensor:
 
 def _restore_random(rows: Mapping[str, torch.Tensor], generators: Mapping[str, torch.Generator]) -> None:
     """Set all generators to the row of this process; a run on more processes uses the rows again in turn."""
-    state = {name: value[idist.get_rank() % len(value)] for name, value in rows.items()}
+    # Torch applies the offset of a view twice when it sets a generator, and crashes: hence the clone.
+    state = {name: value[idist.get_rank() % len(value)].clone() for name, value in rows.items()}
     gauss = float(state["python_gauss"])
     random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(gauss) else gauss))
     *keys, position, has_gauss = state["numpy"].tolist()
@@ -339,7 +340,7 @@ def _restore_random(rows: Mapping[str, torch.Tensor], generators: Mapping[str, t
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         for device, value in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-            torch.cuda.set_rng_state(value, device)
+            torch.cuda.set_rng_state(value.clone(), device)
     for name, generator in generators.items():
         if f"generator:{name}" in state:
             generator.set_state(state[f"generator:{name}"])

@@ -26,6 +26,8 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 # LPIPS' name of a backbone: torchvision's name, and the smallest image side that survives its poolings
 _BACKBONES = {"squeeze": ("squeezenet1_1", 17), "alex": ("alexnet", 31), "vgg": ("vgg16", 16)}
 
+_CPU_PIXELS = 2**16  # four images of 128 x 128
+
 
 def perceptual_backend(
     name: str,
@@ -95,17 +97,20 @@ class EncoderPerceptual:
         """Compare images (B, C, X, Y) in [0, 1] with as many others; returns (B, 1, X, Y), float32."""
         first, second = _checked_pair(first, second)
         with eval_mode(self.encoder), torch.autocast(first.device.type, enabled=False):
-            maps = self.encoder.features(torch.cat([first, second]))
-            if self.layers is not None:
-                if not self.layers or not all(0 <= k < len(maps) for k in self.layers):
-                    raise ConfigError(f"layers={self.layers!r}: the encoder has layers 0 to {len(maps) - 1}.")
-                maps = [maps[k] for k in self.layers]
-            total = first.new_zeros(len(first), 1, *first.shape[2:])
-            for features in maps:
-                a, b = F.normalize(features.float(), dim=1, eps=1e-10).chunk(2)
-                difference = (a - b).square_().sum(1, keepdim=True)
-                total += F.interpolate(difference, first.shape[2:], mode="bilinear", align_corners=False)
-            return total / len(maps)
+            return _in_parts(self._difference, first, second)
+
+    def _difference(self, first: Tensor, second: Tensor) -> Tensor:
+        maps = self.encoder.features(torch.cat([first, second]))
+        if self.layers is not None:
+            if not self.layers or not all(0 <= k < len(maps) for k in self.layers):
+                raise ConfigError(f"layers={self.layers!r}: the encoder has layers 0 to {len(maps) - 1}.")
+            maps = [maps[k] for k in self.layers]
+        total = first.new_zeros(len(first), 1, *first.shape[2:])
+        for features in maps:
+            a, b = F.normalize(features.float(), dim=1, eps=1e-10).chunk(2)
+            difference = (a - b).square_().sum(1, keepdim=True)
+            total += F.interpolate(difference, first.shape[2:], mode="bilinear", align_corners=False)
+        return total / len(maps)
 
 
 class LPIPSPerceptual:
@@ -146,8 +151,7 @@ class LPIPSPerceptual:
         with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
             model = self.model.to(first.device)
             a, b = ((2 * x - 1).expand(-1, 3, -1, -1) for x in (first, second))
-            out: Tensor = model(a, b)
-        return out
+            return _in_parts(model, a, b)
 
 
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
@@ -193,6 +197,15 @@ def _checked_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
             f"and {tuple(second.shape)}."
         )
     return first.as_subclass(Tensor).float(), second.as_subclass(Tensor).float()
+
+
+def _in_parts(difference: Perceptual, first: Tensor, second: Tensor) -> Tensor:
+    """Apply `difference` to a few images at a time on a CPU: features out of cache cost double."""
+    if first.device.type != "cpu":
+        return difference(first, second)
+    at_once = max(1, _CPU_PIXELS // (first.shape[2] * first.shape[3]))
+    parts = zip(first.split(at_once), second.split(at_once), strict=True)
+    return torch.cat([difference(a, b) for a, b in parts])
 
 
 def _build_lpips(net: str, weights_path: Path | None) -> nn.Module:

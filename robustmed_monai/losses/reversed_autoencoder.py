@@ -1,4 +1,4 @@
-"""The objectives of RA and of its three relatives AE, VAE and SI-VAE, one named function per term.
+"""The objectives of RA and of its relatives SI-VAE, VAE and AE, one named function per term.
 
 Notation of the papers: x image, z latent, x_r = D(z) reconstruction, x_f = D(n) image made from noise n, s = 1 / (C X Y).
 All sums run in float32, also inside autocast.
@@ -99,7 +99,10 @@ def exp_elbo(error: torch.Tensor, kl: torch.Tensor, scale: float, beta_rec: floa
 
 
 class IntrospectiveLoss:
-    """Encoder and decoder objectives of RA; with ``lambda_emb=0`` they are those of Soft-IntroVAE.
+    """Encoder and decoder objectives of RA.
+
+    With ``lambda_emb=0`` they are those of Soft-IntroVAE; a warm-up that lasts all epochs is a VAE, and with ``beta_kl=0`` as
+    well an auto-encoder, whose latent is the posterior mean.
 
     Use ``encoder`` and ``decoder`` as the two objectives of a MultiOptimizerTrainer, in this order: the decoder's step
     takes the latents and the noise of the encoder's step and sees the updated encoder.
@@ -167,7 +170,7 @@ class IntrospectiveLoss:
     def _encoder_terms(self, networks: Networks, batch: Batch, generator: torch.Generator) -> Terms:
         encode, decode, x = networks["encoder"], networks["decoder"], batch["image"]
         real: Encoding = encode(x)
-        z = _sample(real, generator)
+        z = _sample(real, generator) if self.beta_kl else real.mu
         x_r = decode(z)
         batch.update(pred=x_r.detach(), latent=z.detach())
         s, kl = _scale(x), kl_divergence(real.mu, real.logvar)
@@ -225,31 +228,6 @@ class IntrospectiveLoss:
         terms["kl_rec"] = s * 0.5 * self.beta_kl * kl_divergence(rec.mu, rec.logvar).mean()
         terms["kl_fake"] = s * 0.5 * self.beta_kl * kl_divergence(fake.mu, fake.logvar).mean()
         terms["reconstruction_again"] = s * 0.5 * self.gamma_r * self.beta_rec * again
-        return {"loss": _total(terms), **terms}
-
-
-class AutoEncoderLoss:
-    """Objective of the plain controls on the same network: an AE, or with ``beta_kl`` above 0 a VAE.
-
-    Args:
-        beta_rec: weight of the reconstruction error.
-        beta_kl: weight of the KL; 0 takes z = mu and makes it an auto-encoder.
-    """
-
-    def __init__(self, beta_rec: float = 0.5, beta_kl: float = 1.0) -> None:
-        self.beta_rec = beta_rec
-        self.beta_kl = beta_kl
-
-    def __call__(self, networks: Networks, batch: Batch, generator: torch.Generator) -> Terms:
-        """Return "loss" and its named terms for ``batch["image"]``; sets ``batch["pred"]``."""
-        x = batch["image"]
-        posterior: Encoding = networks["encoder"](x)
-        z = _sample(posterior, generator) if self.beta_kl else posterior.mu
-        x_r = networks["decoder"](z)
-        batch["pred"] = x_r.detach()
-        terms = {"reconstruction": _scale(x) * self.beta_rec * squared_error(x, x_r).mean()}
-        if self.beta_kl:
-            terms["kl"] = _scale(x) * self.beta_kl * kl_divergence(posterior.mu, posterior.logvar).mean()
         return {"loss": _total(terms), **terms}
 
 

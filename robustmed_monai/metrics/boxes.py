@@ -56,18 +56,20 @@ def box_detection(
     windows = [
         _window(box, kept.shape, i) for i, box in enumerate(np.asarray(boxes, dtype=float).reshape(-1, 4))
     ]
-    if healthy is None:
-        outside = np.ones(kept.shape, dtype=bool)
-        for window in windows:
-            outside[window] = False
-    else:
-        outside = masks["healthy"][0].numpy()
+    outside = _outside(kept.shape, windows) if healthy is None else masks["healthy"][0].numpy()
     found = np.array([np.mean(kept[w] > 0) > _FOUND_SHARE for w in windows], dtype=np.float64)
     inside = np.array([kept[w].sum() for w in windows], dtype=np.float64)
     false = np.floor(kept[outside].sum() / np.maximum(inside, 1.0))
     precision = found / np.maximum(found + false, 1.0)
     f1 = 2 * precision * found / (precision + found + 1e-8)
     return {"recall": found, "false_positives": false, "precision": precision, "f1": f1}
+
+
+def _outside(shape: tuple[int, ...], windows: list[tuple[slice, slice]]) -> npt.NDArray[np.bool_]:
+    outside = np.ones(shape, dtype=bool)
+    for window in windows:
+        outside[window] = False
+    return outside
 
 
 def _window(box: npt.NDArray[np.float64], shape: tuple[int, ...], index: int) -> tuple[slice, slice]:

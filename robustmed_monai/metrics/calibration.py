@@ -54,13 +54,7 @@ def calibrate_thresholds(
         >>> calibrate_thresholds(torch.linspace(0, 1, 100).reshape(1, 1, 10, 10))["fpr"]["0.05"]
         0.05
     """
-    metric = maps if isinstance(maps, PixelAnomalyMetric) else PixelAnomalyMetric()
-    if not isinstance(maps, PixelAnomalyMetric):
-        metric(maps, ignore=None if head is None else [1 - h.float() for h in head])
-    elif head is not None:
-        raise ConfigError(
-            "head: a metric has seen its pixels already; give it ignore = 1 - head with the maps."
-        )
+    metric = _seen(maps, head)
     counts = metric.healthy_counts()
     pixels = int(counts.sum())
     if not pixels:
@@ -76,3 +70,15 @@ def calibrate_thresholds(
         result["thresholds"][f"{fpr:g}"] = metric.edge(first)
         result["fpr"][f"{fpr:g}"] = float(above[first] / pixels)
     return result
+
+
+def _seen(maps: Images | PixelAnomalyMetric, head: Images | None) -> PixelAnomalyMetric:
+    if isinstance(maps, PixelAnomalyMetric):
+        if head is not None:
+            raise ConfigError(
+                "head: a metric has its pixels already; give it ignore = 1 - head with the maps."
+            )
+        return maps
+    metric = PixelAnomalyMetric()
+    metric(maps, ignore=None if head is None else [1 - h.float() for h in head])
+    return metric

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from robustmed_monai.engines.multi_optimizer import MultiOptimizerTrainer
-from robustmed_monai.losses.reversed_autoencoder import AutoEncoderLoss, IntrospectiveLoss
+from robustmed_monai.losses.reversed_autoencoder import IntrospectiveLoss
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.errors import ConfigError, NonFiniteLossError
@@ -98,7 +98,7 @@ def test_one_optimizer_over_both_networks_is_one_phase() -> None:
     single = make_trainer(
         networks=trainer.networks,
         optimizers={"autoencoder": torch.optim.Adam(parameters, 1e-3)},
-        objectives={"autoencoder": AutoEncoderLoss()},
+        objectives={"autoencoder": IntrospectiveLoss().encoder},
     )
     before = weights(single)
     single.run()
@@ -134,7 +134,7 @@ def test_a_term_that_is_not_finite_is_named_before_any_step() -> None:
 
 def test_phases_must_match() -> None:
     with pytest.raises(ConfigError, match="name the same"):
-        make_trainer(objectives={"decoder": AutoEncoderLoss(), "encoder": AutoEncoderLoss()})
+        make_trainer(objectives={"decoder": IntrospectiveLoss().decoder, "encoder": IntrospectiveLoss().encoder})
 
 
 def test_statistics_follow_real_images_only_with_batch_norm() -> None:

@@ -33,7 +33,7 @@ def evaluator() -> Engine:
     return Engine(lambda engine, batch: batch)
 
 
-def expected(data: list[dict[str, Any]], n: int, **kwargs: float) -> np.ndarray:
+def expected(data: list[dict[str, Any]], n: int, **kwargs: Any) -> np.ndarray:
     keys = {"image": "images", "pred": "pseudo_healthy", "anomaly_map": "maps", "mask": "masks"}
     given: dict[str, Any] = {
         name: torch.cat([batch[key] for batch in data])[:n]

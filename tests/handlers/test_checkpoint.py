@@ -36,7 +36,7 @@ def autoencoder(dropout: float = 0.3) -> nn.Sequential:
     )
 
 
-class Reader(Dataset):
+class Images(Dataset):
     """Small images from MONAI's random transforms and from numpy's and python's global generators."""
 
     def __init__(self, augment: bool) -> None:
@@ -70,7 +70,7 @@ class Run:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch": torch.get_rng_state(),
-            "numpy": np.random.get_state()[1],
+            "numpy": np.random.get_state(),
             "python": random.getstate(),
             "best": (self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch),
             "model.pt": (self.best.value, self.best.epoch),
@@ -96,8 +96,8 @@ def build(
     order = torch.Generator().manual_seed(seed) if generator else None
     best = BestWeights(network, str(folder / "model.pt"), "mae", "min")
     evaluator = SupervisedEvaluator(
-        device="cpu",
-        val_data_loader=DataLoader(Reader(augment=False), batch_size=5),
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Images(augment=False), batch_size=5),
         network=network,
         key_val_metric={"mae": MeanAbsoluteError(lambda o: (o[0]["pred"][None], o[0]["label"][None]))},
         metric_cmp_fn=lambda new, old: bool(new < old),
@@ -110,7 +110,7 @@ def build(
         device="cpu",
         max_epochs=max_epochs,
         train_data_loader=DataLoader(
-            Reader(augment=True), batch_size=5, shuffle=True, num_workers=workers, generator=order
+            Images(augment=True), batch_size=5, shuffle=True, num_workers=workers, generator=order
         ),
         network=network,
         optimizer=optimizer,
@@ -147,7 +147,11 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 def test_n_epochs_and_n_resumed_are_bit_identical_to_2n(
     tmp_path: Path, workers: int, generator: bool, checkpoint_first: bool
 ) -> None:
-    options = {"workers": workers, "generator": generator, "checkpoint_first": checkpoint_first}
+    options: dict[str, Any] = {
+        "workers": workers,
+        "generator": generator,
+        "checkpoint_first": checkpoint_first,
+    }
     whole = build(tmp_path / "whole", 4, **options)
     whole.trainer.run()
     expected = whole.state()
@@ -210,7 +214,7 @@ def test_a_resumed_run_does_not_overwrite_the_best_weights_by_worse(tmp_path: Pa
     assert resumed.best.value == held["value"]
     assert resumed.evaluator.state.best_metric == first.evaluator.state.best_metric
     with torch.no_grad():
-        resumed.network[4].bias += 10.0
+        resumed.network.get_parameter("4.bias").add_(10.0)
     resumed.evaluator.run(3)
     assert load_info(tmp_path / "model.pt") == held
     assert resumed.evaluator.state.best_metric == first.evaluator.state.best_metric
@@ -296,7 +300,7 @@ def test_the_generator_of_a_trainer_is_found_and_restored(tmp_path: Path) -> Non
     def with_generator(max_epochs: int, seed: int) -> tuple[Run, torch.Generator]:
         run = build(tmp_path, max_epochs)
         generator = torch.Generator().manual_seed(seed)
-        run.trainer.generator = generator
+        run.trainer.generator = generator  # type: ignore[attr-defined]
         return run, generator
 
     first, generator = with_generator(1, 3)
@@ -409,7 +413,7 @@ def test_a_changed_setting_that_the_checkpoint_wins_over_is_logged(
 def test_what_cannot_be_resumed_exactly_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(lambda *_: None)
     AtomicCheckpoint(str(tmp_path / "checkpoint.pt"), {"a": nn.Linear(1, 1)}).attach(engine)
-    loader = torch.utils.data.DataLoader(torch.arange(4), num_workers=1, persistent_workers=True)  # type: ignore[arg-type]
+    loader: Any = DataLoader([0, 1, 2, 3], num_workers=1, persistent_workers=True)  # type: ignore[arg-type]
     seen: list[int] = []
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(int(engine.state.batch)))  # type: ignore[arg-type]
     engine.run(loader, max_epochs=2, epoch_length=2)
@@ -479,6 +483,13 @@ def test_the_best_finite_value_is_kept(
     assert (tmp_path / "model.pt").exists() == (kept[0] is not None)
     if kept[0] is not None:
         assert float(load_weights(tmp_path / "model.pt")["weight"]) == kept[1]
+
+
+def test_validations_before_the_first_epoch_do_not_count(tmp_path: Path) -> None:
+    best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), "m", first_epoch=3)
+    for epoch, value in enumerate([0.9, 0.8, 0.1, 0.2], 1):
+        best(evaluator_with(value, epoch))
+    assert (best.value, best.epoch) == (0.2, 4)
 
 
 def test_info_of_the_best_weights_may_come_from_the_evaluator(tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Every source becomes the same kind of list, and what is wrong with a source is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustmed_monai.data.datalist import SECTIONS, load_datalist
+from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.files import sha256, write_json
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def datalist(folder: Path, **changes: object) -> Path:
+    touch(folder, "a.png", "b.png", "c.png", "masks/c.png")
+    content = {
+        "training": [{"image": "a.png", "healthy": True, "subject": "1"}],
+        "validation": [{"image": "b.png", "healthy": True}],
+        "test": [{"image": "c.png", "mask": "masks/c.png", "healthy": False, "kind": "hyper"}],
+        "digests": {name: sha256(folder / name) for name in ("a.png", "b.png", "c.png", "masks/c.png")},
+    }
+    return write_json(folder / "datalist.json", content | changes)
+
+
+@pytest.mark.parametrize("give_file", [True, False])
+def test_datalist_gets_absolute_paths_and_keeps_the_rest(tmp_path: Path, give_file: bool) -> None:
+    source = datalist(tmp_path)
+    items = load_datalist(source if give_file else tmp_path, "test")
+    expected = {
+        "image": str(tmp_path / "c.png"),
+        "mask": str(tmp_path / "masks" / "c.png"),
+        "healthy": False,
+        "kind": "hyper",
+    }
+    assert items == [expected]
+
+
+def test_absolute_paths_of_a_datalist_stay(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "x.nii.gz")
+    path = str(tmp_path / "elsewhere" / "x.nii.gz")
+    datalist(tmp_path / "list", training=[{"image": path}])
+    assert load_datalist(tmp_path / "list", "training") == [{"image": path}]
+
+
+def test_relative_dataset_dir_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datalist(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    assert load_datalist("set", "training")[0]["image"] == str(tmp_path / "set" / "a.png")
+
+
+def test_missing_listed_files_are_named_and_counted(tmp_path: Path) -> None:
+    datalist(tmp_path, training=[{"image": f"gone{i}.png"} for i in range(5)])
+    with pytest.raises(DataError, match=r"5 file\(s\) \(.*gone0.png, .*gone1.png, .*gone2.png, \.\.\.\)"):
+        load_datalist(tmp_path, "training")
+
+
+@pytest.mark.parametrize("section", ["training", "validation"])
+def test_unhealthy_items_outside_test_are_refused(tmp_path: Path, section: str) -> None:
+    datalist(tmp_path, **{section: [{"image": "a.png"}, {"image": "c.png", "healthy": False}]})
+    with pytest.raises(DataError, match=rf"'{section}' lists 1 file\(s\) \(c.png\) as not healthy"):
+        load_datalist(tmp_path, section)
+
+
+@pytest.mark.parametrize("content", [[], None, "a.png"])
+def test_empty_or_missing_section_is_refused_and_others_named(tmp_path: Path, content: object) -> None:
+    datalist(tmp_path, validation=content)
+    with pytest.raises(DataError, match=r"no items in section 'validation', found \['training'"):
+        load_datalist(tmp_path, "validation")
+
+
+def test_item_without_image_is_refused(tmp_path: Path) -> None:
+    datalist(tmp_path, test=[{"image": "c.png"}, {"img": "c.png"}])
+    with pytest.raises(DataError, match="item 1 of 'test'"):
+        load_datalist(tmp_path, "test")
+
+
+def test_json_that_is_no_datalist_is_refused(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "x.json", ["a.png"])
+    with pytest.raises(DataError, match="not a datalist"):
+        load_datalist(path, "test")
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"x\.json: cannot be read as JSON"):
+        load_datalist(path, "test")
+
+
+def test_verify_finds_an_altered_file(tmp_path: Path) -> None:
+    datalist(tmp_path)
+    assert load_datalist(tmp_path, "test", verify=True)
+    (tmp_path / "masks" / "c.png").write_bytes(b"other")
+    assert load_datalist(tmp_path, "test")
+    with pytest.raises(DataError, match=r"1 file\(s\) \(masks/c.png\) missing or not as recorded"):
+        load_datalist(tmp_path, "test", verify=True)
+
+
+def test_verify_needs_digests(tmp_path: Path) -> None:
+    datalist(tmp_path / "list", digests={})
+    touch(tmp_path / "plain", "a.png", "b.png", "c.png")
+    for folder in ("list", "plain"):
+        with pytest.raises(DataError, match="digests"):
+            load_datalist(tmp_path / folder, "test", verify=True)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("train", "valid", "test")]
+)
+def test_subfolders_are_the_sections(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name in names:
+        touch(tmp_path / name, f"{name}_2.PNG", f"deep/{name}_1.nii.gz", "notes.txt", ".hidden/x.png")
+    for section, name in zip(SECTIONS, names, strict=True):
+        found = [Path(item["image"]).name for item in load_datalist(tmp_path, section)]
+        assert found == [f"{name}_1.nii.gz", f"{name}_2.PNG"]
+
+
+def test_masks_and_labels_beside_images_belong_to_them(tmp_path: Path) -> None:
+    touch(tmp_path / "val", "images/s_1.png", "images/s_2.png", "labels/s_1.png", "masks/s_2.png")
+    first, second = load_datalist(tmp_path, "validation")
+    assert first["label"] == str(tmp_path / "val/labels/s_1.png")
+    assert "mask" not in first
+    assert second["mask"] == str(tmp_path / "val/masks/s_2.png")
+    assert first["healthy"] is True
+
+
+def test_subfolders_of_test_name_the_kind(tmp_path: Path) -> None:
+    touch(tmp_path / "test", "Normal/1.png", "tumour/2.png", "3.png")
+    loose, normal, tumour = load_datalist(tmp_path, "test")
+    assert "healthy" not in loose
+    assert (normal["kind"], normal["healthy"]) == ("healthy", True)
+    assert (tumour["kind"], tumour["healthy"]) == ("tumour", False)
+
+
+def test_plain_folder_is_split_by_subject_once_and_for_all(tmp_path: Path) -> None:
+    names = [f"sub-{subject:02d}_slice-{k}.png" for subject in range(20) for k in range(3)]
+    touch(tmp_path / "a", *names)
+    touch(tmp_path / "b", *reversed(names))
+    parts = {section: load_datalist(tmp_path / "a", section) for section in SECTIONS}
+    assert {section: len(items) for section, items in parts.items()} == {
+        "training": 48,
+        "validation": 6,
+        "test": 6,
+    }
+    subjects = [{item["subject"] for item in items} for items in parts.values()]
+    assert len(set.union(*subjects)) == sum(map(len, subjects)) == 20
+    again = [Path(item["image"]).name for item in load_datalist(tmp_path / "b", "test")]
+    assert again == [Path(item["image"]).name for item in parts["test"]]
+
+
+def test_slices_of_one_case_stay_together(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"case_{case}_slice_{k}.png" for case in range(3) for k in range(4)])
+    for section in SECTIONS:
+        assert len({Path(i["image"]).name.split("_slice")[0] for i in load_datalist(tmp_path, section)}) == 1
+
+
+def test_problems_of_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
+        load_datalist(tmp_path / "nowhere", "test")
+    with pytest.raises(DataError, match="no images found"):
+        load_datalist(tmp_path, "test")
+    touch(tmp_path / "few", "a.png", "b.png")
+    with pytest.raises(DataError, match=r"2 subject\(s\) cannot be split"):
+        load_datalist(tmp_path / "few", "training")
+    touch(tmp_path / "half" / "train", "a.png")
+    with pytest.raises(DataError, match=r"no subfolder for section 'test', found \['train'\]"):
+        load_datalist(tmp_path / "half", "test")
+    with pytest.raises(ConfigError, match="found 'valid'"):
+        load_datalist(tmp_path, "valid")
+
+
+@pytest.mark.parametrize("name", [None, "embedded"])
+def test_default_is_the_embedded_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    datalist(tmp_path)
+    monkeypatch.setattr("robustmed_monai.data.embedded.embedded_dataset", lambda: tmp_path)
+    assert load_datalist(name, "training")[0]["image"] == str(tmp_path / "a.png")
