@@ -58,11 +58,12 @@ def find_brain_region(image: NDArray[np.float32], labels: NDArray[np.integer] | 
             f"labels: found shape {labels.shape}, the image has {image.shape}; make them equal."
         )
     unit = max(image.shape[:2]) / 128.0
-    threshold = _otsu(image)
-    head = _largest(_closed(image > 0.4 * threshold, 2.0 * unit))
+    head = _largest(_closed(image > 0.4 * _otsu(image), 2.0 * unit))
     if labels is None:
+        # Fat may be far brighter than the brain and would draw the threshold up.
+        threshold = _otsu(np.minimum(image, 1.2 * _middle_level(image, head)))
         brain = _bright_core(image > threshold, head, unit)
-        csf = brain & (image < threshold)
+        csf = brain & (image < _csf_limit(image[brain], threshold))
     else:
         brain = _filled(_largest(labels > 0))
         head = head | brain
@@ -77,6 +78,23 @@ def _otsu(image: NDArray[np.float32]) -> float:
 
     inside = image[image > 0.02]
     return float(threshold_otsu(inside)) if inside.size and np.ptp(inside) > 0 else 0.5
+
+
+def _middle_level(image: NDArray[np.float32], head: NDArray[np.bool_]) -> float:
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(head)
+    middle = image[depth > 0.5 * depth.max()]
+    return float(np.median(middle)) if middle.size else 1.0
+
+
+def _csf_limit(values: NDArray[np.float32], threshold: float) -> float:
+    from skimage.filters import threshold_multiotsu
+
+    # With little CSF the three classes may all be tissue; the first limit then lies above the threshold.
+    if np.unique(values).size < 3:
+        return threshold
+    return min(threshold, float(threshold_multiotsu(values, classes=3, nbins=64)[0]))
 
 
 def _bright_core(bright: NDArray[np.bool_], head: NDArray[np.bool_], unit: float) -> NDArray[np.bool_]:

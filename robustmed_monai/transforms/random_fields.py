@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 def smooth_noise(shape: Sequence[int], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw Gaussian noise with a Gaussian correlation of a given length.
 
-    The noise is drawn and smoothed on a lattice with two points to a ``scale`` and interpolated linearly, so
+    The noise is drawn and smoothed on a lattice, three points to two ``scale``, and interpolated linearly, so
     a long correlation costs no more than a short one.
 
     Args:
@@ -30,7 +30,7 @@ def smooth_noise(shape: Sequence[int], scale: float, rng: np.random.Generator) -
     """
     from scipy.ndimage import gaussian_filter
 
-    step = max(1.0, scale / 2.0)
+    step = max(1.0, scale / 1.5)
     sigma = scale / step
     lattice = tuple(math.ceil(size / step) + 1 for size in shape)
     margin = math.ceil(3 * sigma)

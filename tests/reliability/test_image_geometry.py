@@ -13,6 +13,7 @@ from monai.transforms import Orientation
 from scipy.spatial.transform import Rotation
 
 from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.transforms.image_checks import check_affine
 from robustmed_monai.transforms.load import GeometryWarning, LoadCheckedImage
 from robustmed_monai.transforms.slices import slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import GeometryError
@@ -130,3 +131,8 @@ def test_i6_unusable_affines_are_refused(tmp_path: Path, change: Array, message:
     (tmp_path / "a.nii").write_bytes(content)
     with pytest.raises(GeometryError, match=rf"a\.nii: .*{message}.*; repair"):
         load(tmp_path / "a.nii")
+
+
+def test_i6_an_affine_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"a\.nii: the affine has shape \(3, 3\), expected \(4, 4\)"):
+        check_affine(np.eye(3), "a.nii")

@@ -116,8 +116,9 @@ def _check_dims(header: Header, path: Path) -> tuple[int, ...]:
 def _check_dtype(header: Header, path: Path) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise CorruptImageError(f"{path}: unknown voxel type ({error}); get the file again.") from error
+    except (HeaderDataError, KeyError) as error:
+        code = int(header["datatype"])
+        raise CorruptImageError(f"{path}: voxel type {code} is unknown; get the file again.") from error
     if dtype.kind == "c" or dtype.names:
         kind = "complex" if dtype.kind == "c" else "RGB(A) colour"
         raise ImageShapeError(

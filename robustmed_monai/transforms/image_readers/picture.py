@@ -12,8 +12,8 @@ from robustmed_monai.transforms.image_checks import DEFLATE_RATIO, Array, check_
 from robustmed_monai.utils.errors import ImageShapeError
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
-# Pillow calls more than this a possible decompression bomb.
-_MAX_PIXELS = 89_478_485
+# 8192 x 8192; from a third more on, Pillow itself calls a file a decompression bomb.
+_MAX_PIXELS = 1 << 26
 # LZW, the densest code of the three formats besides JPEG, has 12-bit codes for strings of up to 4 KiB.
 _RATIOS = {"PNG": DEFLATE_RATIO, "TIFF": 4096}
 _ONE_CHANNEL = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")

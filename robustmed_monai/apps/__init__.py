@@ -1,0 +1,1 @@
+"""Whole tasks that bundles run: tables of results."""

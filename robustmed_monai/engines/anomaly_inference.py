@@ -1,0 +1,133 @@
+"""RA on image files: one iteration of a MONAI evaluator takes one file and yields maps on that file's own grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+
+from robustmed_monai.inferers.anomaly_map import image_score
+from robustmed_monai.inferers.familiarity import unfamiliar
+from robustmed_monai.transforms.load import LoadCheckedImage
+from robustmed_monai.transforms.slices import slices_to_volume, volume_to_slices
+from robustmed_monai.utils.errors import DataError, RobustMedError
+
+_SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
+
+
+def list_images(path: str | os.PathLike[str] | None) -> list[dict[str, str]]:
+    """Datalist items of one image file or of all image files below a folder.
+
+    Args:
+        path: a NIfTI, NRRD, MGZ, PNG, TIFF or JPEG file, or a folder.
+
+    Returns:
+        ``{"image": path}`` items, sorted.
+
+    Raises:
+        DataError: when there is nothing at the path; it says what to give.
+
+    Source folders of DICOM series hold files without these suffixes; such a folder is one image.
+    """
+    if path is None:
+        raise DataError("no input: give --input an image file (NIfTI, NRRD, MGZ, PNG, TIFF, JPEG) or a folder of them.")
+    given = Path(path).expanduser().absolute()
+    if given.is_file():
+        return [{"image": str(given)}]
+    if not given.is_dir():
+        raise DataError(f"--input {given}: no such file or folder; check the path.")
+    found = sorted(p for p in given.rglob("*") if p.is_file() and p.name.lower().endswith(_SUFFIXES))
+    if found:
+        return [{"image": str(p)} for p in found]
+    if any(p.is_file() for p in given.iterdir()):
+        return [{"image": str(given)}]
+    raise DataError(f"--input {given}: holds no image; supported are {', '.join(_SUFFIXES)} and folders of one DICOM series.")
+
+
+class FileIteration:
+    """``iteration_update`` of a SupervisedEvaluator whose loader yields datalist items one by one (``batch_size=None``).
+
+    Args:
+        image_size: side of the network's images in pixels.
+        upper_percentile: percentile of the foreground that becomes 1, as in training.
+        channels: channels of the network's images.
+        on_nonfinite: policy for NaN and infinite voxels, see LoadCheckedImage.
+        reference: what the training images looked like, from the weights' info; None asks nothing.
+        batch_size: slices that go through the network at once.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        upper_percentile: float = 99.5,
+        channels: int = 1,
+        on_nonfinite: str = "raise",
+        reference: Mapping[str, Any] | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        self.image_size = image_size
+        self.upper_percentile = upper_percentile
+        self.load = LoadCheckedImage(on_nonfinite=on_nonfinite, channels=channels)  # type: ignore[arg-type]
+        self.reference = reference
+        self.batch_size = batch_size
+
+    def __call__(self, engine: Any, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Load, reconstruct, compare and bring back.
+
+        Args:
+            engine: the evaluator.
+            item: ``{"image": path}``.
+
+        Returns:
+            `path`, `meta` of the source, `slices` (what the network saw: `image`, `pred`, `anomaly_map`, `index`), `pred` and
+            `anomaly_map` on the source's grid, `scores` per slice, `full_scale` (255 or 65535, white in a picture),
+            `unfamiliar` and `warnings` as sentences; or `path` and `error` when
+            the file cannot be used, so that the other files of a folder are still done.
+        """
+        try:
+            output = self._infer(engine, str(item["image"]))
+        except RobustMedError as error:
+            output = {"path": str(item["image"]), "error": str(error)}
+        engine.state.output = output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _infer(self, engine: Any, path: str) -> dict[str, Any]:
+        source = self.load(path)
+        stack, geometry = volume_to_slices(source, self.image_size, upper_percentile=self.upper_percentile)
+        # A slice without anything in it has nothing to compare; the network would dream a head into it.
+        filled = torch.nonzero(stack.flatten(1).any(1)).flatten()
+        pred, maps = torch.zeros_like(stack), torch.zeros_like(stack[:, :1])
+        engine.network.eval()
+        for part in filled.split(self.batch_size):
+            found = engine.inferer(stack[part].to(engine.state.device), engine.network)
+            pred[part], maps[part] = found["pred"].cpu(), found["anomaly_map"].cpu()
+        strange = [unfamiliar(stack[i : i + 1], self.reference) if self.reference else [] for i in filled.tolist()]
+        return {
+            "path": path,
+            "meta": source.meta,
+            "slices": {Keys.IMAGE: stack, Keys.PRED: pred, "anomaly_map": maps, "index": filled},
+            Keys.PRED: slices_to_volume(pred, geometry, rescale=True),
+            "anomaly_map": slices_to_volume(maps, geometry).clamp(min=0),
+            "full_scale": 255.0 if float(source.max()) <= 255 else 65535.0,
+            "scores": image_score(maps),
+            "unfamiliar": dict(zip(filled.tolist(), strange, strict=True)),
+            "warnings": self._warnings(stack[filled], strange),
+        }
+
+    def _warnings(self, slices: torch.Tensor, strange: list[list[str]]) -> list[str]:
+        if not len(slices):
+            return ["the image is empty: no voxel is above 0"]
+        if not self.reference:
+            return ["the weights do not say what they were trained on; the scores cannot be put into relation"]
+        alien = sum(bool(s) for s in strange)
+        if not alien:
+            return []
+        share = f"{alien} of {len(strange)} slices lie far outside the training data; see their entries"
+        return [share, *unfamiliar(slices, self.reference)]

@@ -1,0 +1,131 @@
+"""Writes what RA finds in each image: NIfTI or PNG on the source's grid, scores as JSON, a sheet of the worst slices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.utils.errors import ConfigError, ImageError
+from robustmed_monai.utils.files import write_json
+from robustmed_monai.visualize.figures import save_png
+from robustmed_monai.visualize.sheets import anomaly_sheet
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+class AnomalyFileWriter:
+    """Ignite handler for an evaluator that runs a FileIteration.
+
+    For an image ``name.ext`` it writes into ``output_dir/name``: ``pseudo_healthy``, ``anomaly_map`` and ``anomaly_mask`` (NIfTI
+    with the source's affine and shape, or PNG for pictures), ``scores.json`` and ``worst_slices.png``; and at the end
+    ``summary.json``. A PNG of the map shows 0 to ``vmax`` as black to white, the same for all images.
+
+    Args:
+        output_dir: folder to write into.
+        calibration: thresholds from the weights' info (``calibrate_thresholds``).
+        fpr: rate among healthy pixels at which the mask is cut; one of the calibrated ones.
+        worst: slices on the sheet.
+        vmax: upper end of the colours; None takes four times the threshold.
+
+    Raises:
+        ConfigError: when the weights carry no threshold for ``fpr``.
+        ImageError: at the end of the run, when some images could not be used; it names them. The results of the others
+            are written by then.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        calibration: Mapping[str, Any] | None,
+        fpr: float = 0.05,
+        worst: int = 6,
+        vmax: float | None = None,
+    ) -> None:
+        thresholds = (calibration or {}).get("thresholds", {})
+        if str(fpr) not in thresholds:
+            raise ConfigError(f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these.")
+        self.output_dir = Path(output_dir)
+        self.fpr = fpr
+        self.threshold = float(thresholds[str(fpr)])
+        self.worst = worst
+        self.vmax = vmax or 4 * self.threshold
+        self.done: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every image, and the summary at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _write(self, engine: Engine) -> None:
+        output = engine.state.output
+        if "error" in output:
+            self.failed[output["path"]] = output["error"]
+            engine.logger.error(output["error"])
+            return
+        folder = self._folder(Path(output["path"]))
+        picture = output["path"].lower().endswith(_PICTURES)
+        maps = output["anomaly_map"]
+        mask = (maps >= self.threshold).to(torch.uint8)
+        suffix = ".png" if picture else ".nii.gz"
+        shown = (maps / self.vmax).clamp(max=1) if picture else maps
+        pred = output["pred"] / output["full_scale"] if picture else output["pred"]
+        write_like(pred, output["meta"], folder / f"pseudo_healthy{suffix}")
+        write_like(shown, output["meta"], folder / f"anomaly_map{suffix}")
+        write_like(mask.float() if picture else mask, output["meta"], folder / f"anomaly_mask{suffix}", np.uint8)
+        report = self._report(output, mask)
+        write_json(folder / "scores.json", report)
+        self._sheet(output, folder / "worst_slices.png")
+        self.done.append(
+            {"image": output["path"], "folder": folder.name, "score": report["score"], "warnings": report["warnings"]}
+        )
+
+    def _folder(self, path: Path) -> Path:
+        name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if path.is_file() else path.name
+        taken = {d["folder"] for d in self.done}
+        number, unique = 1, name
+        while unique in taken:
+            number, unique = number + 1, f"{name}-{number + 1}"
+        return self.output_dir / unique
+
+    def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
+        strange, scores = output["unfamiliar"], output["scores"]
+        known = [i for i, sentences in strange.items() if not sentences]
+        judged = known or list(strange)
+        slices = [
+            {"slice": i, "score": float(scores[i]), "warnings": strange.get(i, [])} for i in range(len(scores)) if i in strange
+        ]
+        return {
+            "image": output["path"],
+            "score": float(scores[judged].mean()) if judged else 0.0,
+            "score_of": f"{len(judged)} of {len(scores)} slices" + ("" if known else ", none like the training data"),
+            "anomalous_voxels": int(mask.sum()),
+            "threshold": self.threshold,
+            "threshold_fpr": self.fpr,
+            "warnings": output["warnings"],
+            "slices": slices,
+        }
+
+    def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
+        slices, strange = output["slices"], output["unfamiliar"]
+        known = [i for i, sentences in strange.items() if not sentences] or list(strange)
+        worst = sorted(known, key=lambda i: -float(output["scores"][i]))[: self.worst]
+        if not worst:
+            return
+        titles = [f"slice {i}\nscore {float(output['scores'][i]):.4f}" for i in worst]
+        panels = (slices[k][worst] for k in ("image", "pred", "anomaly_map"))
+        save_png(anomaly_sheet(*panels, titles=titles, vmax=self.vmax, threshold=self.threshold), path)
+
+    def _finish(self, engine: Engine) -> None:
+        write_json(self.output_dir / "summary.json", {"images": self.done, "failed": self.failed})
+        engine.logger.info(f"{len(self.done)} images done; results are in {self.output_dir}")
+        if self.failed:
+            reasons = "\n".join(f"  {reason}" for reason in self.failed.values())
+            raise ImageError(f"{len(self.failed)} of {len(self.failed) + len(self.done)} images could not be used:\n{reasons}")
