@@ -9,6 +9,8 @@ What is chosen, and why:
 * cases without a T1 of their own (``pre_is_flair``) are dropped;
 * intensities of a patient are divided by one percentile of all his slices, so healthy and tumour slices
   share a scale;
+* the heads of a patient are cropped by one box and enlarged so that it fills ``head_height`` of the image, as
+  heads do in MNI space, where the healthy slices (IXI) are (0 leaves the frame of the scanner);
 * only slices at a relative position of 0.45 to 0.75 (0 = lowest, 1 = highest slice of the volume) are
   taken: there lie the lateral ventricles, as in the mid slices of IXI;
 * only patients with a tumour slice and a tumour-free slice in that range are taken;
@@ -58,6 +60,7 @@ def prepare(
     caliper: float = 0.01,
     percentile: float = 99.5,
     min_pixels: int = 10,
+    head_height: float = 0.88,
     strict: bool = False,
 ) -> Path:
     """Prepare the LGG slices.
@@ -70,6 +73,7 @@ def prepare(
         caliper: largest difference of relative position within a pair.
         percentile: percentile of a patient's volume that becomes 1.
         min_pixels: a slice with more mask pixels is a tumour slice, one with none tumour-free.
+        head_height: share of the image's height that a patient's head box fills, in (0, 1]; 0 crops nothing.
         strict: refuse when anything is wrong (there is one file, so this only repeats the check).
 
     Returns:
@@ -81,6 +85,8 @@ def prepare(
     """
     if not 0 <= low < high <= 1:
         raise ConfigError(f"low, high: got {low}, {high}; give 0 <= low < high <= 1.")
+    if not 0 <= head_height <= 1:
+        raise ConfigError(f"head_height: got {head_height}; give a share in (0, 1], or 0 to crop nothing.")
     path = Path(source)
     data = read_npz_arrays(path, ARRAYS)
     if data["t1pre"].shape != data["mask"].shape or data["t1pre"].ndim != 3:
@@ -93,6 +99,7 @@ def prepare(
         "caliper": caliper,
         "percentile": percentile,
         "min_pixels": min_pixels,
+        "head_height": head_height,
     }
     out = Preparation(SOURCE, output, settings)
     patient = data["case_index"].astype(int)
@@ -109,11 +116,13 @@ def prepare(
         )
     chosen = np.sort(np.r_[tumour, free])
     out.notes = balance(position, tumour, free) | {"patients": int(np.unique(patient[chosen]).size)}
-    out.case("slices", [path], partial(_items, out, data, chosen, percentile))
+    out.case("slices", [path], partial(_items, out, data, chosen, percentile, head_height))
     return out.finish(strict)
 
 
-def _items(out: Preparation, data: dict[str, NDArray[Any]], chosen: Indices, percentile: float) -> Items:
+def _items(
+    out: Preparation, data: dict[str, NDArray[Any]], chosen: Indices, percentile: float, head_height: float
+) -> Items:
     patient = data["case_index"]
     own = {case: np.nonzero(patient == case)[0] for case in np.unique(patient[chosen])}
     scaled = {case: stretch(data["t1pre"][rows], percentile) for case, rows in own.items()}
@@ -123,11 +132,38 @@ def _items(out: Preparation, data: dict[str, NDArray[Any]], chosen: Indices, per
         subject = str(data["cases"][case])
         name = f"{subject}_{level:03d}"
         pixels, mask = scaled[case][own[case].searchsorted(index)], data["mask"][index]
+        if head_height:
+            taken = own[case].searchsorted(np.intersect1d(chosen, own[case]))
+            box = head_box(scaled[case][taken])
+            pixels, mask = fit(pixels, box, head_height, order=1), fit(mask > 0, box, head_height, order=0)
         item: dict[str, Any] = {"image": out.image(name, pixels.T), "healthy": not mask.any()}
         if mask.any():
             item |= {"mask": out.mask(name, mask.T), "kind": "glioma"}
         items.append(("test", {**item, "subject": subject, "level": level}))
     return items
+
+
+def head_box(slices: NDArray[Any]) -> tuple[float, float, float]:
+    """Return centre row, centre column and height of the box that holds the head in ``slices`` (S, rows, columns)."""
+    head = (slices > 0.1).mean(axis=0) > 0.5
+    rows, columns = np.nonzero(head.any(axis=1))[0], np.nonzero(head.any(axis=0))[0]
+    if not rows.size:
+        return (slices.shape[1] - 1) / 2, (slices.shape[2] - 1) / 2, float(slices.shape[1])
+    return (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2, float(rows[-1] - rows[0] + 1)
+
+
+def fit(
+    pixels: NDArray[Any], box: tuple[float, float, float], head_height: float, order: int
+) -> NDArray[np.float32]:
+    """Move the box's centre to the image's and scale so that its height is ``head_height`` of the image's."""
+    from scipy.ndimage import affine_transform
+
+    row, column, height = box
+    step = height / (head_height * pixels.shape[0])
+    middle = [(side - 1) / 2 for side in pixels.shape]
+    offset = [row - step * middle[0], column - step * middle[1]]
+    moved = affine_transform(pixels.astype(np.float32), [step, step], offset, order=order)
+    return np.clip(moved, 0, 1).astype(np.float32)
 
 
 def relative_position(patient: NDArray[np.int_], number: Values) -> Values:
@@ -174,6 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--percentile", type=float, default=99.5, help="percentile that becomes 1 (%(default)s)"
+    )
+    parser.add_argument(
+        "--head_height", type=float, default=0.88, help="share of the height that heads fill, 0 = as scanned (%(default)s)"
     )
     parser.add_argument("--min_pixels", type=int, default=10, help="more mask pixels = tumour (%(default)s)")
     return run(prepare, parser, argv)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustmed_monai.engines.anomaly_study import Batches, DetectorResult, evaluate_detector, summarize
+from robustmed_monai.engines.anomaly_study import DetectorResult, evaluate_detector, summarize
 from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
@@ -30,9 +30,9 @@ class AnomalyTable:
         network: network whose weights are exchanged; all runs share its architecture.
         rows: row name to (run name, anomaly map inferer); rows whose run is not in ``runs`` are left out.
         runs: run name to weights files, one per seed.
-        training: batches of training images, for the mean image.
-        validation: batches of healthy images to calibrate on.
-        test: batches of test images, see ``evaluate_detector``.
+        training: loader of training images (a SliceDataset), for the mean image.
+        validation: loader of healthy images to calibrate on.
+        test: loader of test images, see ``evaluate_detector``.
         device: where the networks run.
 
     Raises:
@@ -44,8 +44,8 @@ class AnomalyTable:
         network: nn.Module,
         rows: Mapping[str, tuple[str, Inferer]],
         runs: Mapping[str, Sequence[str]],
-        training: Batches,
-        validation: Batches,
+        training: Any,
+        validation: Any,
         test: Any,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -80,11 +80,10 @@ class AnomalyTable:
         }
         for name, control in controls.items():
             results[name] = [evaluate_detector(control, self.validation, self.test, "cpu", name)]
-        data = self.test.dataset.data
-        digest = {"name": "test images", "sha256": _digest(data), "split": "test"}
-        path = write_results(
-            folder / f"{table}.json", summarize(results), provenance(seeds=seeds, data=[digest], device=str(self.device))
-        )
+        loaders = {"training": self.training, "validation": self.validation, "test": self.test}
+        data = [{"name": table, "sha256": _digest(v.dataset.data), "split": k} for k, v in loaders.items()]
+        head = provenance(seeds=seeds, data=data, device=str(self.device))
+        path = write_results(folder / f"{table}.json", summarize(results), head)
         self._pictures(folder, table, {k: v[0] for k, v in results.items()})
         logging.getLogger(__name__).info(f"results are in {path}")
         return path

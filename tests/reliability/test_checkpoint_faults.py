@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import mmap
 import os
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -411,6 +413,47 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data[:2000])
     with pytest.raises(WeightsError, match=r"checkpoint\.pt: is no intact torch archive"):
         checkpoint.resume(Engine(lambda *_: None))
+
+
+def test_states_that_cannot_be_read_back_do_not_replace_a_good_file(tmp_path: Path) -> None:
+    path, engine = tmp_path / "checkpoint.pt", engine_at(1)
+    AtomicCheckpoint(str(path), {"a": nn.Linear(1, 1)}).save(engine)
+    good = path.read_bytes()
+
+    class Odd(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return logging.getLogger("x")
+
+    with pytest.raises(TrainingError, match=r"could not be read again: .*asks to run logging\.getLogger"):
+        AtomicCheckpoint(str(path), {"a": Odd(1, 1)}, on_error="warn").save(engine)
+    assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "kept"),
+    [
+        ("max", [0.1, 0.3, 0.2, 0.3], (0.3, 2)),
+        ("min", [0.5, 0.3, 0.4, 0.3], (0.3, 2)),
+        ("max", [float("nan"), 0.1, float("inf"), float("nan")], (0.1, 2)),
+        ("min", [float("-inf"), float("nan")], (None, 0)),
+        ("max", [torch.tensor(0.25), np.float32(0.5)], (0.5, 2)),
+    ],
+)
+def test_the_best_finite_value_is_kept(
+    tmp_path: Path, mode: str, values: list[Any], kept: tuple[float | None, int]
+) -> None:
+    network = nn.Linear(1, 1)
+    best = BestWeights(network, str(tmp_path / "model.pt"), "m", mode)
+    for epoch, value in enumerate(values, 1):
+        nn.init.constant_(network.weight, epoch)
+        engine = engine_at(epoch)
+        engine.state.metrics = {"m": value}
+        best(engine)
+    assert (best.value, best.epoch) == kept
+    assert (tmp_path / "model.pt").exists() == (kept[0] is not None)
+    if kept[0] is not None:
+        assert float(load_weights(tmp_path / "model.pt")["weight"]) == kept[1]
 
 
 if __name__ == "__main__":
