@@ -1,9 +1,9 @@
-"""All result tables of RA on the real images, by one command: prepares, trains what is not trained yet, evaluates.
+"""All result tables of RA on the real images, by one command: prepare, train, evaluate.
 
     ROBUSTMED_DATA=... python benchmarks/results_ra.py [--seeds 0 1 2] [--output out/ra/results]
 
-Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where it was. The tables
-are copied to ``bundles/ra/docs/results``.
+Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
+it was. The tables are copied to ``bundles/ra/docs/results``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def bundle(configs: Sequence[str], **overrides: object) -> None:
     run("-m", "monai.bundle", "run", "--config_file", str(files), *words)
 
 
-def train(task: str, configs: Sequence[str], data: Path, seeds: Sequence[int], output: Path, **overrides: object) -> None:
+def train(
+    task: str, configs: Sequence[str], data: Path, seeds: Sequence[int], output: Path, **overrides: object
+) -> None:
     """Train all methods with all seeds; a run whose weights are complete is skipped."""
     for seed in seeds:
         for method, overlay in METHODS.items():
@@ -52,17 +54,22 @@ def train(task: str, configs: Sequence[str], data: Path, seeds: Sequence[int], o
                 continue
             resume = (folder / "checkpoint.pt").exists()
             bundle(
-                ["train", *configs, *overlay], dataset_dir=data, output_dir=folder, seed=seed, resume=resume, **overrides
+                ["train", *configs, *overlay],
+                dataset_dir=data,
+                output_dir=folder,
+                seed=seed,
+                resume=resume,
+                **overrides,
             )
             (folder / "done").touch()
 
 
-def evaluate(table: str, configs: Sequence[str], weights: Mapping[str, list[str]], output: Path, **overrides: object) -> None:
+def evaluate(
+    table: str, configs: Sequence[str], weights: Mapping[str, list[str]], output: Path, **overrides: object
+) -> None:
     """Evaluate weights and copy the table to the bundle's documents."""
     folder = output / "tables" / table
-    bundle(
-        ["evaluate", *configs], runs=json.dumps(weights), table=table, output_dir=folder, **overrides
-    )
+    bundle(["evaluate", *configs], runs=json.dumps(weights), table=table, output_dir=folder, **overrides)
     TABLES.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / f"{table}.json", TABLES / f"{table}.json")
 
@@ -74,7 +81,9 @@ def weights_of(task: str, seeds: Sequence[int], output: Path) -> dict[str, list[
 
 def main() -> None:
     """Run all steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("out/ra/results"))
     arguments = parser.parse_args()
@@ -83,7 +92,14 @@ def main() -> None:
         sys.exit("ROBUSTMED_DATA is not set; set it to the folder with ixi_t1_slices, lgg_mri and medmnist.")
     source, output, seeds = Path(os.environ["ROBUSTMED_DATA"]), arguments.output, arguments.seeds
     data = {name: output / "data" / name for name in ("ixi", "lgg", "pneumoniamnist")}
-    run("-m", "data_prep.controlled_lesions", "--source", str(source / "ixi_t1_slices"), "--output", str(data["ixi"]))
+    run(
+        "-m",
+        "data_prep.controlled_lesions",
+        "--source",
+        str(source / "ixi_t1_slices"),
+        "--output",
+        str(data["ixi"]),
+    )
     lgg = source / "lgg_mri" / "lgg_slices_128.npz"
     run("-m", "data_prep.lgg", "--source", str(lgg), "--output", str(data["lgg"]), "--percentile", "95")
     chest = source / "medmnist" / "pneumoniamnist.npz"
@@ -97,7 +113,15 @@ def main() -> None:
 
     affine = output / "ixi" / f"RA-affine-{seeds[0]}"
     if not (affine / "done").exists():
-        bundle(["train", "ixi"], dataset_dir=data["ixi"], output_dir=affine, seed=seeds[0], val_interval=5, amp=True, norm="affine")
+        bundle(
+            ["train", "ixi"],
+            dataset_dir=data["ixi"],
+            output_dir=affine,
+            seed=seeds[0],
+            val_interval=5,
+            amp=True,
+            norm="affine",
+        )
         (affine / "done").touch()
     weights = {"RA": [str(affine / "model.pt")]}
     evaluate("norm_affine", [], weights, output, dataset_dir=data["ixi"], seeds=seeds[:1], norm="affine")

@@ -1,9 +1,10 @@
-"""Healthy slices (train/ and val/) to a datalist whose test set holds them as they are and with drawn lesions.
+"""Healthy slices to a datalist whose test set holds them as they are and with drawn lesions.
 
-Layout: ``source/train/*.png`` and ``source/val/*.png``, one healthy slice per subject, such as ``ixi_t1_slices``. The test set
-is val/ plus ``lesions`` copies of each slice with one controlled lesion and its mask (hyper, hypo, mass effect, cavity,
-enlarged ventricles, thin rim; sizes and contrasts of ``robustmed_monai.transforms.lesions``). The slices of train/ whose names
-have the lowest sha256 are held back for validation.
+Layout: ``source/train/*.png`` and ``source/val/*.png``, one healthy slice per subject, such as
+``ixi_t1_slices``. The test set is val/ plus ``lesions`` copies of each slice with one controlled lesion and
+its mask (hyper, hypo, mass effect, cavity, enlarged ventricles, thin rim; sizes and contrasts of
+``robustmed_monai.transforms.lesions``). The slices of train/ whose names have the lowest sha256 are held back
+for validation.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def prepare(
 
     Args:
         source: folder with train/ and val/.
-        output: folder for the drawn images, their masks and ``datalist.json``; healthy slices are named by path.
+        output: folder for the drawn images, their masks and ``datalist.json``; healthy slices are named by
+            path.
         lesions: copies with a lesion of each test slice.
         validation: slices of train/ that are held back for validation.
         seed: seed of the lesions.
@@ -47,10 +49,14 @@ def prepare(
     source = require_folder(source)
     train, val = (sorted(require_folder(source / name).glob("*.png")) for name in ("train", "val"))
     if len(train) <= validation or not val:
-        raise DataError(f"{source}: {len(train)} images in train/ and {len(val)} in val/; need over {validation} and 1.")
+        raise DataError(
+            f"{source}: {len(train)} images in train/ and {len(val)} in val/; need over {validation} and 1."
+        )
     held_back = set(sorted(train, key=lambda p: hashlib.sha256(p.name.encode()).hexdigest())[:validation])
     described = Source(
-        "controlled_lesions", "as the owner of the images says", f"{source.name}: healthy slices, and with drawn lesions."
+        "controlled_lesions",
+        "as the owner of the images says",
+        f"{source.name}: healthy slices, and with drawn lesions.",
     )
     out = Preparation(described, output, {"lesions": lesions, "validation": validation, "seed": seed})
     for path in train:
@@ -74,7 +80,7 @@ def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> Items:
         spec = sample_lesion(image, np.random.default_rng(drawn))
         changed, mask = draw_lesion(image, spec)
         name = f"{path.stem}_lesion{number}"
-        item = {"image": out.image(name, changed), "mask": out.mask(name, mask), "healthy": False}
+        item = {"image": out.image(name, changed), "mask": out.mask(name, mask.astype(np.float32)), "healthy": False}
         size = size_name(int(mask.sum()), max(image.shape))
         items.append(("test", {**item, "kind": spec.kind, "size": size, "subject": path.stem}))
     return items
@@ -84,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see ``--help``."""
     parser = make_parser("data_prep.controlled_lesions", __doc__ or "")
     parser.add_argument("--lesions", type=int, default=3, help="copies with a lesion of each test slice (3)")
-    parser.add_argument("--validation", type=int, default=44, help="slices of train/ held back for validation (44)")
+    parser.add_argument(
+        "--validation", type=int, default=44, help="slices of train/ held back for validation (44)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the lesions (0)")
     return run(prepare, parser, argv)
 

@@ -144,7 +144,7 @@ def _items(
 
 
 def head_box(slices: NDArray[Any]) -> tuple[float, float, float]:
-    """Return centre row, centre column and height of the box that holds the head in ``slices`` (S, rows, columns)."""
+    """Return centre row, centre column and height of the head's box in ``slices`` (S, rows, columns)."""
     head = (slices > 0.1).mean(axis=0) > 0.5
     rows, columns = np.nonzero(head.any(axis=1))[0], np.nonzero(head.any(axis=0))[0]
     if not rows.size:
@@ -163,7 +163,8 @@ def fit(
     middle = [(side - 1) / 2 for side in pixels.shape]
     offset = [row - step * middle[0], column - step * middle[1]]
     moved = affine_transform(pixels.astype(np.float32), [step, step], offset, order=order)
-    return np.clip(moved, 0, 1).astype(np.float32)
+    fitted: NDArray[np.float32] = np.clip(moved, 0, 1).astype(np.float32)
+    return fitted
 
 
 def relative_position(patient: NDArray[np.int_], number: Values) -> Values:
@@ -212,7 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--percentile", type=float, default=99.5, help="percentile that becomes 1 (%(default)s)"
     )
     parser.add_argument(
-        "--head_height", type=float, default=0.88, help="share of the height that heads fill, 0 = as scanned (%(default)s)"
+        "--head_height",
+        type=float,
+        default=0.88,
+        help="share of the height that heads fill, 0 = as scanned (%(default)s)",
     )
     parser.add_argument("--min_pixels", type=int, default=10, help="more mask pixels = tumour (%(default)s)")
     return run(prepare, parser, argv)

@@ -1,4 +1,4 @@
-"""The table of an anomaly bundle: methods and controls by figures, as JSON with its provenance, and pictures."""
+"""The table of an anomaly bundle: methods and controls by figures, with provenance and pictures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ class AnomalyTable:
     ) -> None:
         self.rows = {name: row for name, row in rows.items() if row[0] in runs}
         if not self.rows:
-            raise ConfigError(f"runs: found {sorted(runs)}; give weights for one of {sorted({r[0] for r in rows.values()})}.")
+            raise ConfigError(
+                f"runs: found {sorted(runs)}; give weights for one of "
+                f"{sorted({r[0] for r in rows.values()})}."
+            )
         self.network = network.to(device)
         self.runs = runs
         self.training, self.validation, self.test = training, validation, test
@@ -101,10 +104,15 @@ class AnomalyTable:
         if 0 < first.labels.sum() < len(first.labels):
             curves = {k: (r.scores, r.labels) for k, r in results.items()}
             save_png(roc_pr_curves(curves), folder / "curves.png")
-            save_png(score_histogram(first.scores[first.labels == 0], first.scores[first.labels == 1]), folder / "scores.png")
+            save_png(
+                score_histogram(first.scores[first.labels == 0], first.scores[first.labels == 1]),
+                folder / "scores.png",
+            )
         threshold = first.calibration["thresholds"]["0.05"]
         chosen = _spread_over(first.labels)
-        titles = [f"{'abnormal' if first.labels[i] else 'healthy'}\nscore {first.scores[i]:.4f}" for i in chosen]
+        titles = [
+            f"{'abnormal' if first.labels[i] else 'healthy'}\nscore {first.scores[i]:.4f}" for i in chosen
+        ]
         panels = {k: v[chosen] for k, v in first.cases.items()}
         sheet = anomaly_sheet(
             panels["image"],
@@ -119,7 +127,7 @@ class AnomalyTable:
 
 
 def _spread_over(labels: Any, healthy: int = 2, abnormal: int = 6) -> list[int]:
-    """Indices of a few healthy and abnormal cases, evenly spread over the data so that nobody picks the best ones."""
+    """Indices of a few healthy and abnormal cases, evenly spread over the data, so nobody picks the best."""
     chosen: list[int] = []
     for value, count in ((0, healthy), (1, abnormal)):
         places = [i for i, label in enumerate(labels) if label == value]

@@ -20,8 +20,8 @@ class AxialSlices:
     Args:
         image_size: side of the slices in pixels.
         upper_percentile: percentile of the foreground (of the whole image or volume) that becomes 1.
-        slice_range: part of a volume's non-empty axial slices to take, from 0 (lowest) to 1 (highest); a 2-D image is
-            always taken whole.
+        slice_range: part of a volume's non-empty axial slices to take, from 0 (lowest) to 1 (highest); a 2-D
+            image is always taken whole.
         channels: channels of the image; 1 reduces a grey picture stored as RGB.
         on_nonfinite: policy for NaN and infinite values, see LoadCheckedImage.
 
@@ -38,7 +38,9 @@ class AxialSlices:
         on_nonfinite: str = "raise",
     ) -> None:
         if not 0 <= slice_range[0] < slice_range[1] <= 1:
-            raise ConfigError(f"slice_range={list(slice_range)} must rise inside [0, 1], such as [0.45, 0.65].")
+            raise ConfigError(
+                f"slice_range={list(slice_range)} must rise inside [0, 1], such as [0.45, 0.65]."
+            )
         self.image_size = image_size
         self.upper_percentile = upper_percentile
         self.slice_range = tuple(slice_range)
@@ -52,13 +54,18 @@ class AxialSlices:
             item: datalist item.
 
         Returns:
-            The item with `image` (S, C, image_size, image_size) float32 and `mask` (S, 1, image_size, image_size) in {0, 1}.
+            The item with `image` (S, C, image_size, image_size) float32 and `mask` (S, 1, image_size,
+            image_size) in {0, 1}.
 
         Raises:
-            ImageError: when a file cannot be used, or mask and image have different grids; the message names the file.
+            ImageError: when a file cannot be used, or mask and image have different grids; the message names
+                the file.
         """
-        data: dict[str, Any] = self.load_mask(self.load(item))
-        slices, geometry = volume_to_slices(data["image"], self.image_size, upper_percentile=self.upper_percentile)
+        paths: dict[Any, Any] = dict(item)
+        data: dict[Any, Any] = self.load_mask(self.load(paths))
+        slices, geometry = volume_to_slices(
+            data["image"], self.image_size, upper_percentile=self.upper_percentile
+        )
         result = {**item, "image": slices}
         if "mask" in data:
             if tuple(data["mask"].shape[1:]) != geometry.spatial_shape:
@@ -90,8 +97,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
     Raises:
         DataError: when there are no items; ImageError of the transform when a file cannot be used.
 
-    Use with ``DataLoader(..., collate_fn=keep_batch)``: batches are dictionaries of `image` (B, C, X, Y), `healthy` (B,) bool,
-    `index` (B,) of the item, and `mask` (B, 1, X, Y) when any item of the data has one.
+    Use with ``DataLoader(..., collate_fn=keep_batch)``: batches are dictionaries of `image` (B, C, X, Y),
+    `healthy` (B,) bool, `index` (B,) of the item, and `mask` (B, 1, X, Y) when any item of the data has one.
     """
 
     def __init__(
@@ -104,7 +111,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
             raise DataError("no images to read; check --dataset_dir.")
         self.data = list(data)
         images, masks, index, healthy = [], [], [], []
-        for i, item in enumerate(tqdm(self.data, desc=progress, leave=False, disable=progress is None or None)):
+        for i, item in enumerate(
+            tqdm(self.data, desc=progress, leave=False, disable=progress is None or None)
+        ):
             slices = transform(item)
             images.append(slices["image"])
             empty = torch.zeros_like(slices["image"][:, :1])

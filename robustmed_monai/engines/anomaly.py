@@ -19,7 +19,8 @@ def anomaly_iteration(engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         batchdata: dictionary with `image` (B, C, X, Y) and, where known, `mask` (B, 1, X, Y) in {0, 1}.
 
     Returns:
-        The engine's output: `image`, `pred` (pseudo-healthy), `anomaly_map`, `score` (B,) and `mask` where given.
+        The engine's output: `image`, `pred` (pseudo-healthy), `anomaly_map`, `score` (B,) and `mask` where
+        given.
     """
     image = batchdata[Keys.IMAGE].to(engine.state.device, non_blocking=engine.non_blocking)
     engine.network.eval()

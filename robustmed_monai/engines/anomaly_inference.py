@@ -1,4 +1,4 @@
-"""RA on image files: one iteration of a MONAI evaluator takes one file and yields maps on that file's own grid."""
+"""RA on image files: an evaluator's iteration takes one file and yields maps on the file's own grid."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def list_images(path: str | os.PathLike[str] | None) -> list[dict[str, str]]:
     Source folders of DICOM series hold files without these suffixes; such a folder is one image.
     """
     if path is None:
-        raise DataError("no input: give --input an image file (NIfTI, NRRD, MGZ, PNG, TIFF, JPEG) or a folder of them.")
+        raise DataError(
+            "no input: give --input an image file (NIfTI, NRRD, MGZ, PNG, TIFF, JPEG) or a folder of them."
+        )
     given = Path(path).expanduser().absolute()
     if given.is_file():
         return [{"image": str(given)}]
@@ -46,11 +48,14 @@ def list_images(path: str | os.PathLike[str] | None) -> list[dict[str, str]]:
         return [{"image": str(p)} for p in found]
     if any(p.is_file() for p in given.iterdir()):
         return [{"image": str(given)}]
-    raise DataError(f"--input {given}: holds no image; supported are {', '.join(_SUFFIXES)} and folders of one DICOM series.")
+    raise DataError(
+        f"--input {given}: holds no image; supported are {', '.join(_SUFFIXES)} and folders of one DICOM "
+        "series."
+    )
 
 
 class FileIteration:
-    """``iteration_update`` of a SupervisedEvaluator whose loader yields datalist items one by one (``batch_size=None``).
+    """``iteration_update`` of a SupervisedEvaluator whose loader yields single items (``batch_size=None``).
 
     Args:
         image_size: side of the network's images in pixels.
@@ -84,9 +89,9 @@ class FileIteration:
             item: ``{"image": path}``.
 
         Returns:
-            `path`, `meta` of the source, `slices` (what the network saw: `image`, `pred`, `anomaly_map`, `index`), `pred` and
-            `anomaly_map` on the source's grid, `scores` per slice, `full_scale` (255 or 65535, white in a picture),
-            `unfamiliar` and `warnings` as sentences; or `path` and `error` when
+            `path`, `meta` of the source, `slices` (what the network saw: `image`, `pred`, `anomaly_map`,
+            `index`), `pred` and `anomaly_map` on the source's grid, `scores` per slice, `full_scale` (255 or
+            65535, white in a picture), `unfamiliar` and `warnings` as sentences; or `path` and `error` when
             the file cannot be used, so that the other files of a folder are still done.
         """
         try:
@@ -108,7 +113,9 @@ class FileIteration:
         for part in filled.split(self.batch_size):
             found = engine.inferer(stack[part].to(engine.state.device), engine.network)
             pred[part], maps[part] = found["pred"].cpu(), found["anomaly_map"].cpu()
-        strange = [unfamiliar(stack[i : i + 1], self.reference) if self.reference else [] for i in filled.tolist()]
+        strange = [
+            unfamiliar(stack[i : i + 1], self.reference) if self.reference else [] for i in filled.tolist()
+        ]
         return {
             "path": path,
             "meta": source.meta,
@@ -125,7 +132,9 @@ class FileIteration:
         if not len(slices):
             return ["the image is empty: no voxel is above 0"]
         if not self.reference:
-            return ["the weights do not say what they were trained on; the scores cannot be put into relation"]
+            return [
+                "the weights do not say what they were trained on; the scores cannot be put into relation"
+            ]
         alien = sum(bool(s) for s in strange)
         if not alien:
             return []

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from robustmed_monai.inferers.anomaly_map import image_score
+from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.metrics import (
     LesionMetric,
     PixelAnomalyMetric,
@@ -18,14 +19,14 @@ from robustmed_monai.metrics import (
     image_anomaly_metrics,
     reconstruction_metrics,
 )
-from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
 
 Detector = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 Batches = Iterable[Mapping[str, Any]]
 
-# The pixel false positive rates that thresholds are calibrated at; the operating point is the last, as published.
+# The pixel false positive rates that thresholds are calibrated at; the operating point is the last, as
+# published.
 FPRS = (0.01, 0.02, 0.05)
 
 
@@ -41,20 +42,25 @@ class DetectorResult(NamedTuple):
 
 
 def evaluate_detector(
-    detector: Detector, validation: Batches, test: Batches, device: torch.device | str = "cpu", name: str = "detector"
+    detector: Detector,
+    validation: Batches,
+    test: Batches,
+    device: torch.device | str = "cpu",
+    name: str = "detector",
 ) -> DetectorResult:
     """Calibrate on healthy validation images, then measure on the test images.
 
     Args:
         detector: images (B, C, X, Y) in [0, 1] to "pred" and "anomaly_map" (B, 1, X, Y).
         validation: batches of healthy images.
-        test: batches with `image`, `healthy` (B,) and `mask` (B, 1, X, Y) where anomalies are outlined. Without any mask
-            there are no pixel figures.
+        test: batches with `image`, `healthy` (B,) and `mask` (B, 1, X, Y) where anomalies are outlined.
+            Without any mask there are no pixel figures.
         device: where the detector runs.
         name: shown beside the progress bar.
 
     Returns:
-        Figures named image_*, pixel_*, calibrated_*, recall_* and healthy_*; a figure that cannot be had is left out.
+        Figures named image_*, pixel_*, calibrated_*, recall_* and healthy_*; a figure that cannot be had is
+        left out.
 
     Raises:
         DataError: when a set of images is empty.
@@ -90,7 +96,10 @@ def evaluate_detector(
     figures |= _healthy_figures(cases)
     intervals = {k: v["ci95"] for k, v in image.items()}
     if "calibrated_dice_low" in figures:
-        intervals["calibrated_dice"] = [figures.pop("calibrated_dice_low"), figures.pop("calibrated_dice_high")]
+        intervals["calibrated_dice"] = [
+            figures.pop("calibrated_dice_low"),
+            figures.pop("calibrated_dice_high"),
+        ]
     figures = {k: v for k, v in figures.items() if math.isfinite(v)}
     keep = {k: torch.cat([c[k] for c in cases]) for k in ("image", "pred", "anomaly_map")}
     if outlined:
@@ -106,7 +115,7 @@ def calibrate_weights(
     validation: Batches,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Keep with trained weights what applying them needs: thresholds of healthy images, and what images they know.
+    """Keep with trained weights what applying them needs: thresholds, and what images they know.
 
     Args:
         network: network of these weights; it is left with them loaded.
@@ -130,7 +139,9 @@ def calibrate_weights(
     return info
 
 
-def _detect(detector: Detector, batches: Batches, device: torch.device | str, title: str) -> list[dict[str, torch.Tensor]]:
+def _detect(
+    detector: Detector, batches: Batches, device: torch.device | str, title: str
+) -> list[dict[str, torch.Tensor]]:
     found = []
     with torch.no_grad():
         for batch in tqdm(batches, desc=title, leave=False, disable=None):
@@ -142,7 +153,9 @@ def _detect(detector: Detector, batches: Batches, device: torch.device | str, ti
 
 
 def _healthy_figures(cases: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    kept = [(c["pred"][c["healthy"].bool()], c["image"][c["healthy"].bool()]) for c in cases if c["healthy"].any()]
+    kept = [
+        (c["pred"][c["healthy"].bool()], c["image"][c["healthy"].bool()]) for c in cases if c["healthy"].any()
+    ]
     if not kept:
         return {}
     values = [reconstruction_metrics(pred, image) for pred, image in kept]
@@ -156,15 +169,20 @@ def summarize(results: Mapping[str, Sequence[DetectorResult]]) -> list[dict[str,
         results: row name to one result per seed.
 
     Returns:
-        One ``{"row", "column", "mean", "std", "n"[, "ci95"]}`` per figure. ``std`` is the sample standard deviation over
-        seeds (0 for one), ``ci95`` the mean of the seeds' bootstrap intervals over images.
+        One ``{"row", "column", "mean", "std", "n"[, "ci95"]}`` per figure. ``std`` is the sample standard
+        deviation over seeds (0 for one), ``ci95`` the mean of the seeds' bootstrap intervals over images.
     """
     rows = []
     for name, runs in results.items():
         for column in runs[0].figures:
             values = [r.figures[column] for r in runs if column in r.figures]
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            row: dict[str, Any] = {"row": name, "column": column, "mean": float(np.mean(values)), "std": spread}
+            row: dict[str, Any] = {
+                "row": name,
+                "column": column,
+                "mean": float(np.mean(values)),
+                "std": spread,
+            }
             row["n"] = len(values)
             if column in runs[0].intervals:
                 bounds = np.mean([r.intervals[column] for r in runs], axis=0)

@@ -25,32 +25,36 @@ BatchTransform = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, 
 class MultiOptimizerTrainer(Trainer):
     """Runs one phase per objective on every batch: freeze all but the phase's networks, backward, step.
 
-    Works with every standard handler: ``engine.state.output`` is a dictionary with `image`, `pred`, `loss` and one
-    ``<phase>_<term>`` scalar for each named term, and the iteration events of MONAI are fired. Under torchrun each network
-    is wrapped by ``ignite.distributed.auto_model``; noise and augmentation are those of the global batch.
+    Works with every standard handler: ``engine.state.output`` is a dictionary with `image`, `pred`, `loss`
+    and one ``<phase>_<term>`` scalar for each named term, and the iteration events of MONAI are fired. Under
+    torchrun each network is wrapped by ``ignite.distributed.auto_model``; noise and augmentation are those of
+    the global batch.
 
     Args:
         device: device to train on.
         max_epochs: epochs to run.
         train_data_loader: yields dictionaries with `image`.
         networks: name to network.
-        optimizers: phase to optimizer; the phases run in this order and a phase trains what its optimizer holds.
-        objectives: phase to function of (networks, batch, generator) that returns "loss" and named terms. It may leave
-            tensors in the batch for the next phase, "pred" among them.
+        optimizers: phase to optimizer; the phases run in this order and a phase trains what its optimizer
+            holds.
+        objectives: phase to function of (networks, batch, generator) that returns "loss" and named terms. It
+            may leave tensors in the batch for the next phase, "pred" among them.
         schedulers: name to learning rate scheduler, stepped after every epoch.
         seed: seed of the generator that all noise and augmentation of the run come from.
         batch_transform: batched augmentation on the device: (batch, generator) to batch.
         prepare_batch: MONAI's: batch data to (image, label) on the device.
         amp: run the networks in bfloat16 autocast (losses stay in float32).
         compile: compile the networks with ``torch.compile``.
-        channels_last: keep image tensors and convolutions in channels-last memory, which is faster on most machines.
+        channels_last: keep image tensors and convolutions in channels-last memory, which is faster on most
+            machines.
         train_handlers: handlers to attach.
         decollate: MONAI's; off by default because nothing here works per item.
         epoch_length: iterations per epoch; None takes the loader's length.
 
     Raises:
         ConfigError: when optimizers and objectives do not name the same phases.
-        NonFiniteLossError: during ``run`` when a term is NaN or infinite; it names the term, before any step is taken.
+        NonFiniteLossError: during ``run`` when a term is NaN or infinite; it names the term, before any step
+            is taken.
     """
 
     def __init__(
@@ -74,7 +78,8 @@ class MultiOptimizerTrainer(Trainer):
     ) -> None:
         if list(optimizers) != list(objectives):
             raise ConfigError(
-                f"optimizers name the phases {list(optimizers)} and objectives {list(objectives)}; name the same, in order."
+                f"optimizers name the phases {list(optimizers)} and objectives {list(objectives)}; "
+                "name the same, in order."
             )
         super().__init__(
             device=device,
@@ -93,14 +98,14 @@ class MultiOptimizerTrainer(Trainer):
         self.autocast = amp
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self.networks.values():
-            network.to(self.state.device, memory_format=self.memory_format)
+            network.to(self.state.device).to(memory_format=self.memory_format)
         plain = {k: torch.compile(n) for k, n in self.networks.items()} if compile else self.networks
         self._phases = {k: self._phase_networks(k, plain) for k in self.optimizers}
         for scheduler in (schedulers or {}).values():
             self.add_event_handler(Events.EPOCH_COMPLETED, lambda _, s=scheduler: s.step())
         self._register_handlers(train_handlers or [])
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]
         """Train from the current state to ``max_epochs``."""
         # MONAI's Trainer.run would make a CUDA GradScaler; bfloat16 needs none.
         Workflow.run(self)
@@ -148,7 +153,7 @@ class MultiOptimizerTrainer(Trainer):
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             terms = self.objectives[phase](self._phases[phase], batch, self.generator)
         self._check_finite(phase, terms)
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        terms["loss"].backward()
         optimizer.step()
         return {k: v.detach() for k, v in terms.items()}
 
@@ -158,7 +163,8 @@ class MultiOptimizerTrainer(Trainer):
             return
         bad = {k: v.item() for k, v in terms.items() if not torch.isfinite(v).all()}
         raise NonFiniteLossError(
-            f"{phase} phase, epoch {self.state.epoch}, iteration {self.state.iteration}: {bad} is not finite. No step was "
+            f"{phase} phase, epoch {self.state.epoch}, iteration {self.state.iteration}: {bad} is not "
+            "finite. No step was "
             "taken and the last checkpoint is untouched; lower the learning rate or look for damaged images."
         )
 

@@ -8,7 +8,7 @@ from robustmed_monai.utils.errors import ConfigError
 
 
 class TwoStageCosine:
-    """A half cosine over the first stage and a lower one over the second; without a first stage, one over all epochs.
+    """A half cosine over the first stage and a lower one over the second.
 
     Args:
         max_epochs: epochs of the run.
@@ -25,7 +25,9 @@ class TwoStageCosine:
         [0.5, 0.97, 0.55, 0.07, 0.25, 0.16]
     """
 
-    def __init__(self, max_epochs: int, first_epochs: int = 0, second_rate: float = 1.0, rise_epochs: int = 1) -> None:
+    def __init__(
+        self, max_epochs: int, first_epochs: int = 0, second_rate: float = 1.0, rise_epochs: int = 1
+    ) -> None:
         if not 0 <= first_epochs <= max_epochs:
             raise ConfigError(f"first_epochs={first_epochs} does not lie in 0 to max_epochs={max_epochs}.")
         self.max_epochs = max_epochs

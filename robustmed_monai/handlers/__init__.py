@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from robustmed_monai.handlers.anomaly_files import AnomalyFileWriter
 from robustmed_monai.handlers.anomaly_images import AnomalyImageHandler
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint, BestWeights
 
-__all__ = ["AnomalyImageHandler", "AtomicCheckpoint", "BestWeights"]
+__all__ = ["AnomalyFileWriter", "AnomalyImageHandler", "AtomicCheckpoint", "BestWeights"]

@@ -1,4 +1,4 @@
-"""Writes what RA finds in each image: NIfTI or PNG on the source's grid, scores as JSON, a sheet of the worst slices."""
+"""Writes what RA finds in an image: NIfTI or PNG on its grid, scores as JSON, a sheet of the worst slices."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 class AnomalyFileWriter:
     """Ignite handler for an evaluator that runs a FileIteration.
 
-    For an image ``name.ext`` it writes into ``output_dir/name``: ``pseudo_healthy``, ``anomaly_map`` and ``anomaly_mask`` (NIfTI
-    with the source's affine and shape, or PNG for pictures), ``scores.json`` and ``worst_slices.png``; and at the end
-    ``summary.json``. A PNG of the map shows 0 to ``vmax`` as black to white, the same for all images.
+    For an image ``name.ext`` it writes into ``output_dir/name``: ``pseudo_healthy``, ``anomaly_map`` and
+    ``anomaly_mask`` (NIfTI with the source's affine and shape, or PNG for pictures), ``scores.json`` and
+    ``worst_slices.png``; and at the end ``summary.json``. A PNG of the map shows 0 to ``vmax`` as black to
+    white, the same for all images.
 
     Args:
         output_dir: folder to write into.
@@ -36,8 +37,8 @@ class AnomalyFileWriter:
 
     Raises:
         ConfigError: when the weights carry no threshold for ``fpr``.
-        ImageError: at the end of the run, when some images could not be used; it names them. The results of the others
-            are written by then.
+        ImageError: at the end of the run, when some images could not be used; it names them. The results of
+            the others are written by then.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class AnomalyFileWriter:
     ) -> None:
         thresholds = (calibration or {}).get("thresholds", {})
         if str(fpr) not in thresholds:
-            raise ConfigError(f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these.")
+            raise ConfigError(
+                f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."
+            )
         self.output_dir = Path(output_dir)
         self.fpr = fpr
         self.threshold = float(thresholds[str(fpr)])
@@ -65,7 +68,7 @@ class AnomalyFileWriter:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _write(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         if "error" in output:
             self.failed[output["path"]] = output["error"]
             engine.logger.error(output["error"])
@@ -79,12 +82,19 @@ class AnomalyFileWriter:
         pred = output["pred"] / output["full_scale"] if picture else output["pred"]
         write_like(pred, output["meta"], folder / f"pseudo_healthy{suffix}")
         write_like(shown, output["meta"], folder / f"anomaly_map{suffix}")
-        write_like(mask.float() if picture else mask, output["meta"], folder / f"anomaly_mask{suffix}", np.uint8)
+        write_like(
+            mask.float() if picture else mask, output["meta"], folder / f"anomaly_mask{suffix}", np.uint8
+        )
         report = self._report(output, mask)
         write_json(folder / "scores.json", report)
         self._sheet(output, folder / "worst_slices.png")
         self.done.append(
-            {"image": output["path"], "folder": folder.name, "score": report["score"], "warnings": report["warnings"]}
+            {
+                "image": output["path"],
+                "folder": folder.name,
+                "score": report["score"],
+                "warnings": report["warnings"],
+            }
         )
 
     def _folder(self, path: Path) -> Path:
@@ -100,12 +110,15 @@ class AnomalyFileWriter:
         known = [i for i, sentences in strange.items() if not sentences]
         judged = known or list(strange)
         slices = [
-            {"slice": i, "score": float(scores[i]), "warnings": strange.get(i, [])} for i in range(len(scores)) if i in strange
+            {"slice": i, "score": float(scores[i]), "warnings": strange.get(i, [])}
+            for i in range(len(scores))
+            if i in strange
         ]
         return {
             "image": output["path"],
             "score": float(scores[judged].mean()) if judged else 0.0,
-            "score_of": f"{len(judged)} of {len(scores)} slices" + ("" if known else ", none like the training data"),
+            "score_of": f"{len(judged)} of {len(scores)} slices"
+            + ("" if known else ", none like the training data"),
             "anomalous_voxels": int(mask.sum()),
             "threshold": self.threshold,
             "threshold_fpr": self.fpr,
@@ -120,12 +133,16 @@ class AnomalyFileWriter:
         if not worst:
             return
         titles = [f"slice {i}\nscore {float(output['scores'][i]):.4f}" for i in worst]
-        panels = (slices[k][worst] for k in ("image", "pred", "anomaly_map"))
-        save_png(anomaly_sheet(*panels, titles=titles, vmax=self.vmax, threshold=self.threshold), path)
+        image, pred, maps = (slices[k][worst] for k in ("image", "pred", "anomaly_map"))
+        sheet = anomaly_sheet(image, pred, maps, titles=titles, vmax=self.vmax, threshold=self.threshold)
+        save_png(sheet, path)
 
     def _finish(self, engine: Engine) -> None:
         write_json(self.output_dir / "summary.json", {"images": self.done, "failed": self.failed})
         engine.logger.info(f"{len(self.done)} images done; results are in {self.output_dir}")
         if self.failed:
             reasons = "\n".join(f"  {reason}" for reason in self.failed.values())
-            raise ImageError(f"{len(self.failed)} of {len(self.failed) + len(self.done)} images could not be used:\n{reasons}")
+            raise ImageError(
+                f"{len(self.failed)} of {len(self.failed) + len(self.done)} images could not be used:\n"
+                f"{reasons}"
+            )

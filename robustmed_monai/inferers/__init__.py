@@ -1,1 +1,16 @@
-"""How trained networks are applied."""
+"""How trained networks are applied, and the controls they are compared with."""
+
+from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer, image_score
+from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
+from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
+
+__all__ = [
+    "AnomalyMapInferer",
+    "AreaControl",
+    "EncoderPerceptual",
+    "IntensityControl",
+    "LPIPSPerceptual",
+    "MeanImageControl",
+    "ZeroControl",
+    "image_score",
+]

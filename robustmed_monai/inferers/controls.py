@@ -1,4 +1,4 @@
-"""Detectors that learn nothing, or next to nothing: what a method must beat before its figures mean anything."""
+"""Detectors that learn nothing, or next to nothing: what a method must beat to mean anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an image of the kind that a network was trained on? Plain figures of intensity and geometry, with a plain answer."""
+"""Is an image of the kind that a network was trained on? Plain figures of intensity and geometry."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def image_figures(images: torch.Tensor) -> dict[str, torch.Tensor]:
         images: (B, C, X, Y) in [0, 1].
 
     Returns:
-        `brightness` (mean intensity of the head), `contrast` (its standard deviation), `head_area` (share of pixels above
-        0.1), `head_width` and `head_height` (share of columns and rows that hold the head), each (B,).
+        `brightness` (mean intensity of the head), `contrast` (its standard deviation), `head_area` (share of
+        pixels above 0.1), `head_width` and `head_height` (share of columns and rows that hold the head), each
+        (B,).
     """
     grey = images.float().mean(1)
     head = grey > 0.1
@@ -45,7 +46,8 @@ def unfamiliar(image: torch.Tensor, reference: Mapping[str, Mapping[str, float]]
     """Say in which figures images lie far outside the training data.
 
     Args:
-        image: slices (B, C, X, Y) in [0, 1]; the median over them is judged, so that a volume's ends do not count.
+        image: slices (B, C, X, Y) in [0, 1]; the median over them is judged, so that a volume's ends do not
+            count.
         reference: from ``image_reference``.
 
     Returns:
@@ -63,5 +65,7 @@ def unfamiliar(image: torch.Tensor, reference: Mapping[str, Mapping[str, float]]
         known, found = reference[name], float(values.median())
         allowed = max(_SPREADS * known["std"], _SLACK * abs(known["mean"]))
         if abs(found - known["mean"]) > allowed:
-            sentences.append(f"{name} is {found:.2f}; the training images have {known['mean']:.2f} +- {known['std']:.2f}")
+            sentences.append(
+                f"{name} is {found:.2f}; the training images have {known['mean']:.2f} +- {known['std']:.2f}"
+            )
     return sentences

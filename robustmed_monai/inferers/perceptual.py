@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
 from robustmed_monai.utils.files import sha256
 
-__all__ = ["EncoderPerceptual", "LPIPSPerceptual", "Perceptual", "gaussian_blur", "perceptual_backend"]
+__all__ = [
+    "EncoderPerceptual",
+    "LPIPSPerceptual",
+    "Perceptual",
+    "gaussian_blur",
+    "images_at_once",
+    "perceptual_backend",
+]
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Takes two batches (B, C, X, Y) in [0, 1], returns their differences (B, 1, X, Y), not negative, float32."""
@@ -154,6 +161,16 @@ class LPIPSPerceptual:
             return _in_parts(model, a, b)
 
 
+def images_at_once(images: Tensor) -> int:
+    """How many of the images (B, C, X, Y) a network should be given at a time.
+
+    A GPU takes all. On a CPU feature maps out of cache, of freshly mapped memory, cost double.
+    """
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    return max(1, _CPU_PIXELS // (images.shape[2] * images.shape[3]))
+
+
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     """Blur along the two last axes, as ``scipy.ndimage.gaussian_filter`` does with its defaults.
 
@@ -200,10 +217,8 @@ def _checked_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_parts(difference: Perceptual, first: Tensor, second: Tensor) -> Tensor:
-    """Apply `difference` to a few images at a time on a CPU: features out of cache cost double."""
-    if first.device.type != "cpu":
-        return difference(first, second)
-    at_once = max(1, _CPU_PIXELS // (first.shape[2] * first.shape[3]))
+    """Apply `difference` to as many images at a time as the device likes."""
+    at_once = images_at_once(first)
     parts = zip(first.split(at_once), second.split(at_once), strict=True)
     return torch.cat([difference(a, b) for a, b in parts])
 

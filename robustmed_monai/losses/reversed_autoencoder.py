@@ -1,7 +1,7 @@
 """The objectives of RA and of its relatives SI-VAE, VAE and AE, one named function per term.
 
-Notation of the papers: x image, z latent, x_r = D(z) reconstruction, x_f = D(n) image made from noise n, s = 1 / (C X Y).
-All sums run in float32, also inside autocast.
+Notation of the papers: x image, z latent, x_r = D(z) reconstruction, x_f = D(n) image made from noise n, s =
+1 / (C X Y). All sums run in float32, also inside autocast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from robustmed_monai.networks.reversed_autoencoder import Encoding
 from robustmed_monai.utils.random import shared_randn
 
-# Beyond these bounds exp() leaves float32 or the posterior is a point; an unbounded logvar is how VAEs turn NaN.
+# Beyond these bounds exp() leaves float32 or the posterior is a point; an unbounded logvar is how VAEs turn
+# NaN.
 LOGVAR_RANGE = (-30.0, 20.0)
 
 Networks = Mapping[str, nn.Module]
@@ -29,14 +30,16 @@ Terms = dict[str, torch.Tensor]
 def keep_statistics(networks: Networks, use_running: bool = False) -> Iterator[None]:
     """Within the block BatchNorm does not learn its running statistics; without BatchNorm nothing changes.
 
-    Running means of real, reconstructed and noise-made batches together would fit none of them, and at test time all
-    images are real ones.
+    Running means of real, reconstructed and noise-made batches together would fit none of them, and at test
+    time all images are real ones.
 
     Args:
         networks: name to network.
         use_running: normalise by the running statistics instead of those of the batch.
     """
-    layers = [m for n in networks.values() for m in n.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [
+        m for n in networks.values() for m in n.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
     before = [(layer.momentum, layer.training) for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -55,7 +58,7 @@ def squared_error(target: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 
 def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, I)) summed over the latent, per sample: two (B, Z) to (B,), never negative."""
+    """KL(N(mu, exp(logvar)) || N(0, I)) summed over the latent, per sample: two (B, Z) to (B,)."""
     mu, logvar = mu.float(), logvar.float().clamp(*LOGVAR_RANGE)
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
 
@@ -73,7 +76,8 @@ def reversed_embedding_loss(real: list[torch.Tensor], reconstructed: list[torch.
         reconstructed: embeddings e'_k of x_r, the same shapes.
 
     Returns:
-        Scalar sum over k of half the mean squared error plus the batch mean of one minus the cosine of the flat maps.
+        Scalar sum over k of half the mean squared error plus the batch mean of one minus the cosine of the
+        flat maps.
 
     Source: RA (MIDL 2023), multi-scale reversed embedding loss.
     """
@@ -85,7 +89,9 @@ def reversed_embedding_loss(real: list[torch.Tensor], reconstructed: list[torch.
     return total
 
 
-def exp_elbo(error: torch.Tensor, kl: torch.Tensor, scale: float, beta_rec: float, beta_neg: float) -> torch.Tensor:
+def exp_elbo(
+    error: torch.Tensor, kl: torch.Tensor, scale: float, beta_rec: float, beta_neg: float
+) -> torch.Tensor:
     """exp(alpha ELBO) with alpha = 2: batch mean of exp(-2 s (beta_rec L_r + beta_neg KL)), in [0, 1].
 
     Args:
@@ -101,24 +107,27 @@ def exp_elbo(error: torch.Tensor, kl: torch.Tensor, scale: float, beta_rec: floa
 class IntrospectiveLoss:
     """Encoder and decoder objectives of RA.
 
-    With ``lambda_emb=0`` they are those of Soft-IntroVAE; a warm-up that lasts all epochs is a VAE, and with ``beta_kl=0`` as
-    well an auto-encoder, whose latent is the posterior mean.
+    With ``lambda_emb=0`` they are those of Soft-IntroVAE; a warm-up that lasts all epochs is a VAE, and with
+    ``beta_kl=0`` as well an auto-encoder, whose latent is the posterior mean.
 
-    Use ``encoder`` and ``decoder`` as the two objectives of a MultiOptimizerTrainer, in this order: the decoder's step
-    takes the latents and the noise of the encoder's step and sees the updated encoder.
+    Use ``encoder`` and ``decoder`` as the two objectives of a MultiOptimizerTrainer, in this order: the
+    decoder's step takes the latents and the noise of the encoder's step and sees the updated encoder.
 
     Args:
         beta_rec: weight of reconstruction errors.
         beta_kl: weight of the KL of real images (encoder) and of made images (decoder).
-        beta_neg: weight of the KL of made images inside the exponential; None takes the latent's size as published.
+        beta_neg: weight of the KL of made images inside the exponential; None takes the latent's size as
+            published.
         gamma_r: weight of the errors of re-encoded images in the decoder's loss.
         lambda_emb: weight of the reversed embedding loss.
-        warmup_epochs: epochs that train as a VAE before the introspection starts (0 as published; short schedules need
-            a decoder that draws something first, else the encoder wins at once and the reconstruction never recovers).
-            Add the loss to the trainer's handlers when it is above 0, so that it sees the epochs.
-        freeze_norm: after the warm-up BatchNorm normalises by the running statistics of the warm-up. Published figures
-            come from statistics frozen at 0 and 1; with batch statistics the weights of a short schedule run away from
-            the running ones and the network draws worse in evaluation than in training.
+        warmup_epochs: epochs that train as a VAE before the introspection starts (0 as published; short
+            schedules need a decoder that draws something first, else the encoder wins at once and the
+            reconstruction never recovers). Add the loss to the trainer's handlers when it is above 0, so that
+            it sees the epochs.
+        freeze_norm: after the warm-up BatchNorm normalises by the running statistics of the warm-up.
+            Published figures come from statistics frozen at 0 and 1; with batch statistics the weights of a
+            short schedule run away from the running ones and the network draws worse in evaluation than in
+            training.
 
     Source: defaults from the MIDL 2023 release; equations of RA and of Soft-IntroVAE (CVPR 2021, eq. 12-13).
     """
@@ -181,7 +190,8 @@ class IntrospectiveLoss:
         if self.warming_up:
             return {"loss": _total(terms), **terms}
         noise = batch["noise"] = shared_randn(z, generator)
-        # The made images enter the encoder as data, but stay attached where they are the target of the second pass.
+        # The made images enter the encoder as data, but stay attached where they are the target of the second
+        # pass.
         with keep_statistics(networks):
             x_f = decode(noise)
             rec: Encoding = encode(x_r.detach())
@@ -191,7 +201,9 @@ class IntrospectiveLoss:
         beta_neg = self.beta_neg if self.beta_neg is not None else z.shape[1]
         kl_rec, kl_fake = (kl_divergence(e.mu, e.logvar) for e in (rec, fake))
         terms["exp_elbo_rec"] = 0.25 * exp_elbo(squared_error(x_r, x_rr), kl_rec, s, self.beta_rec, beta_neg)
-        terms["exp_elbo_fake"] = 0.25 * exp_elbo(squared_error(x_f, x_fr), kl_fake, s, self.beta_rec, beta_neg)
+        terms["exp_elbo_fake"] = 0.25 * exp_elbo(
+            squared_error(x_f, x_fr), kl_fake, s, self.beta_rec, beta_neg
+        )
         if self.lambda_emb:
             terms["embedding"] = self.lambda_emb * reversed_embedding_loss(real.embeddings, rec.embeddings)
         # Logged, not part of the loss: the encoder should find made images less likely than real ones.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ SLOPE = 0.2
 
 
 class Encoding(NamedTuple):
-    """What the encoder says of a batch: ``mu`` and ``logvar`` (B, latent_size), ``embeddings`` one map per pool."""
+    """What the encoder says: ``mu`` and ``logvar`` (B, latent_size), ``embeddings`` one map per pool."""
 
     mu: torch.Tensor
     logvar: torch.Tensor
@@ -22,10 +23,11 @@ class Encoding(NamedTuple):
 
 
 class ChannelAffine(nn.Module):
-    """A learnable gain and offset per channel: what BatchNorm is when its statistics stay at mean 0, variance 1.
+    """A learnable gain and offset per channel: BatchNorm whose statistics stay at mean 0, variance 1.
 
-    The authors' published figures come from networks whose BatchNorm layers were in evaluation mode during the whole
-    training, so they never normalised anything. Named like BatchNorm's parameters, so state dicts fit both.
+    The authors' published figures come from networks whose BatchNorm layers were in evaluation mode during
+    the whole training, so they never normalised anything. Named like BatchNorm's parameters, so state dicts
+    fit both.
 
     Args:
         channels: number of channels C of the (B, C, X, Y) input.
@@ -46,7 +48,9 @@ def _norm(kind: str, channels: int) -> nn.Module:
         return ChannelAffine(channels)
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    raise ConfigError(f"norm={kind!r} is unknown; use 'affine' (published figures) or 'batch' (published text).")
+    raise ConfigError(
+        f"norm={kind!r} is unknown; use 'affine' (published figures) or 'batch' (published text)."
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -100,16 +104,19 @@ class RAEncoder(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.AvgPool2d(2),
         )
-        pairs = zip(channels[:-1], channels[1:], strict=True)
-        self.stages = nn.ModuleList(nn.Sequential(ResidualBlock(a, b, norm), nn.AvgPool2d(2)) for a, b in pairs)
+        pairs = pairwise(channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(ResidualBlock(a, b, norm), nn.AvgPool2d(2)) for a, b in pairs
+        )
         self.last = ResidualBlock(channels[-1], channels[-1], norm)
         self.head = nn.Linear(channels[-1] * side * side, 2 * latent_size)
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the embeddings of ``x`` (B, C, X, Y), one (B, channels[k], X / 2^(k+1), Y / 2^(k+1)) map per pool."""
+        """Return the embeddings of ``x`` (B, C, X, Y): one map per pool, (B, channels[k], X / 2^(k+1), ...)."""
         if x.ndim != 4 or x.shape[-2:] != (self.image_size, self.image_size):
             raise ImageShapeError(
-                f"RA was built for (B, C, {self.image_size}, {self.image_size}) images and got {tuple(x.shape)}; "
+                f"RA was built for (B, C, {self.image_size}, {self.image_size}) images and got "
+                f"{tuple(x.shape)}; "
                 "resize the images or build the network with that image_size."
             )
         maps = [self.stem(x)]
@@ -160,14 +167,16 @@ class ReversedAutoEncoder(nn.Module):
     Args:
         in_channels: image channels.
         image_size: side of the square image in pixels, a multiple of ``2 ** len(channels)``.
-        channels: width after each 2x pooling; the default of None takes the published widths of ``image_size``.
+        channels: width after each 2x pooling; the default of None takes the published widths of
+            ``image_size``.
         latent_size: dimension of the latent vector (zdim; 128 as published).
         norm: "affine" (what produced the published figures) or "batch" (what the papers describe).
 
     Raises:
         ConfigError: when the size does not fit the number of widths, or ``norm`` is unknown.
 
-    Source: Bercea et al., MIDL 2023 and arXiv 2401.10637; network of Soft-IntroVAE (Daniel & Tamar, CVPR 2021).
+    Source: Bercea et al., MIDL 2023 and arXiv 2401.10637; network of Soft-IntroVAE (Daniel & Tamar, CVPR
+        2021).
 
     Example:
         >>> network = ReversedAutoEncoder(image_size=32, channels=(4, 8, 8), latent_size=16)
@@ -190,7 +199,7 @@ class ReversedAutoEncoder(nn.Module):
         self.decoder = RADecoder(in_channels, image_size, widths, latent_size, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reconstruct images (B, C, X, Y) in [0, 1] from their posterior mean, so the result is deterministic."""
+        """Reconstruct images (B, C, X, Y) in [0, 1] from their posterior mean."""
         out: torch.Tensor = self.decoder(self.encoder(x).mu)
         return out
 
@@ -214,16 +223,19 @@ def published_channels(image_size: int) -> tuple[int, ...]:
     rule = {32: (64, 128, 256), 64: (64, 128, 256, 512), 128: (64, 128, 256, 512, 512)}
     rule[256] = (64, 128, 256, 512, 512, 512)
     if image_size not in rule:
-        raise ConfigError(f"no published widths for image_size={image_size}; use one of {sorted(rule)} or name channels.")
+        raise ConfigError(
+            f"no published widths for image_size={image_size}; use one of {sorted(rule)} or name channels."
+        )
     return rule[image_size]
 
 
 def bottleneck_side(image_size: int, channels: Sequence[int]) -> int:
     """Side of the last feature map; raises ConfigError when the size cannot be halved that often."""
-    side, rest = divmod(image_size, 2 ** len(channels))
+    factor: int = 2 ** len(channels)
+    side, rest = divmod(image_size, factor)
     if rest or side < 1:
         raise ConfigError(
             f"image_size={image_size} cannot be halved {len(channels)} times (channels={tuple(channels)}); "
-            f"use a multiple of {2 ** len(channels)} or other channels."
+            f"use a multiple of {factor} or other channels."
         )
     return side

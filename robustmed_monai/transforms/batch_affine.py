@@ -30,8 +30,8 @@ def sample_affine(
         flip_prob: probability of a left-right flip (first spatial axis).
 
     Returns:
-        (B, 2, 3) float32 matrices on the CPU, as ``torch.nn.functional.affine_grid`` takes them for images whose axes are
-        (x, y): zero ranges give the identity.
+        (B, 2, 3) float32 matrices on the CPU, as ``torch.nn.functional.affine_grid`` takes them for images
+        whose axes are (x, y): zero ranges give the identity.
     """
     u = shared_rand(rows, 5, generator)
     angle = torch.deg2rad((2 * u[:, 0] - 1) * rotate_range)
@@ -76,7 +76,9 @@ class BatchRandAffine:
         mode: str = "bilinear",
     ) -> None:
         if not (0 < scale_range[0] <= scale_range[1] and 0 <= flip_prob <= 1 and math.isfinite(rotate_range)):
-            raise ValueError(f"scale_range={scale_range} must be positive and rising, flip_prob={flip_prob} in [0, 1].")
+            raise ValueError(
+                f"scale_range={scale_range} must be positive and rising, flip_prob={flip_prob} in [0, 1]."
+            )
         self.ranges = (rotate_range, translate_range, tuple(scale_range), flip_prob)
         self.mode = mode
 
@@ -84,7 +86,10 @@ class BatchRandAffine:
         """Return the batch with its image (B, C, X, Y) moved; the layout in memory is kept."""
         image = batch["image"]
         matrices = sample_affine(image.shape[0], generator, *self.ranges)
-        return {**batch, "image": apply_affine(image, matrices, self.mode).contiguous(memory_format=_format(image))}
+        return {
+            **batch,
+            "image": apply_affine(image, matrices, self.mode).contiguous(memory_format=_format(image)),
+        }
 
 
 def _format(image: torch.Tensor) -> torch.memory_format:

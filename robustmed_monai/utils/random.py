@@ -9,8 +9,9 @@ import torch
 def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Standard normal noise shaped ``like`` (B, ...), this process's share of the noise of the global batch.
 
-    Every process draws the whole global batch from its own equally seeded generator and keeps the rows of the samples
-    that a DistributedSampler hands it (rank, rank + world, ...), so N processes train on the noise of one.
+    Every process draws the whole global batch from its own equally seeded generator and keeps the rows of the
+    samples that a DistributedSampler hands it (rank, rank + world, ...), so N processes train on the noise of
+    one.
 
     Args:
         like: tensor that gives shape and device.

@@ -58,6 +58,12 @@ def tiny(dataset_dir: Path) -> Overrides:
     return _tiny(dataset_dir)
 
 
+@pytest.fixture
+def tiny_network(dataset_dir: Path) -> Overrides:
+    """The part of `tiny` that describes the network, for evaluation and inference."""
+    return {key: _tiny(dataset_dir)[key] for key in ("image_size", "channels", "latent_size")}
+
+
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training, four validation and eight test pictures of blobs with texture; half of the last have a lesion."""
@@ -88,6 +94,12 @@ def trained(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("trained") / "out"
     run_bundle("train.json", _tiny(dataset_dir), output_dir=str(folder))
     return folder
+
+
+@pytest.fixture
+def workflow() -> Callable[..., ConfigWorkflow]:
+    """`workflow(files, overrides, **more)` reads config files of RA."""
+    return make_workflow
 
 
 @pytest.fixture
@@ -134,12 +146,19 @@ def process() -> Callable[..., Done]:
     return run
 
 
-def run_bundle(files: str | Sequence[str], overrides: Overrides | None = None, **more: Any) -> ConfigWorkflow:
+def run_bundle(
+    files: str | Sequence[str],
+    overrides: Overrides | None = None,
+    before_run: Callable[[ConfigWorkflow], None] | None = None,
+    **more: Any,
+) -> ConfigWorkflow:
     workflow = make_workflow(files, overrides, **more)
     with warnings.catch_warnings():
         # MONAI 1.6.1 hands ignite's early stopping arguments that ignite 0.5.5 has renamed.
         warnings.filterwarnings("ignore", "'(min_delta|cumulative_delta)' is deprecated", DeprecationWarning)
         workflow.initialize()
+        if before_run is not None:
+            before_run(workflow)
         workflow.run()
         workflow.finalize()
     return workflow
@@ -174,7 +193,7 @@ def _tiny(dataset_dir: Path) -> Overrides:
     return {
         "dataset_dir": str(dataset_dir),
         "image_size": 32,
-        "channels": [4, 8],
+        "channels": [4, 8, 8],
         "latent_size": 8,
         "batch_size": 4,
         "max_epochs": 4,

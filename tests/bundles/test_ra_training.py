@@ -1,6 +1,174 @@
-from __future__ import annotations
-from pathlib import Path
+"""Training by the config: what it leaves, exact resume, determinism, controls, two processes."""
 
-def test_x(trained: Path) -> None:
-    print(sorted(p.relative_to(trained) for p in trained.rglob("*")))
-    assert 0
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+
+from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.utils.errors import ConfigError, WeightsError
+from robustmed_monai.utils.files import read_json, sha256
+from robustmed_monai.utils.weights import load_info, load_into
+
+Overrides = dict[str, Any]
+
+
+class PowerCut(Exception):
+    """What ends a run in the middle of an epoch."""
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return content
+
+
+def _assert_same(one: Any, two: Any, where: str = "") -> None:
+    """Two checkpoints are the same to the bit."""
+    assert type(one) is type(two), where
+    if isinstance(one, Mapping):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            _assert_same(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for i, (a, b) in enumerate(zip(one, two, strict=True)):
+            _assert_same(a, b, f"{where}.{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one.nan_to_num(), two.nan_to_num()), where
+    else:
+        assert one == two, where
+
+
+class TestOutputs:
+    def test_are_weights_checkpoint_pictures_and_curves(self, trained: Path) -> None:
+        found = {p.name for p in trained.iterdir()}
+        assert {"model.pt", "model.json", "checkpoint.pt", "pictures"} <= found
+        assert [p.name for p in sorted((trained / "pictures").iterdir())] == [f"anomaly_{i:04d}.png" for i in (1, 2, 3, 4)]
+        assert not [name for name in found if name.startswith(".tmp")]
+
+    def test_weights_bring_what_applying_them_needs(self, trained: Path, tiny: Overrides) -> None:
+        info = load_info(trained / "model.pt")
+        assert info["metric"] == "val_l1"
+        assert info["epoch"] in (3, 4), "validations of the warm-up do not count"
+        assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
+        assert info["calibration"]["pixels"] == 4 * 32 * 32
+        assert info["calibration"]["fpr"]["0.05"] <= 0.05
+        assert set(info["reference"]) == {"brightness", "contrast", "head_area", "head_width", "head_height"}
+        load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "batch"), trained / "model.pt")
+
+    def test_curves_hold_every_term_and_a_picture(self, trained: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(trained))
+        events.Reload()
+        tags = events.Tags()
+        terms = {"encoder_reconstruction", "encoder_kl", "encoder_embedding", "decoder_kl_fake", "loss"}
+        assert terms | {"val_l1"} <= set(tags["scalars"])
+        assert tags["images"] == ["anomaly"]
+
+
+class TestResume:
+    def test_after_a_power_cut_is_exact(self, workflow: Any, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "out"
+        # In the middle of the third epoch, the first after the warm-up: what it did is lost and done again.
+        with pytest.raises(Exception, match="Failed to evaluate") as caught:
+            bundle("train.json", tiny, output_dir=str(folder), before_run=_cut_power_at(8))
+        assert isinstance(caught.value.__cause__, PowerCut)
+        assert _checkpoint(folder)["epoch"] == 2
+        bundle("train.json", tiny, output_dir=str(folder), resume=True)
+        _assert_same(_checkpoint(folder), _checkpoint(trained))
+        assert sha256(folder / "model.pt") == sha256(trained / "model.pt")
+        assert read_json(folder / "model.json") == read_json(trained / "model.json")
+
+    def test_without_a_checkpoint_is_refused(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            bundle("train.json", tiny, output_dir=str(tmp_path / "out"), resume=True)
+        assert isinstance(caught.value.__cause__, WeightsError)
+        assert "no such checkpoint; start without resuming" in str(caught.value.__cause__)
+
+
+class TestDeterminism:
+    def test_another_seed_gives_other_weights(self, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path) -> None:
+        bundle("train.json", tiny, output_dir=str(tmp_path), seed=1)
+        one, other = (_checkpoint(folder)["state"]["network"] for folder in (trained, tmp_path))
+        assert not any(torch.equal(one[k], other[k]) for k in one if k.endswith("conv.weight") or k == "encoder.head.weight")
+        assert sha256(tmp_path / "model.pt") != sha256(trained / "model.pt")
+
+
+class TestOverlays:
+    @pytest.mark.parametrize("overlays", [["ae.json"], ["sivae.json"], ["paper.json", "chest.json"]], ids="+".join)
+    def test_train(self, bundle: Any, tiny: Overrides, tmp_path: Path, overlays: list[str]) -> None:
+        tiny |= {"max_epochs": 1, "warmup_epochs": 0} if "ae.json" not in overlays else {"max_epochs": 1}
+        if "ae.json" in overlays:
+            del tiny["warmup_epochs"]
+        done: ConfigWorkflow = bundle(["train.json", *overlays], tiny, output_dir=str(tmp_path))
+        output = done.parser.get_parsed_content("train#trainer").state.output
+        assert ("encoder_embedding" in output) == ("paper.json" in overlays)
+        assert ("encoder_exp_elbo_fake" in output) == ("ae.json" not in overlays)
+        if "ae.json" in overlays:
+            assert float(output["encoder_kl"]) == 0
+        assert load_info(tmp_path / "model.pt")["calibration"]["thresholds"]
+
+    def test_early_stop_ends_the_run(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
+        # Nothing learns without a rate, so no validation is better than the first one.
+        tiny |= {"patience": 2, "learning_rate": 0.0, "norm": "affine", "max_epochs": 9}
+        done: ConfigWorkflow = bundle("train.json", tiny, output_dir=str(tmp_path))
+        assert done.parser.get_parsed_content("train#trainer").state.epoch == 3
+        assert load_info(tmp_path / "model.pt")["epoch"] == 3
+
+    @pytest.mark.parametrize("key", ["max_epochs", "train#trainer#max_epochs"])
+    def test_fewer_epochs_than_the_interval(self, bundle: Any, tiny: Overrides, tmp_path: Path, key: str) -> None:
+        for name in ("max_epochs", "warmup_epochs", "val_interval"):
+            del tiny[name]
+        done: ConfigWorkflow = bundle("train.json", tiny, output_dir=str(tmp_path), **{key: 2})
+        assert done.parser.get_parsed_content("train#trainer").state.epoch == 2
+        assert load_info(tmp_path / "model.pt")["epoch"] == 2
+
+    def test_a_warm_up_that_does_not_fit_is_refused(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            bundle("train.json", tiny | {"warmup_epochs": 5}, output_dir=str(tmp_path))
+        cause: BaseException | None = caught.value
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__
+        assert "first_epochs=5 does not lie in 0 to max_epochs=4" in str(cause)
+
+
+def test_two_processes_equal_one(
+    bundle: Any, process: Any, configs: Path, dataset_dir: Path, tiny: Overrides, tmp_path: Path
+) -> None:
+    # BatchNorm takes the statistics of each process's own part of the batch; the published norm has none.
+    tiny |= {"norm": "affine", "device": "cpu"}
+    bundle("train.json", tiny, output_dir=str(tmp_path / "one"))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "monai.bundle"]
+    del tiny["device"]
+    files = f"['{configs / 'train.json'}','{configs / 'multi_gpu_train.json'}']"
+    done = process(tmp_path, "--config_file", files, module=launcher, output_dir=tmp_path / "two", **tiny)
+    assert done.code == 0, done.last_line
+    one, two = (_checkpoint(tmp_path / name)["state"] for name in ("one", "two"))
+    for name, tensor in one["network"].items():
+        torch.testing.assert_close(two["network"][name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+    assert two["best"]["value"] == pytest.approx(one["best"]["value"], abs=1e-5)
+    load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "affine"), tmp_path / "two" / "model.pt")
+    known = load_info(tmp_path / "one" / "model.pt")["calibration"]["thresholds"]
+    assert load_info(tmp_path / "two" / "model.pt")["calibration"]["thresholds"] == pytest.approx(known, rel=1e-2)
+
+
+def _cut_power_at(iteration: int) -> Callable[[ConfigWorkflow], None]:
+    def cut(_: Any) -> None:
+        raise PowerCut
+
+    def add(made: ConfigWorkflow) -> None:
+        trainer = made.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), cut)
+
+    return add

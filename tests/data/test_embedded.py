@@ -102,11 +102,12 @@ def test_lesions_take_turns_and_are_known(dataset: Path) -> None:
 
 def test_slices_have_the_layout_of_the_volumes(dataset: Path) -> None:
     volumes = load_datalist(dataset / "volumes.json", "training")
-    image = nibabel.load(volumes[0]["image"])
+    image: Any = nibabel.load(volumes[0]["image"])
     assert nibabel.aff2axcodes(image.affine) == ("R", "P", "S")
     np.testing.assert_allclose(np.abs(np.diag(image.affine))[:3], 1.8)
     volume = np.asarray(image.dataobj)
-    tissue = np.asarray(nibabel.load(volumes[0]["label"]).dataobj)
+    labels: Any = nibabel.load(volumes[0]["label"])
+    tissue = np.asarray(labels.dataobj)
     for item in load_datalist(dataset, "training"):
         index = embedded.LEVELS[item["level"]]
         np.testing.assert_array_equal(load(item["image"]), volume[:, :, index])

@@ -121,7 +121,9 @@ def test_encoder_step_reaches_the_encoder_only(network: ReversedAutoEncoder) -> 
     assert all(p.grad is None for p in network.decoder.parameters())
 
 
-def test_decoder_step_reaches_the_decoder_only_also_through_the_frozen_encoder(network: ReversedAutoEncoder) -> None:
+def test_decoder_step_reaches_the_decoder_only_also_through_the_frozen_encoder(
+    network: ReversedAutoEncoder,
+) -> None:
     loss, batch, g = IntrospectiveLoss(), {"image": images()}, generator()
     with torch.no_grad():
         loss.encoder(networks(network), batch, g)
@@ -149,7 +151,9 @@ class Probe(nn.Module):
         return self.outputs[-1]
 
 
-def test_made_images_enter_the_second_pass_detached_in_the_encoder_step_only(network: ReversedAutoEncoder) -> None:
+def test_made_images_enter_the_second_pass_detached_in_the_encoder_step_only(
+    network: ReversedAutoEncoder,
+) -> None:
     encoder, decoder = Probe(network.encoder), Probe(network.decoder)
     freeze(network.decoder, True)
     batch = {"image": images()}
@@ -201,7 +205,9 @@ def test_without_embedding_and_with_its_betas_it_is_soft_intro_vae(network: Reve
         x_f = network.decoder(torch.randn(3, Z, generator=g))
         total = torch.zeros(())
         scale = 1 / 256
-        total = total + scale * ((x - x_r).square().sum((1, 2, 3)).mean() + kl_divergence(e.mu, e.logvar).mean())
+        total = total + scale * (
+            (x - x_r).square().sum((1, 2, 3)).mean() + kl_divergence(e.mu, e.logvar).mean()
+        )
         for made in (x_r, x_f):
             q = network.encoder(made)
             again = network.decoder(reparameterize(q.mu, q.logvar, torch.randn(3, Z, generator=g)))
@@ -218,7 +224,13 @@ def test_terms_stay_finite_at_extreme_posteriors(dtype: torch.dtype, logvar: flo
     assert torch.isfinite(kl).all()
     assert (kl >= 0).all()
     assert torch.isfinite(reparameterize(mu, lv, torch.randn(2, 4))).all()
-    value = exp_elbo(squared_error(torch.ones(2, 1, 8, 8, dtype=dtype), torch.zeros(2, 1, 8, 8, dtype=dtype)), kl, 1 / 64, 0.5, 128)
+    value = exp_elbo(
+        squared_error(torch.ones(2, 1, 8, 8, dtype=dtype), torch.zeros(2, 1, 8, 8, dtype=dtype)),
+        kl,
+        1 / 64,
+        0.5,
+        128,
+    )
     assert 0 <= float(value) <= 1
 
 
@@ -233,7 +245,9 @@ def test_exp_elbo_is_one_at_perfection_and_falls_with_each_term() -> None:
 def test_kl_is_that_of_torch_and_zero_for_the_prior() -> None:
     mu, lv = torch.randn(4, Z), torch.randn(4, Z)
     normal = torch.distributions.Normal
-    oracle = torch.distributions.kl_divergence(normal(mu, (lv / 2).exp()), normal(torch.zeros(4, Z), torch.ones(4, Z))).sum(1)
+    oracle = torch.distributions.kl_divergence(
+        normal(mu, (lv / 2).exp()), normal(torch.zeros(4, Z), torch.ones(4, Z))
+    ).sum(1)
     torch.testing.assert_close(kl_divergence(mu, lv), oracle, rtol=1e-5, atol=1e-5)
     assert float(kl_divergence(torch.zeros(1, Z), torch.zeros(1, Z))) == 0
 
@@ -252,7 +266,9 @@ def test_warmup_trains_a_vae_first(network: ReversedAutoEncoder) -> None:
     assert set(loss.decoder(networks(network), batch, generator())) == {"loss", "reconstruction"}
 
 
-def test_without_prior_the_warmup_is_an_auto_encoder_on_the_mean_squared_error(network: ReversedAutoEncoder) -> None:
+def test_without_prior_the_warmup_is_an_auto_encoder_on_the_mean_squared_error(
+    network: ReversedAutoEncoder,
+) -> None:
     batch = {"image": images()}
     loss = IntrospectiveLoss(beta_rec=1, beta_kl=0, warmup_epochs=1)
     loss.warming_up = True

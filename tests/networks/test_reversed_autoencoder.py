@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder, bottleneck_side, published_channels
+from robustmed_monai.networks.reversed_autoencoder import (
+    ReversedAutoEncoder,
+    bottleneck_side,
+    published_channels,
+)
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 
@@ -12,7 +16,9 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("size", "total"), [(64, 19_989_505), (128, 29_430_785), (256, 38_872_065)], ids=["64px", "128px", "256px"]
+    ("size", "total"),
+    [(64, 19_989_505), (128, 29_430_785), (256, 38_872_065)],
+    ids=["64px", "128px", "256px"],
 )
 @pytest.mark.parametrize("norm", ["affine", "batch"])
 def test_published_widths_have_the_published_parameter_count(size: int, total: int, norm: str) -> None:

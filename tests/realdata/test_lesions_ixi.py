@@ -24,8 +24,10 @@ def slices(data_root: Path) -> list[NDArray[np.float32]]:
 def read(path: str) -> NDArray[np.float32]:
     with Image.open(path) as image:
         square = Image.new("L", (max(image.size),) * 2)
-        square.paste(image, tuple((max(image.size) - size) // 2 for size in image.size))
-        return np.asarray(square.resize((128, 128), Image.Resampling.BILINEAR)).T.astype(np.float32) / 255
+        width, height = image.size
+        square.paste(image, ((max(image.size) - width) // 2, (max(image.size) - height) // 2))
+        pixels = np.asarray(square.resize((128, 128), Image.Resampling.BILINEAR), dtype=np.float32)
+        return pixels.T / np.float32(255)
 
 
 def test_brain_lies_inside_the_skull_and_has_a_plausible_area(slices: list[NDArray[np.float32]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
-from robustmed_monai.transforms.lesion_painting import MATERIAL
+from robustmed_monai.transforms.lesion_painting import MATERIAL, LesionSpec
 from robustmed_monai.transforms.lesions import (
     KINDS,
     SIZES,
-    LesionSpec,
     RandLesion,
     RandLesiond,
     draw_lesion,
@@ -29,7 +29,7 @@ from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 LOCAL = ("hyper", "hypo", "cavity", "thin_rim")
 
 
-def phantom(shape: tuple[int, ...] = (128, 128), white: float = 0.82) -> tuple[NDArray, NDArray]:
+def phantom(shape: tuple[int, ...] = (128, 128), white: float = 0.82) -> tuple[NDArray[Any], NDArray[Any]]:
     """Head of nested ellipsoids with a folded cortex and two ventricles; image and tissue labels."""
     unit = max(shape) / 128
     axes = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) / unit for n in shape], indexing="ij")
@@ -49,17 +49,17 @@ def phantom(shape: tuple[int, ...] = (128, 128), white: float = 0.82) -> tuple[N
 
 
 @pytest.fixture(scope="module")
-def head() -> tuple[NDArray, BrainRegion]:
+def head() -> tuple[NDArray[Any], BrainRegion]:
     image, labels = phantom()
     return image, find_brain_region(image, labels)
 
 
-def change(before: NDArray, after: NDArray) -> NDArray:
-    return np.abs(after - before)
+def change(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.abs(after - before))
 
 
-def dice(a: NDArray, b: NDArray) -> float:
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
+def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (200, 180), (64, 64, 48)])
@@ -101,7 +101,7 @@ def test_regions_refuse_wrong_shapes() -> None:
     ("kind", "size"), [(k, s) for k in KINDS for s in SIZES if (k, s) != ("enlarged_ventricles", "small")]
 )
 def test_sampled_lesion_is_visible_inside_the_brain_and_of_the_size(
-    head: tuple[NDArray, BrainRegion], kind: str, size: str
+    head: tuple[NDArray[Any], BrainRegion], kind: str, size: str
 ) -> None:
     image, region = head
     for seed in range(4):
@@ -118,7 +118,7 @@ def test_sampled_lesion_is_visible_inside_the_brain_and_of_the_size(
 
 @pytest.mark.parametrize("kind", LOCAL)
 def test_mask_covers_every_material_change_of_the_local_kinds(
-    head: tuple[NDArray, BrainRegion], kind: str
+    head: tuple[NDArray[Any], BrainRegion], kind: str
 ) -> None:
     image, region = head
     for seed in range(6):
@@ -132,7 +132,7 @@ def test_mask_covers_every_material_change_of_the_local_kinds(
 
 @pytest.mark.parametrize("kind", ["mass_effect", "enlarged_ventricles"])
 def test_displacing_kinds_leave_the_skull_and_far_tissue_alone(
-    head: tuple[NDArray, BrainRegion], kind: str
+    head: tuple[NDArray[Any], BrainRegion], kind: str
 ) -> None:
     image, region = head
     for seed in range(3):
@@ -144,7 +144,7 @@ def test_displacing_kinds_leave_the_skull_and_far_tissue_alone(
         assert change(image, after)[~region.head].max() == 0
 
 
-def test_enlarged_ventricles_are_new_dark_area_around_the_old(head: tuple[NDArray, BrainRegion]) -> None:
+def test_enlarged_ventricles_are_new_dark_area_around_the_old(head: tuple[NDArray[Any], BrainRegion]) -> None:
     image, region = head
     after, mask = draw_lesion(image, LesionSpec("enlarged_ventricles", (0.0, 0.0), 300.0, 1.0, 0), region)
     assert abs(mask.sum() - 300) < 100
@@ -154,7 +154,7 @@ def test_enlarged_ventricles_are_new_dark_area_around_the_old(head: tuple[NDArra
     assert np.median(after[mask]) < 0.4
 
 
-def test_mass_effect_pushes_tissue_away_and_is_dark_inside(head: tuple[NDArray, BrainRegion]) -> None:
+def test_mass_effect_pushes_tissue_away_and_is_dark_inside(head: tuple[NDArray[Any], BrainRegion]) -> None:
     image, region = head
     ramp = np.where(region.brain, np.linspace(0.3, 0.9, 128, dtype=np.float32)[:, None], 0).astype(np.float32)
     center = (84.0, 64.0)
@@ -167,7 +167,7 @@ def test_mass_effect_pushes_tissue_away_and_is_dark_inside(head: tuple[NDArray, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_zero_contrast_is_the_identity(head: tuple[NDArray, BrainRegion], kind: str) -> None:
+def test_zero_contrast_is_the_identity(head: tuple[NDArray[Any], BrainRegion], kind: str) -> None:
     image, region = head
     after, mask = draw_lesion(image, LesionSpec(kind, (80.0, 60.0), 300.0, 0.0, 3), region)
     np.testing.assert_array_equal(after, image)
@@ -175,7 +175,7 @@ def test_zero_contrast_is_the_identity(head: tuple[NDArray, BrainRegion], kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_larger_area_gives_a_larger_mask(head: tuple[NDArray, BrainRegion], kind: str) -> None:
+def test_larger_area_gives_a_larger_mask(head: tuple[NDArray[Any], BrainRegion], kind: str) -> None:
     image, region = head
     center = (18.0 + 10, 63.0) if kind == "thin_rim" else (85.0, 60.0)
     masks = []
@@ -190,7 +190,7 @@ def test_larger_area_gives_a_larger_mask(head: tuple[NDArray, BrainRegion], kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_spec_gives_same_bits_and_another_seed_another_lesion(
-    head: tuple[NDArray, BrainRegion], kind: str
+    head: tuple[NDArray[Any], BrainRegion], kind: str
 ) -> None:
     image, region = head
     specs = [sample_lesion(image, np.random.default_rng(4), [kind], region=region) for _ in range(2)]
@@ -227,7 +227,7 @@ def test_image_without_a_brain_is_refused() -> None:
         sample_lesion(np.zeros((64, 64), np.float32), np.random.default_rng(0))
 
 
-def test_unknown_choices_are_refused(head: tuple[NDArray, BrainRegion]) -> None:
+def test_unknown_choices_are_refused(head: tuple[NDArray[Any], BrainRegion]) -> None:
     image, region = head
     rng = np.random.default_rng(0)
     with pytest.raises(ConfigError, match="kinds: found \\['blob'\\]"):
@@ -264,9 +264,10 @@ def test_size_follows_the_grid() -> None:
     assert mask.sum() > SIZES["small"][0] * 4 - 1
 
 
-def test_rand_lesion_draws_with_its_own_state_only(head: tuple[NDArray, BrainRegion]) -> None:
+def test_rand_lesion_draws_with_its_own_state_only(head: tuple[NDArray[Any], BrainRegion]) -> None:
     image = MetaTensor(torch.from_numpy(head[0])[None])
-    results = [RandLesion(prob=1.0).set_random_state(11)(image) for _ in range(2)]
+    transforms: list[Any] = [RandLesion(prob=1.0).set_random_state(11) for _ in range(2)]
+    results = [transform(image) for transform in transforms]
     assert isinstance(results[0][0], MetaTensor)
     assert results[0][0].dtype == results[0][1].dtype == torch.float32
     assert results[0][0].shape == results[0][1].shape == image.shape
@@ -275,7 +276,7 @@ def test_rand_lesion_draws_with_its_own_state_only(head: tuple[NDArray, BrainReg
     np.testing.assert_array_equal(image[0].numpy(), head[0])
 
 
-def test_rand_lesion_without_a_draw_is_the_identity(head: tuple[NDArray, BrainRegion]) -> None:
+def test_rand_lesion_without_a_draw_is_the_identity(head: tuple[NDArray[Any], BrainRegion]) -> None:
     transform = RandLesion(prob=0.0)
     after, mask = transform(head[0][None])
     assert isinstance(after, np.ndarray)
@@ -287,7 +288,7 @@ def test_rand_lesion_without_a_draw_is_the_identity(head: tuple[NDArray, BrainRe
 def test_dictionary_transform_adds_mask_and_kind() -> None:
     image, labels = phantom()
     item = {"image": torch.from_numpy(image)[None], "label": torch.from_numpy(labels)[None]}
-    transform = RandLesiond("image", label_key="label", prob=0.5).set_random_state(0)
+    transform: Any = RandLesiond("image", label_key="label", prob=0.5).set_random_state(0)
     kinds = set()
     for _ in range(12):
         result = transform(item)

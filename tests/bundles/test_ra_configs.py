@@ -1,0 +1,315 @@
+"""The RA bundle as MONAI sees it: properties, overlays, metadata, the network's door, export, weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, load, onnx_export, verify_metadata, verify_net_in_out
+from packaging.version import Version
+from torch import nn
+
+import robustmed_monai
+from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.transforms.batch_affine import BatchRandAffine
+from robustmed_monai.utils.files import sha256
+from robustmed_monai.utils.weights import load_into, save_weights, verify_bundle_weights
+
+Workflow = Callable[..., ConfigWorkflow]
+
+TRAIN_OVERLAYS = [
+    [],
+    ["paper.json"],
+    ["ixi.json"],
+    ["ixi.json", "paper.json"],
+    ["ae.json"],
+    ["vae.json"],
+    ["sivae.json"],
+    ["ixi.json", "ae.json"],
+    ["ixi.json", "vae.json"],
+    ["ixi.json", "sivae.json"],
+    ["wrist.json"],
+    ["chest.json"],
+    ["chest.json", "paper.json"],
+    ["pneumoniamnist.json"],
+    ["pneumoniamnist.json", "sivae.json"],
+    ["pneumoniamnist.json", "vae.json"],
+    ["pneumoniamnist.json", "ae.json"],
+    ["multi_gpu_train.json"],
+    ["paper.json", "multi_gpu_train.json"],
+]
+EVALUATE_OVERLAYS = [[], ["ablation.json"], ["pneumoniamnist.json"], ["pneumoniamnist.json", "ablation.json"]]
+
+
+def _names(overlays: list[str]) -> str:
+    return "+".join(name.removesuffix(".json") for name in overlays) or "alone"
+
+
+@pytest.fixture
+def parsed(workflow: Workflow, tmp_path: Path) -> Callable[..., Callable[[str], Any]]:
+    """`parsed(files, **overrides)` gives a function of an id: that item of the config, made."""
+
+    def read(files: list[str], **overrides: Any) -> Callable[[str], Any]:
+        made = workflow(files, output_dir=str(tmp_path / "out"), **overrides)
+        made.parser.parse(reset=True)
+        return lambda key: made.parser.get_parsed_content(key)
+
+    return read
+
+
+class TestProperties:
+    def test_of_training(self, workflow: Workflow, tiny: dict[str, Any], tmp_path: Path) -> None:
+        train = workflow("train.json", tiny, output_dir=str(tmp_path))
+        train.initialize()
+        assert train.check_properties() == []
+        assert train.max_epochs == 4
+        assert isinstance(train.network_def, ReversedAutoEncoder)
+        assert len(train.train_dataset_data) == len(train.train_dataset) == 12
+        train.finalize()
+
+    def test_of_inference(
+        self, workflow: Workflow, tiny_network: dict[str, Any], trained: Path, dataset_dir: Path, tmp_path: Path
+    ) -> None:
+        weights, image = str(trained / "model.pt"), str(dataset_dir / "test-0.png")
+        infer = workflow(
+            "inference.json", tiny_network, weights=weights, input=image, output_dir=str(tmp_path), workflow_type="infer"
+        )
+        infer.initialize()
+        assert infer.check_properties() == []
+        assert infer.dataset_dir == image
+        assert list(infer.dataset) == [{"image": image}]
+
+    def test_what_the_documents_promise_can_be_overridden_everywhere(self, configs: Path) -> None:
+        """DESIGN.md: the words that every config of every bundle shares."""
+        for name in ("train.json", "evaluate.json", "inference.json"):
+            content = json.loads((configs / name).read_text())
+            assert {"dataset_dir", "output_dir", "device", "bundle_root"} <= set(content), name
+            assert next(iter(content["initialize"]))["_target_"].endswith("check_overrides"), name
+        assert {"seed", "max_epochs", "resume"} <= set(json.loads((configs / "train.json").read_text()))
+        assert "input" in json.loads((configs / "inference.json").read_text())
+
+
+class TestOverlays:
+    @pytest.mark.parametrize("overlays", TRAIN_OVERLAYS, ids=_names)
+    def test_of_training_make_network_loss_and_optimizers(self, parsed: Any, overlays: list[str]) -> None:
+        made = parsed(["train.json", *overlays])
+        # The published network belongs to the pictures of 128 pixels that the others inherit.
+        network, objectives, optimizers = made("network"), made("objectives"), made("optimizers")
+        assert list(objectives) == list(optimizers) == ["encoder", "decoder"]
+        held = {id(p) for o in optimizers.values() for group in o.param_groups for p in group["params"]}
+        assert held == {id(p) for p in network.parameters()}
+        assert all(callable(f) for f in objectives.values())
+        assert set(made("schedulers")) <= set(optimizers)
+        image = torch.rand(2, 1, made("image_size"), made("image_size"), device=made("device"))
+        with torch.no_grad():
+            assert network(image).shape == image.shape
+        made("train#augmentation")
+        made("inferer")
+
+    @pytest.mark.parametrize("overlays", EVALUATE_OVERLAYS, ids=_names)
+    def test_of_evaluation_make_network_and_rows(self, parsed: Any, overlays: list[str]) -> None:
+        made = parsed(["evaluate.json", *overlays])
+        rows, runs = made("rows"), {"RA", "AE", "VAE", "SI-VAE"}
+        assert all(run in runs and callable(inferer) for run, inferer in rows.values())
+        assert made("table") == ("ablation" if "ablation.json" in overlays else "results")
+        assert isinstance(made("network"), nn.Module)
+
+    def test_paper_is_the_published_setting(self, parsed: Any) -> None:
+        made = parsed(["train.json", "paper.json"])
+        network = made("network_def")
+        assert sum(p.numel() for p in network.parameters()) == 29_430_785
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+        for optimizer in made("optimizers").values():
+            assert isinstance(optimizer, torch.optim.Adam)
+            assert optimizer.defaults["lr"] == 5e-5
+            assert optimizer.defaults["betas"] == (0.9, 0.999)
+            assert optimizer.defaults["weight_decay"] == 0
+        assert made("schedulers") == {}
+        loss = made("loss")
+        assert (loss.beta_rec, loss.beta_kl, loss.beta_neg, loss.gamma_r) == (0.5, 1.0, None, 1e-8)
+        assert (loss.lambda_emb, loss.warmup_epochs, loss.freeze_norm) == (0.005, 0, False)
+        assert network.latent_size == 128, "beta_neg is the size of the latent"
+        assert made("early_stop").patience == 500
+        assert made("early_stop").min_delta == 1e-8
+        assert (made("max_epochs"), made("batch_size"), made("val_interval")) == (1500, 8, 1)
+        augmentation = made("train#augmentation")
+        assert isinstance(augmentation, BatchRandAffine)
+        assert augmentation.ranges == (10.0, 0.1, (0.9, 1.1), 0.5)
+        assert augmentation.mode == "nearest"
+
+    @pytest.mark.parametrize("name", ["wrist.json", "chest.json"])
+    def test_radiographs_are_not_augmented(self, parsed: Any, name: str) -> None:
+        assert parsed(["train.json", name])("train#augmentation") is None
+
+    @pytest.mark.parametrize(("name", "expected"), [("ae.json", (0.0, 40)), ("vae.json", (1.0, 40)), ("sivae.json", (1.0, 32))])
+    def test_controls_are_schedules_of_the_same_loss(self, parsed: Any, name: str, expected: tuple[float, int]) -> None:
+        loss = parsed(["train.json", name])("loss")
+        assert (loss.beta_kl, loss.warmup_epochs) == expected
+        assert (loss.lambda_emb == 0) == (name == "sivae.json")
+
+    @pytest.mark.parametrize(
+        ("files", "overrides", "expected"),
+        [
+            ([], {}, 33),
+            (["ixi.json"], {}, 41),
+            # Nothing but warm-up: the last validation counts, and there is one whatever the interval.
+            (["ixi.json", "vae.json"], {}, 48),
+            ([], {"max_epochs": 2}, 2),
+            ([], {"train#trainer#max_epochs": 2}, 2),
+            (["paper.json"], {}, 1),
+        ],
+    )
+    def test_some_validation_always_counts(
+        self, parsed: Any, files: list[str], overrides: dict[str, Any], expected: int
+    ) -> None:
+        made = parsed(["train.json", *files], channels=[2, 2], image_size=8, latent_size=2, **overrides)
+        assert made("best").first_epoch == expected
+        interval = made("train#handlers#0#interval")
+        assert any(epoch % interval == 0 for epoch in range(expected, made("train#trainer#max_epochs") + 1))
+
+
+class TestMetadata:
+    def test_has_what_the_specification_asks(self, configs: Path) -> None:
+        """The required keys and forms of the official schema, for where that is not at hand."""
+        meta = json.loads((configs / "metadata.json").read_text())
+        texts = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description"}
+        texts |= {"authors", "copyright"}
+        for key in texts:
+            assert isinstance(meta[key], str), key
+            assert meta[key], key
+        assert meta["version"] == robustmed_monai.__version__
+        assert meta["version"] in meta["changelog"]
+        assert "optional_packages_version" not in meta
+        assert all(Version(v) for v in meta["required_packages_version"].values())
+        assert meta["required_packages_version"]["robustmed_monai"] == robustmed_monai.__version__
+        assert meta["schema"].endswith("meta_schema_20240725.json")
+        assert isinstance(meta["references"], list)
+        formats = meta["network_data_format"]
+        tensors = [*formats["inputs"].values(), *formats["outputs"].values()]
+        assert set(formats["inputs"]) == {"image"}
+        assert set(formats["outputs"]) == {"pred"}
+        for tensor in tensors:
+            needed = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
+            assert needed <= set(tensor)
+            assert isinstance(tensor["num_channels"], int)
+            assert all(isinstance(side, int | str) for side in tensor["spatial_shape"])
+
+    def test_fits_the_official_schema(self, configs: Path, data_root: Path, tmp_path: Path) -> None:
+        # MONAI takes a schema that is there instead of fetching it.
+        path = data_root / "schema" / "meta_schema_20240725.json"
+        known = {"filepath": str(path), "hash_val": sha256(path), "hash_type": "sha256"}
+        verify_metadata(meta_file=str(configs / "metadata.json"), **known)
+        broken = json.loads((configs / "metadata.json").read_text())
+        del broken["network_data_format"]["inputs"]["image"]["dtype"]
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="'dtype' is a required property"):
+            verify_metadata(meta_file=str(tmp_path / "broken.json"), **known)
+
+    def test_folder_has_what_a_bundle_needs(self, configs: Path) -> None:
+        root = configs.parent
+        assert (configs / "logging.conf").is_file()
+        extra = {p.name for p in (root / "models").glob("*")} - {"model.pt", "model.json", ".gitkeep"}
+        assert not extra, "models/ holds model.pt and its digest alone"
+
+    @pytest.mark.parametrize("name", ["train.json", "inference.json"])
+    def test_network_takes_and_gives_what_it_says(self, configs: Path, name: str) -> None:
+        meta = str(configs / "metadata.json")
+        verify_net_in_out(net_id="network_def", meta_file=meta, config_file=str(configs / name), device="cpu")
+
+    def test_shipped_network_is_the_one_of_all_configs(self, configs: Path) -> None:
+        keys = ("image_size", "channels", "latent_size", "norm")
+        contents = [json.loads((configs / f"{n}.json").read_text()) for n in ("train", "evaluate", "inference")]
+        assert contents[0]["network_def"] == contents[1]["network_def"] == contents[2]["network_def"]
+        assert len({str([content[key] for key in keys]) for content in contents}) == 1
+
+
+class TestWeights:
+    def test_a_copy_of_the_bundle_loads_with_its_weights(
+        self, configs: Path, tiny: dict[str, Any], trained: Path, tmp_path: Path
+    ) -> None:
+        copy = _copy(configs, tmp_path / "bundles" / "ra", tiny)
+        shutil.copy(trained / "model.pt", copy / "models")
+        network = _load(copy.parent)
+        expected = load_into(ReversedAutoEncoder(1, 32, (4, 8, 8), 8, "batch"), trained / "model.pt")
+        image = torch.rand(3, 1, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(network.eval()(image), expected.eval()(image))
+
+    def test_shipped_weights_are_the_verified_ones(self, configs: Path) -> None:
+        model = configs.parent / "models" / "model.pt"
+        if not model.is_file():
+            pytest.skip("bundles/ra/models/model.pt is not there: no weights ship yet")
+        assert model.stat().st_size <= 25 * 2**20
+        digests = verify_bundle_weights(configs.parent)
+        assert set(digests) == {"model.pt"}
+        network = _load(configs.parents[2])
+        assert isinstance(network, ReversedAutoEncoder)
+        with torch.no_grad():
+            assert network.eval()(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128, 128)
+
+
+class TestExport:
+    # 2026-11: the exporter of torch 2.15 still calls names that torch itself has deprecated, and MONAI 1.6.1
+    # passes `dynamic_axes`, which torch wants to be `dynamic_shapes`.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+    def test_onnx_equals_torch(self, configs: Path, tmp_path: Path) -> None:
+        import onnxruntime
+
+        network = _as_if_trained()
+        save_weights(network.state_dict(), tmp_path / "model.pt")
+        names = {"input_names": ["image"], "output_names": ["pred"]}
+        names["dynamic_axes"] = {"image": {0: "batch"}, "pred": {0: "batch"}}  # type: ignore[assignment]
+        onnx_export(
+            net_id="network_def",
+            filepath=str(tmp_path / "model.onnx"),
+            ckpt_file=str(tmp_path / "model.pt"),
+            meta_file=str(configs / "metadata.json"),
+            config_file=str(configs / "inference.json"),
+            converter_kwargs=names,
+        )
+        session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+        generator = torch.Generator().manual_seed(0)
+        for batch in (1, 3, 16):
+            image = torch.rand(batch, 1, 128, 128, generator=generator)
+            with torch.no_grad():
+                expected = network(image).numpy()
+            (found,) = session.run(["pred"], {"image": image.numpy()})
+            assert expected.std() > 0.05, "an export of a constant would prove nothing"
+            assert np.abs(found - expected).max() < 1e-4
+
+
+def _copy(configs: Path, root: Path, overrides: dict[str, Any]) -> Path:
+    """A copy of the bundle whose train.json describes a tiny network."""
+    shutil.copytree(configs, root / "configs")
+    (root / "models").mkdir()
+    content = json.loads((root / "configs" / "train.json").read_text())
+    (root / "configs" / "train.json").write_text(json.dumps(content | overrides))
+    return root
+
+
+def _load(bundle_dir: Path) -> Any:
+    with warnings.catch_warnings():
+        # A config is a program, MONAI says; this one is ours.
+        warnings.filterwarnings("ignore", category=UserWarning)
+        return load(name="ra", bundle_dir=str(bundle_dir))
+
+
+def _as_if_trained() -> ReversedAutoEncoder:
+    """The shipped network with layers that fit their input, so that its output is neither constant nor saturated."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch")
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+        with torch.no_grad():
+            network.train()(torch.rand(8, 1, 128, 128))
+    return network.eval()
