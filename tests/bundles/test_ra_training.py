@@ -87,6 +87,14 @@ class TestResume:
         assert sha256(folder / "model.pt") == sha256(trained / "model.pt")
         assert read_json(folder / "model.json") == read_json(trained / "model.json")
 
+    def test_early_stop_goes_on_counting(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
+        # Nothing learns without a rate, so no validation is better than the first one.
+        tiny |= {"patience": 2, "learning_rate": 0.0, "norm": "affine", "max_epochs": 9, "output_dir": str(tmp_path)}
+        with pytest.raises(RuntimeError):
+            bundle("train.json", tiny, before_run=_cut_power_at(8))
+        done: ConfigWorkflow = bundle("train.json", tiny, resume=True)
+        assert done.parser.get_parsed_content("train#trainer").state.epoch == 3
+
     def test_without_a_checkpoint_is_refused(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError) as caught:
             bundle("train.json", tiny, output_dir=str(tmp_path / "out"), resume=True)
@@ -144,7 +152,7 @@ def test_two_processes_equal_one(
     bundle: Any, process: Any, configs: Path, dataset_dir: Path, tiny: Overrides, tmp_path: Path
 ) -> None:
     # BatchNorm takes the statistics of each process's own part of the batch; the published norm has none.
-    tiny |= {"norm": "affine", "device": "cpu"}
+    tiny |= {"norm": "affine", "val_interval": 4, "device": "cpu"}
     bundle("train.json", tiny, output_dir=str(tmp_path / "one"))
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -1,0 +1,105 @@
+"""Evaluation by the config: the table with its controls, the ablation, the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustmed_monai.utils.errors import ConfigError, RobustMedError, WeightsError
+from robustmed_monai.utils.provenance import data_digest, read_results
+
+Overrides = dict[str, Any]
+
+CONTROLS = {"mean image", "intensity", "head area", "zero"}
+COLUMNS = {
+    "image_auroc", "image_ap", "image_fpr95", "image_auroc_top", "image_auroc_max", "pixel_auroc", "pixel_ap",
+    "best_dice", "calibrated_dice", "pro", "healthy_l1", "healthy_ssim",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of one evaluation: RA with two seeds (the same weights twice), a VAE, the controls."""
+    return tmp_path_factory.mktemp("evaluated")
+
+
+def _evaluate(bundle: Any, files: list[str], network: Overrides, dataset_dir: Path, folder: Path, **more: Any) -> None:
+    overrides = {**network, "dataset_dir": str(dataset_dir), "output_dir": str(folder), **more}
+    bundle(files, overrides, workflow_type="infer")
+
+
+def _cells(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    rows: dict[str, dict[str, float]] = {}
+    for row in content["rows"]:
+        rows.setdefault(row["row"], {})[row["column"]] = row["mean"]
+    return rows
+
+
+def test_table_has_methods_and_controls(
+    bundle: Any, tiny_network: Overrides, dataset_dir: Path, trained: Path, tmp_path: Path
+) -> None:
+    weights = str(trained / "model.pt")
+    runs = {"RA": [weights, weights], "VAE": [weights]}
+    _evaluate(bundle, ["evaluate.json"], tiny_network, dataset_dir, tmp_path, runs=runs, seeds=[0, 1])
+    content = read_results(tmp_path / "results.json")
+    cells = _cells(content)
+    assert set(cells) == {"RA", "VAE", "VAE, RA map", *CONTROLS}
+    for row in cells.values():
+        assert COLUMNS <= set(row), COLUMNS - set(row)
+        assert any(column.startswith("recall_") for column in row)
+    assert cells["VAE, RA map"] == pytest.approx(cells["RA"])
+    # What is known of the controls beforehand.
+    assert cells["zero"]["image_auroc"] == cells["zero"]["pixel_auroc"] == 0.5
+    assert cells["zero"]["healthy_l1"] == 0
+    assert cells["intensity"]["pixel_auroc"] > 0.95, "the drawn lesions are the brightest pixels"
+    assert cells["mean image"]["healthy_l1"] < cells["intensity"]["healthy_l1"]
+    one = next(r for r in content["rows"] if (r["row"], r["column"]) == ("RA", "pixel_ap"))
+    assert (one["n"], one["std"]) == (2, 0.0)
+    assert content["seeds"] == [0, 1]
+    (data,) = content["data"]
+    files = [p for p in dataset_dir.glob("test-*.png")]
+    assert data == {"name": "test images", "sha256": data_digest(files), "split": "test"}
+    for name in ("results.png", "curves.png", "scores.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_switches_the_factors(
+    bundle: Any, tiny_network: Overrides, dataset_dir: Path, trained: Path, tmp_path: Path
+) -> None:
+    weights = str(trained / "model.pt")
+    _evaluate(bundle, ["evaluate.json", "ablation.json"], tiny_network, dataset_dir, tmp_path, weights=weights)
+    cells = _cells(read_results(tmp_path / "ablation.json"))
+    assert CONTROLS <= set(cells)
+    maps = {name: row["pixel_ap"] for name, row in cells.items() if name not in CONTROLS}
+    assert len(maps) >= 6
+    assert len(set(maps.values())) == len(maps), "two maps give the same figures, so a switch does nothing"
+    assert (tmp_path / "ablation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "message"),
+    [
+        ({"runs": {"RAA": ["model.pt"]}}, ConfigError, r"runs: found \['RAA'\]; give weights for one of .*'RA'"),
+        ({"weights": "nowhere/model.pt"}, WeightsError, r"nowhere/model.pt: no such file"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_written(
+    bundle: Any,
+    tiny_network: Overrides,
+    dataset_dir: Path,
+    tmp_path: Path,
+    overrides: Overrides,
+    kind: type[RobustMedError],
+    message: str,
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        _evaluate(bundle, ["evaluate.json"], tiny_network, dataset_dir, tmp_path, **overrides)
+    cause: BaseException | None = caught.value
+    while cause is not None and not isinstance(cause, RobustMedError):
+        cause = cause.__cause__
+    with pytest.raises(kind, match=message):
+        raise cause or AssertionError("no error of ours")
+    assert not list(tmp_path.iterdir())
