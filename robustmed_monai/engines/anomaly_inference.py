@@ -15,7 +15,7 @@ from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import slices_to_volume, volume_to_slices
-from robustmed_monai.utils.errors import DataError, RobustMedError
+from robustmed_monai.utils.errors import DataError, ImageError
 
 _SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
 
@@ -96,7 +96,7 @@ class FileIteration:
         """
         try:
             output = self._infer(engine, str(item["image"]))
-        except RobustMedError as error:
+        except ImageError as error:
             output = {"path": str(item["image"]), "error": str(error)}
         engine.state.output = output
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -110,7 +110,7 @@ class FileIteration:
         filled = torch.nonzero(stack.flatten(1).any(1)).flatten()
         pred, maps = torch.zeros_like(stack), torch.zeros_like(stack[:, :1])
         engine.network.eval()
-        for part in filled.split(self.batch_size):
+        for part in filled.split(self.batch_size) if len(filled) else ():
             found = engine.inferer(stack[part].to(engine.state.device), engine.network)
             pred[part], maps[part] = found["pred"].cpu(), found["anomaly_map"].cpu()
         strange = [

@@ -33,7 +33,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 # LPIPS' name of a backbone: torchvision's name, and the smallest image side that survives its poolings
 _BACKBONES = {"squeeze": ("squeezenet1_1", 17), "alex": ("alexnet", 31), "vgg": ("vgg16", 16)}
 
-_CPU_PIXELS = 2**16  # four images of 128 x 128
+_CPU_PIXELS = 2**17  # eight images of 128 x 128
 
 
 def perceptual_backend(

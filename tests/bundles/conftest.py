@@ -58,7 +58,7 @@ def tiny(dataset_dir: Path) -> Overrides:
     return _tiny(dataset_dir)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_network(dataset_dir: Path) -> Overrides:
     """The part of `tiny` that describes the network, for evaluation and inference."""
     return {key: _tiny(dataset_dir)[key] for key in ("image_size", "channels", "latent_size")}
@@ -96,13 +96,13 @@ def trained(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def workflow() -> Callable[..., ConfigWorkflow]:
     """`workflow(files, overrides, **more)` reads config files of RA."""
     return make_workflow
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bundle() -> Callable[..., ConfigWorkflow]:
     """`bundle(files, overrides, **more)` runs config files of RA in this process and returns the workflow."""
     return run_bundle
@@ -116,10 +116,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "path", sys.path.copy())
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+        # The bundle's logging.conf would bind the root logger to a stream that ends with this test.
+        words = (*words, "--logging_file", "False")
         monkeypatch.setattr(sys, "argv", [PROGRAM, "run", *words, *spelled(overrides)])
         code = 0
         try:
-            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+            with warnings.catch_warnings():
+                _ignore_renamed_arguments()
+                runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
         except Exception as error:
             sys.excepthook(type(error), error, error.__traceback__)
             code = 1
@@ -154,8 +158,7 @@ def run_bundle(
 ) -> ConfigWorkflow:
     workflow = make_workflow(files, overrides, **more)
     with warnings.catch_warnings():
-        # MONAI 1.6.1 hands ignite's early stopping arguments that ignite 0.5.5 has renamed.
-        warnings.filterwarnings("ignore", "'(min_delta|cumulative_delta)' is deprecated", DeprecationWarning)
+        _ignore_renamed_arguments()
         workflow.initialize()
         if before_run is not None:
             before_run(workflow)
@@ -170,6 +173,11 @@ def make_workflow(
     names = [files] if isinstance(files, str) else files
     paths = [str(CONFIGS / name) for name in names]
     return ConfigWorkflow(paths, logging_file=False, workflow_type=workflow_type, **(overrides or {}), **more)
+
+
+def _ignore_renamed_arguments() -> None:
+    # MONAI 1.6.1 hands ignite's early stopping arguments that ignite 0.5.5 has renamed.
+    warnings.filterwarnings("ignore", "'(min_delta|cumulative_delta)' is deprecated", DeprecationWarning)
 
 
 def draw_head(rng: np.random.Generator, shape: tuple[int, int] = (40, 48)) -> np.ndarray:

@@ -16,14 +16,8 @@ Overrides = dict[str, Any]
 CONTROLS = {"mean image", "intensity", "head area", "zero"}
 COLUMNS = {
     "image_auroc", "image_ap", "image_fpr95", "image_auroc_top", "image_auroc_max", "pixel_auroc", "pixel_ap",
-    "best_dice", "calibrated_dice", "pro", "healthy_l1", "healthy_ssim",
+    "pixel_best_dice", "pixel_pro", "calibrated_dice", "healthy_l1", "healthy_ssim",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of one evaluation: RA with two seeds (the same weights twice), a VAE, the controls."""
-    return tmp_path_factory.mktemp("evaluated")
 
 
 def _evaluate(bundle: Any, files: list[str], network: Overrides, dataset_dir: Path, folder: Path, **more: Any) -> None:
@@ -59,9 +53,8 @@ def test_table_has_methods_and_controls(
     one = next(r for r in content["rows"] if (r["row"], r["column"]) == ("RA", "pixel_ap"))
     assert (one["n"], one["std"]) == (2, 0.0)
     assert content["seeds"] == [0, 1]
-    (data,) = content["data"]
-    files = [p for p in dataset_dir.glob("test-*.png")]
-    assert data == {"name": "test images", "sha256": data_digest(files), "split": "test"}
+    digests = {entry["split"]: entry["sha256"] for entry in content["data"]}
+    assert digests == {k: data_digest(dataset_dir.glob(f"{k}-*.png")) for k in ("training", "validation", "test")}
     for name in ("results.png", "curves.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

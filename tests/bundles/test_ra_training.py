@@ -92,6 +92,7 @@ class TestResume:
         tiny |= {"patience": 2, "learning_rate": 0.0, "norm": "affine", "max_epochs": 9, "output_dir": str(tmp_path)}
         with pytest.raises(RuntimeError):
             bundle("train.json", tiny, before_run=_cut_power_at(8))
+        assert _checkpoint(tmp_path)["epoch"] == 2
         done: ConfigWorkflow = bundle("train.json", tiny, resume=True)
         assert done.parser.get_parsed_content("train#trainer").state.epoch == 3
 
@@ -123,13 +124,6 @@ class TestOverlays:
         if "ae.json" in overlays:
             assert float(output["encoder_kl"]) == 0
         assert load_info(tmp_path / "model.pt")["calibration"]["thresholds"]
-
-    def test_early_stop_ends_the_run(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
-        # Nothing learns without a rate, so no validation is better than the first one.
-        tiny |= {"patience": 2, "learning_rate": 0.0, "norm": "affine", "max_epochs": 9}
-        done: ConfigWorkflow = bundle("train.json", tiny, output_dir=str(tmp_path))
-        assert done.parser.get_parsed_content("train#trainer").state.epoch == 3
-        assert load_info(tmp_path / "model.pt")["epoch"] == 3
 
     @pytest.mark.parametrize("key", ["max_epochs", "train#trainer#max_epochs"])
     def test_fewer_epochs_than_the_interval(self, bundle: Any, tiny: Overrides, tmp_path: Path, key: str) -> None:

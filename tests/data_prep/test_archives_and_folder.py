@@ -91,7 +91,7 @@ def tumours(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 
 def test_lgg(tumours: Path, tmp_path: Path, load: Any, pixels: Any, snapshot: Any) -> None:
-    content = load(lgg.prepare(tumours, tmp_path / "out", low=0.35, high=0.65))
+    content = load(lgg.prepare(tumours, tmp_path / "out", low=0.35, high=0.65, head_height=0))
     ill = [item for item in content["test"] if not item["healthy"]]
     well = [item for item in content["test"] if item["healthy"]]
     assert not content["training"]
@@ -118,6 +118,7 @@ def test_lgg(tumours: Path, tmp_path: Path, load: Any, pixels: Any, snapshot: An
     assert (
         lgg.main(
             ["--source", str(tumours), "--output", str(tmp_path / "out"), "--low", ".35", "--high", ".65"]
+            + ["--head_height", "0"]
         )
         == 0
     )
@@ -127,6 +128,8 @@ def test_lgg(tumours: Path, tmp_path: Path, load: Any, pixels: Any, snapshot: An
 def test_lgg_errors(tumours: Path, tmp_path: Path, damage: Any) -> None:
     with pytest.raises(ConfigError, match="low"):
         lgg.prepare(tumours, tmp_path / "out", low=0.7, high=0.6)
+    with pytest.raises(ConfigError, match="head_height"):
+        lgg.prepare(tumours, tmp_path / "out", head_height=1.5)
     with pytest.raises(DataError, match="partner"):
         lgg.prepare(tumours, tmp_path / "out", low=0.0, high=0.1)
     np.savez(tmp_path / "other.npz", mask=np.zeros(3))

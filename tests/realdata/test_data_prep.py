@@ -33,7 +33,8 @@ def test_lgg_is_balanced_in_position(data_root: Path, tmp_path: Path) -> None:
     ]
     # More than ten pixels each; the issue states a prevalence of .030 on mid slices.
     assert min(share) > 10 / 128**2
-    assert sum(share) / len(share) == pytest.approx(0.026, abs=0.003)
+    # Fitting the heads to the frame enlarges them: .026 as scanned.
+    assert sum(share) / len(share) == pytest.approx(0.031, abs=0.003)
 
 
 def test_pneumonia_mnist_has_its_official_counts(data_root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""Inference by the config: volumes, pictures and folders in; maps on their own grid, scores and sheets out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustmed_monai.utils.errors import ConfigError, ImageError, RobustMedError, WeightsError
+from robustmed_monai.utils.files import read_json
+
+FILES = ("pseudo_healthy", "anomaly_map", "anomaly_mask")
+Infer = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def infer(bundle: Any, tiny_network: dict[str, Any], trained: Path) -> Infer:
+    """`infer(input, output, **overrides)` runs inference.json with the tiny weights and returns the output folder."""
+
+    def run(given: Path, output: Path, **overrides: Any) -> Path:
+        known = {"weights": str(trained / "model.pt"), "input": str(given), "output_dir": str(output)}
+        bundle("inference.json", tiny_network | known | overrides, workflow_type="infer")
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An oblique left-handed int16 volume of 14 slices along its second axis, of which the outer ones are empty."""
+    z = np.linspace(-1.3, 1.3, 14)
+    heads = [draw(1 - abs(v)) for v in z]
+    voxels = (np.stack(heads, 1) * 900).astype(np.int16)
+    angle = np.deg2rad(12)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    # Axes of the file: to the left, up, to the front.
+    affine[:3, :3] = turn @ np.array([[-1.2, 0, 0], [0, 0, 1.2], [0, 4.0, 0]])
+    affine[:3, 3] = (31.5, -40.25, 12.125)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=1)
+    path = tmp_path_factory.mktemp("in") / "sub-01_T1w.nii.gz"
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inferred(infer: Infer, volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of the volume."""
+    return infer(volume, tmp_path_factory.mktemp("inferred"))
+
+
+def draw(size: float, shape: tuple[int, int] = (40, 48)) -> np.ndarray:
+    """A head like those of the training data, smaller towards the ends, upside down and mirrored in this file."""
+    if size <= 0:
+        return np.zeros(shape)
+    x, y = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    distance = np.hypot(x / 0.72, y / 0.82) / size**0.2
+    return np.where(distance < 1, np.where(distance < 0.3, 0.3, 0.6 + 0.1 * np.sin(6 * x)), 0)
+
+
+def _cause(error: BaseException) -> RobustMedError:
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, RobustMedError):
+        found = found.__cause__
+    assert found is not None, error
+    return found
+
+
+def _png(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+class TestVolume:
+    def test_comes_back_on_its_own_grid(self, inferred: Path, volume: Path, trained: Path) -> None:
+        folder = inferred / "sub-01_T1w"
+        source: Any = nib.load(volume)
+        read = {}
+        for name in FILES:
+            image: Any = nib.load(folder / f"{name}.nii.gz")
+            assert image.shape == source.shape
+            assert np.array_equal(image.affine, source.affine)
+            for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x"):
+                assert np.array_equal(image.header[field], source.header[field]), field
+            assert np.array_equal(image.header.get_zooms(), source.header.get_zooms())
+            read[name] = np.asanyarray(image.dataobj)
+        assert [read[name].dtype for name in FILES] == [np.float32, np.float32, np.uint8]
+        threshold = read_json(trained / "model.json")["info"]["calibration"]["thresholds"]["0.05"]
+        assert np.array_equal(read["anomaly_mask"], read["anomaly_map"] >= np.float32(threshold))
+        voxels = np.asanyarray(source.dataobj)
+        assert 0 <= read["pseudo_healthy"].min() < read["pseudo_healthy"].max() <= voxels.max()
+        # Slices lie along the second axis of this file.
+        empty = ~voxels.any(axis=(0, 2))
+        assert empty.sum() == 4
+        assert not read["anomaly_map"][:, empty].any()
+        assert not read["pseudo_healthy"][:, empty].any()
+        assert read["anomaly_map"][:, ~empty].any(axis=(0, 2)).all()
+
+    def test_scores_say_which_slices_they_are_of(self, inferred: Path, volume: Path) -> None:
+        report = read_json(inferred / "sub-01_T1w" / "scores.json")
+        assert report["image"] == str(volume)
+        assert report["threshold_fpr"] == 0.05
+        # Slices are counted from below, as the axial view shows them; the empty ones have no entry.
+        assert [entry["slice"] for entry in report["slices"]] == list(range(2, 12))
+        scores = {entry["slice"]: entry["score"] for entry in report["slices"]}
+        assert all(score > 0 for score in scores.values())
+        known = [entry["slice"] for entry in report["slices"] if not entry["warnings"]] or list(scores)
+        assert report["score"] == pytest.approx(np.mean([scores[i] for i in known]))
+        mask: Any = nib.load(inferred / "sub-01_T1w" / "anomaly_mask.nii.gz")
+        assert report["anomalous_voxels"] == int(np.asanyarray(mask.dataobj).sum())
+        assert (inferred / "sub-01_T1w" / "worst_slices.png").read_bytes().startswith(b"\x89PNG")
+        summary = read_json(inferred / "summary.json")
+        assert summary["failed"] == {}
+        assert [entry["image"] for entry in summary["images"]] == [str(volume)]
+
+    def test_twice_gives_the_same_bytes(self, infer: Infer, inferred: Path, volume: Path, tmp_path: Path) -> None:
+        one, two = inferred / "sub-01_T1w", infer(volume, tmp_path) / "sub-01_T1w"
+        for name in [*(f"{name}.nii.gz" for name in FILES), "scores.json", "worst_slices.png"]:
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+    def test_direction_of_the_file_does_not_matter(
+        self, infer: Infer, inferred: Path, volume: Path, tmp_path: Path
+    ) -> None:
+        source: Any = nib.load(volume)
+        to_ras = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(source.affine), nib.orientations.axcodes2ornt(("R", "A", "S"))
+        )
+        nib.save(source.as_reoriented(to_ras), tmp_path / "sub-02_T1w.nii.gz")
+        folder = infer(tmp_path / "sub-02_T1w.nii.gz", tmp_path / "out") / "sub-02_T1w"
+        for name in FILES:
+            one: Any = nib.load(inferred / "sub-01_T1w" / f"{name}.nii.gz")
+            two: Any = nib.load(folder / f"{name}.nii.gz")
+            np.testing.assert_allclose(one.as_reoriented(to_ras).get_fdata(), two.get_fdata(), atol=1e-3)
+
+
+class TestPicture:
+    def test_comes_back_as_pictures(self, infer: Infer, dataset_dir: Path, tmp_path: Path) -> None:
+        folder = infer(dataset_dir / "test-1.png", tmp_path) / "test-1"
+        assert {p.name for p in folder.iterdir()} == {*(f"{n}.png" for n in FILES), "scores.json", "worst_slices.png"}
+        pictures = [_png(folder / f"{name}.png") for name in FILES]
+        assert {p.shape for p in pictures} == {_png(dataset_dir / "test-1.png").shape}
+        assert {p.dtype for p in pictures} == {np.dtype(np.uint8)}
+        assert set(np.unique(pictures[2])) == {0, 255}
+        report = read_json(folder / "scores.json")
+        assert report["anomalous_voxels"] == (pictures[2] == 255).sum()
+
+
+class TestFamiliarity:
+    def test_images_like_the_training_data_get_no_warning(self, infer: Infer, dataset_dir: Path, tmp_path: Path) -> None:
+        report = read_json(infer(dataset_dir / "test-0.png", tmp_path) / "test-0" / "scores.json")
+        assert report["warnings"] == []
+
+    def test_others_do(self, infer: Infer, dataset_dir: Path, tmp_path: Path) -> None:
+        inverted = 255 - _png(dataset_dir / "test-0.png")
+        Image.fromarray(inverted).save(tmp_path / "inverted.png")
+        report = read_json(infer(tmp_path / "inverted.png", tmp_path / "out") / "inverted" / "scores.json")
+        assert "1 of 1 slices lie far outside the training data" in report["warnings"][0]
+        assert any(w.startswith("head_area is ") and "the training images have" in w for w in report["warnings"])
+        assert report["slices"][0]["warnings"] == report["warnings"][1:]
+
+    def test_empty_images_say_so(self, infer: Infer, tmp_path: Path) -> None:
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "black.png")
+        folder = infer(tmp_path / "black.png", tmp_path / "out") / "black"
+        report = read_json(folder / "scores.json")
+        assert report["warnings"] == ["the image is empty: no voxel is above 0"]
+        assert (report["score"], report["slices"], report["anomalous_voxels"]) == (0.0, [], 0)
+        assert not _png(folder / "anomaly_map.png").any()
+
+
+class TestFolder:
+    def test_one_bad_file_does_not_stop_the_others(
+        self, infer: Infer, volume: Path, dataset_dir: Path, tmp_path: Path
+    ) -> None:
+        folder, out = tmp_path / "in", tmp_path / "out"
+        (folder / "a").mkdir(parents=True)
+        (folder / volume.name).write_bytes(volume.read_bytes())
+        (folder / "a" / "test-0.png").write_bytes((dataset_dir / "test-0.png").read_bytes())
+        (folder / "b").mkdir()
+        (folder / "b" / "test-0.png").write_bytes((dataset_dir / "test-2.png").read_bytes())
+        broken = folder / "a" / "broken.nii.gz"
+        broken.write_bytes(volume.read_bytes()[:-9])
+        with pytest.raises(RuntimeError) as caught:
+            infer(folder, out)
+        error = _cause(caught.value)
+        assert isinstance(error, ImageError)
+        assert str(error).startswith("1 of 4 images could not be used:")
+        assert f"{broken}: the compressed data are damaged or cut off" in str(error)
+        summary = read_json(out / "summary.json")
+        assert list(summary["failed"]) == [str(broken)]
+        done = {Path(entry["image"]).relative_to(folder).as_posix(): entry["folder"] for entry in summary["images"]}
+        assert done == {"a/test-0.png": "test-0", "b/test-0.png": "test-0-2", "sub-01_T1w.nii.gz": "sub-01_T1w"}
+        for name in done.values():
+            assert (out / name / "scores.json").is_file()
+        assert not (out / "broken").exists()
+
+
+class TestRefusals:
+    def test_of_rates_that_the_weights_are_not_calibrated_at(self, infer: Infer, volume: Path, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            infer(volume, tmp_path, fpr=0.03)
+        error = _cause(caught.value)
+        assert isinstance(error, ConfigError)
+        assert str(error) == "fpr=0.03: the weights are calibrated at ['0.01', '0.02', '0.05']; choose one of these."
+
+    def test_of_altered_weights(self, infer: Infer, volume: Path, trained: Path, tmp_path: Path) -> None:
+        content = bytearray((trained / "model.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "model.pt").write_bytes(content)
+        (tmp_path / "model.json").write_bytes((trained / "model.json").read_bytes())
+        with pytest.raises(RuntimeError) as caught:
+            infer(volume, tmp_path / "out", weights=str(tmp_path / "model.pt"))
+        error = _cause(caught.value)
+        assert isinstance(error, WeightsError)
+        assert "was altered" in str(error)
+        assert not (tmp_path / "out").exists()
+
+    def test_of_weights_of_another_network(self, infer: Infer, volume: Path, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            infer(volume, tmp_path, channels=[4, 8, 16])
+        assert "does not fit ReversedAutoEncoder" in str(_cause(caught.value))
+
+    def test_of_nan_unless_they_are_to_be_replaced(self, infer: Infer, volume: Path, tmp_path: Path) -> None:
+        source: Any = nib.load(volume)
+        voxels = source.get_fdata(dtype=np.float32)
+        voxels[20, 7, 20] = np.nan
+        path = tmp_path / "nan.nii"
+        nib.save(nib.Nifti1Image(voxels, source.affine), path)
+        with pytest.raises(RuntimeError) as caught:
+            infer(path, tmp_path / "refused")
+        assert "1 of 1 images could not be used" in str(_cause(caught.value))
+        assert f"{path}: 1 of " in str(_cause(caught.value))
+        out = infer(path, tmp_path / "replaced", on_nonfinite="replace")
+        maps: Any = nib.load(out / "nan" / "anomaly_map.nii.gz")
+        assert np.isfinite(maps.get_fdata()).all()
