@@ -99,7 +99,7 @@ def prepare(
         "caliper": caliper,
         "percentile": percentile,
         "min_pixels": min_pixels,
-        "head_height": head_height,
+        "head_height": float(head_height),
     }
     out = Preparation(SOURCE, output, settings)
     patient = data["case_index"].astype(int)

@@ -123,7 +123,7 @@ class TestInference:
             "empty folder": f"DataError: --input {given}: holds no image; supported are .nii, .nii.gz, .png",
             "folder without images": f"  {given}: ",
             "corrupt": f"  {given}/scan.nii.gz: the compressed data are damaged or cut off",
-            "text": f"  {given}/scan.nii: cannot be read as the type its name says",
+            "text": f"  {given}/scan.nii: not a NIfTI file",
         }[case]
         if case != "missing":
             given.mkdir()
