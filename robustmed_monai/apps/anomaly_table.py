@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class AnomalyTable:
         found = []
         for weights in self.runs[run]:
             load_into(self.network, weights).eval()
-            detector = lambda x: inferer(x, self.network)  # noqa: E731
+            detector = partial(inferer, network=self.network)
             found.append(evaluate_detector(detector, self.validation, self.test, self.device, name))
         return found
 

@@ -65,46 +65,20 @@ def evaluate_detector(
     Raises:
         DataError: when a set of images is empty.
     """
-    pixels, lesions = PixelAnomalyMetric(), None
-    seen = _detect(detector, validation, device, f"{name}: calibrate")
-    if not seen:
-        raise DataError("validation: no healthy images to calibrate on; add a validation section.")
-    calibration = calibrate_thresholds(torch.cat([s["anomaly_map"] for s in seen]), FPRS)
-    threshold = calibration["thresholds"][str(FPRS[-1])]
-    cases = _detect(detector, test, device, f"{name}: test")
-    if not cases:
-        raise DataError("test: no images; add a test section.")
-    outlined = any("mask" in case for case in cases)
-    if outlined:
-        lesions = LesionMetric(threshold)
-        for case in cases:
-            mask = case.get("mask", torch.zeros_like(case["anomaly_map"]))
-            pixels(case["anomaly_map"], mask)
-            lesions(case["anomaly_map"], mask)
-    healthy = torch.cat([c["healthy"] for c in cases]).bool()
-    labels = (~healthy).numpy().astype(int)
-    maps = torch.cat([c["anomaly_map"] for c in cases])
-    scores = image_score(maps).numpy()
-    image = image_anomaly_metrics(scores, labels)
-    figures = {k: v["value"] for k, v in image.items()}
-    for reduction in ("top", "max"):
-        figures[f"image_auroc_{reduction}"] = image_anomaly_metrics(
-            image_score(maps, reduction).numpy(), labels, n_resamples=2
-        )["image_auroc"]["value"]
-    if lesions is not None:
-        figures |= pixels.aggregate() | lesions.aggregate()
-    figures |= _healthy_figures(cases)
-    intervals = {k: v["ci95"] for k, v in image.items()}
-    if "calibrated_dice_low" in figures:
-        intervals["calibrated_dice"] = [
-            figures.pop("calibrated_dice_low"),
-            figures.pop("calibrated_dice_high"),
-        ]
+    seen = _detect(detector, validation, device, f"{name}: calibrate", "validation")
+    calibration = calibrate_thresholds(seen["anomaly_map"], FPRS)
+    found = _detect(detector, test, device, f"{name}: test", "test")
+    scores = image_score(found["anomaly_map"]).numpy()
+    labels = (~found["healthy"].bool()).numpy().astype(int)
+    figures, intervals = _image_figures(found["anomaly_map"], labels)
+    if "mask" in found:
+        figures |= _pixel_figures(
+            found["anomaly_map"], found["mask"], calibration["thresholds"][str(FPRS[-1])]
+        )
+        intervals["calibrated_dice"] = [figures.pop(f"calibrated_dice_{side}") for side in ("low", "high")]
+    figures |= _healthy_figures(found)
     figures = {k: v for k, v in figures.items() if math.isfinite(v)}
-    keep = {k: torch.cat([c[k] for c in cases]) for k in ("image", "pred", "anomaly_map")}
-    if outlined:
-        keep["mask"] = torch.cat([c.get("mask", torch.zeros_like(c["anomaly_map"])) for c in cases])
-    return DetectorResult(figures, intervals, dict(calibration), scores, labels, keep)
+    return DetectorResult(figures, intervals, dict(calibration), scores, labels, found)
 
 
 def calibrate_weights(
@@ -130,8 +104,8 @@ def calibrate_weights(
     """
     info = load_info(weights)
     load_into(network, weights).eval()
-    seen = _detect(lambda x: inferer(x, network), validation, device, "calibrate")
-    maps = torch.cat([s["anomaly_map"] for s in seen])
+    seen = _detect(lambda x: inferer(x, network), validation, device, "calibrate", "validation")
+    maps = seen["anomaly_map"]
     info["calibration"] = calibrate_thresholds(maps, FPRS)
     info["reference"] = image_reference(training.tensors["image"])
     info["healthy_score"] = {"mean": float(maps.mean()), "p95": float(image_score(maps).quantile(0.95))}
@@ -140,26 +114,45 @@ def calibrate_weights(
 
 
 def _detect(
-    detector: Detector, batches: Batches, device: torch.device | str, title: str
-) -> list[dict[str, torch.Tensor]]:
-    found = []
+    detector: Detector, batches: Batches, device: torch.device | str, title: str, section: str
+) -> dict[str, torch.Tensor]:
+    """All images of a section with what the detector says of them, on the CPU."""
+    found: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for batch in tqdm(batches, desc=title, leave=False, disable=None):
             image = torch.as_tensor(batch["image"]).to(device)
             case = {"image": image, **detector(image)}
             case |= {k: torch.as_tensor(batch[k]) for k in ("mask", "healthy") if k in batch}
-            found.append({k: v.cpu() for k, v in case.items()})
-    return found
+            for key, value in case.items():
+                found.setdefault(key, []).append(value.cpu())
+    if not found:
+        raise DataError(f"{section}: no images; add a {section} section to the data set.")
+    return {k: torch.cat(v) for k, v in found.items()}
 
 
-def _healthy_figures(cases: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    kept = [
-        (c["pred"][c["healthy"].bool()], c["image"][c["healthy"].bool()]) for c in cases if c["healthy"].any()
-    ]
-    if not kept:
+def _image_figures(maps: torch.Tensor, labels: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
+    metrics = image_anomaly_metrics(image_score(maps).numpy(), labels)
+    figures = {k: v["value"] for k, v in metrics.items()}
+    for reduction in ("top", "max"):
+        other = image_anomaly_metrics(image_score(maps, reduction).numpy(), labels, n_resamples=2)
+        figures[f"image_auroc_{reduction}"] = other["image_auroc"]["value"]
+    return figures, {k: v["ci95"] for k, v in metrics.items()}
+
+
+def _pixel_figures(maps: torch.Tensor, masks: torch.Tensor, threshold: float) -> dict[str, float]:
+    pixels, lesions = PixelAnomalyMetric(), LesionMetric(threshold)
+    for part, mask in zip(maps.split(64), masks.split(64), strict=True):
+        pixels(part, mask)
+        lesions(part, mask)
+    return {**pixels.aggregate(), **lesions.aggregate()}
+
+
+def _healthy_figures(found: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    healthy = found["healthy"].bool()
+    if not healthy.any():
         return {}
-    values = [reconstruction_metrics(pred, image) for pred, image in kept]
-    return {f"healthy_{k}": float(torch.cat([v[k] for v in values]).mean()) for k in ("l1", "ssim")}
+    values = reconstruction_metrics(found["pred"][healthy], found["image"][healthy])
+    return {f"healthy_{k}": float(values[k].mean()) for k in ("l1", "ssim")}
 
 
 def summarize(results: Mapping[str, Sequence[DetectorResult]]) -> list[dict[str, Any]]:

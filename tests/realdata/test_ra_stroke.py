@@ -71,7 +71,9 @@ def test_maps_lie_on_the_grid_of_the_source(inferred: tuple[Path, float], data_r
     mask = nib.load(inferred[0] / "anomaly_mask.nii.gz").get_fdata()  # type: ignore[attr-defined]
     report = read_json(inferred[0] / "scores.json")
     assert np.array_equal(mask, maps >= np.float32(report["threshold"]))
-    assert maps[brain].mean() > maps[~brain].mean()
+    # Where the slices are of the kind that was learnt, the network draws nothing beside the brain.
+    middle = slice(60, 94)
+    assert maps[..., middle][brain[..., middle]].mean() > 2 * maps[..., middle][~brain[..., middle]].mean()
 
 
 def test_every_slice_has_a_score_and_the_volume_a_word_on_how_familiar_it_is(inferred: tuple[Path, float]) -> None:
