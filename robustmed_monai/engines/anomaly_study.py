@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -109,7 +110,8 @@ def calibrate_weights(
     info["calibration"] = calibrate_thresholds(maps, FPRS)
     info["reference"] = image_reference(training.tensors["image"])
     info["healthy_score"] = {"mean": float(maps.mean()), "p95": float(image_score(maps).quantile(0.95))}
-    save_weights(network.state_dict(), weights, info)
+    if idist.get_rank() == 0:
+        save_weights(network.state_dict(), weights, info)
     return info
 
 

@@ -112,7 +112,7 @@ class RAEncoder(nn.Module):
         self.head = nn.Linear(channels[-1] * side * side, 2 * latent_size)
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the embeddings of ``x`` (B, C, X, Y): one map per pool, (B, channels[k], X / 2^(k+1), ...)."""
+        """Return the embeddings of ``x`` (B, C, X, Y): one per pool, (B, channels[k], X / 2^(k+1), ...)."""
         if x.ndim != 4 or x.shape[-2:] != (self.image_size, self.image_size):
             raise ImageShapeError(
                 f"RA was built for (B, C, {self.image_size}, {self.image_size}) images and got "

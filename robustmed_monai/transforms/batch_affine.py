@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.random import shared_rand
 
 
@@ -62,7 +63,7 @@ class BatchRandAffine:
         mode: "bilinear", or "nearest" as the authors' release.
 
     Raises:
-        ValueError: when a range is out of bounds.
+        ConfigError: when a range is out of bounds.
 
     Source: ranges of the MIDL 2023 release of RA.
     """
@@ -76,8 +77,9 @@ class BatchRandAffine:
         mode: str = "bilinear",
     ) -> None:
         if not (0 < scale_range[0] <= scale_range[1] and 0 <= flip_prob <= 1 and math.isfinite(rotate_range)):
-            raise ValueError(
-                f"scale_range={scale_range} must be positive and rising, flip_prob={flip_prob} in [0, 1]."
+            raise ConfigError(
+                f"rotate_range={rotate_range} must be finite, scale_range={scale_range} positive and rising, "
+                f"flip_prob={flip_prob} in [0, 1]."
             )
         self.ranges = (rotate_range, translate_range, tuple(scale_range), flip_prob)
         self.mode = mode

@@ -33,7 +33,7 @@ class Done(NamedTuple):
     last_line: str
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_network() -> Iterator[None]:
     """No bundle needs a network; one that asks for it fails here as it would offline."""
 
@@ -66,7 +66,7 @@ def tiny_network(dataset_dir: Path) -> Overrides:
 
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve training, four validation and eight test pictures of blobs with texture; half of the last have a lesion."""
+    """Twelve training, four validation and eight test pictures; every second test one has a lesion."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(5)
     content: dict[str, Any] = {"name": "blobs", "license": "CC0-1.0", "description": "drawn by the tests"}
@@ -110,7 +110,7 @@ def bundle() -> Callable[..., ConfigWorkflow]:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """`command(folder, *words, **overrides)`: what `python -m monai.bundle run` does there, without a new process."""
+    """`command(folder, *words, **overrides)`: what `python -m monai.bundle run` does there, in here."""
 
     def run(folder: Path, *words: str, **overrides: Any) -> Done:
         monkeypatch.chdir(folder)
@@ -182,7 +182,10 @@ def _ignore_renamed_arguments() -> None:
 
 def draw_head(rng: np.random.Generator, shape: tuple[int, int] = (40, 48)) -> np.ndarray:
     """A bright ellipse with a dark middle and noise, (X, Y) in [0, 1], black around."""
-    x, y = (np.linspace(-1, 1, n)[s] for n, s in zip(shape, ((slice(None), None), (None, slice(None))), strict=True))
+    x, y = (
+        np.linspace(-1, 1, n)[s]
+        for n, s in zip(shape, ((slice(None), None), (None, slice(None))), strict=True)
+    )
     width, height, shift = rng.uniform(0.65, 0.8), rng.uniform(0.75, 0.9), rng.uniform(-0.05, 0.05)
     distance = np.hypot((x - shift) / width, y / height)
     texture = 0.6 + 0.1 * np.sin(6 * x + rng.uniform(0, 6)) + rng.normal(0, 0.02, shape)

@@ -37,14 +37,18 @@ class TestTrain:
         assert sha256(tmp_path / "out" / "model.pt") == sha256(trained / "model.pt")
         assert _files(repository / "bundles" / "ra") == before, "a bundle's folder is never written to"
 
-    def test_from_the_bundle(self, command: Command, repository: Path, tiny: Overrides, tmp_path: Path) -> None:
+    def test_from_the_bundle(
+        self, command: Command, repository: Path, tiny: Overrides, tmp_path: Path
+    ) -> None:
         tiny |= {"max_epochs": 1, "warmup_epochs": 0}
         words = ("--config_file", "configs/train.json")
         done = command(repository / "bundles" / "ra", *words, output_dir=tmp_path, **tiny)
         assert done.code == 0, done.last_line
         assert load_info(tmp_path / "model.pt")["epoch"] == 1
 
-    def test_a_renamed_copy_from_elsewhere(self, command: Command, configs: Path, tiny: Overrides, tmp_path: Path) -> None:
+    def test_a_renamed_copy_from_elsewhere(
+        self, command: Command, configs: Path, tiny: Overrides, tmp_path: Path
+    ) -> None:
         root = tmp_path / "meine Bündel" / "ra-copy"
         shutil.copytree(configs, root / "configs")
         before = _files(root)
@@ -80,14 +84,21 @@ class TestTrain:
     ) -> None:
         done = command(tmp_path, "--config_file", str(configs / "train.json"), *words)
         assert done.code == 1
-        assert done.last_line.startswith(f"ConfigError: {words[0]}: the config has no such key; the nearest is --{nearest}.")
+        assert done.last_line.startswith(
+            f"ConfigError: {words[0]}: the config has no such key; the nearest is --{nearest}."
+        )
         assert not list(tmp_path.iterdir())
 
-    def test_a_wrong_dataset_is_named(self, command: Command, configs: Path, tiny: Overrides, tmp_path: Path) -> None:
+    def test_a_wrong_dataset_is_named(
+        self, command: Command, configs: Path, tiny: Overrides, tmp_path: Path
+    ) -> None:
         tiny |= {"dataset_dir": tmp_path / "nowhere", "output_dir": tmp_path / "out"}
         done = command(tmp_path, "--config_file", str(configs / "train.json"), **tiny)
         assert done.code == 1
-        assert done.last_line == f"DataError: dataset_dir {tmp_path / 'nowhere'}: no such file or folder; check the path."
+        assert (
+            done.last_line
+            == f"DataError: dataset_dir {tmp_path / 'nowhere'}: no such file or folder; check the path."
+        )
         assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pt", ".json", ".png")]
 
 

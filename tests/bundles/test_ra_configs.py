@@ -20,7 +20,7 @@ import robustmed_monai
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.files import sha256
-from robustmed_monai.utils.weights import load_into, save_weights, verify_bundle_weights
+from robustmed_monai.utils.weights import load_info, load_into, save_weights, verify_bundle_weights
 
 Workflow = Callable[..., ConfigWorkflow]
 
@@ -75,16 +75,31 @@ class TestProperties:
         train.finalize()
 
     def test_of_inference(
-        self, workflow: Workflow, tiny_network: dict[str, Any], trained: Path, dataset_dir: Path, tmp_path: Path
+        self,
+        workflow: Workflow,
+        tiny_network: dict[str, Any],
+        trained: Path,
+        dataset_dir: Path,
+        tmp_path: Path,
     ) -> None:
         weights, image = str(trained / "model.pt"), str(dataset_dir / "test-0.png")
         infer = workflow(
-            "inference.json", tiny_network, weights=weights, input=image, output_dir=str(tmp_path), workflow_type="infer"
+            "inference.json",
+            tiny_network,
+            weights=weights,
+            input=image,
+            output_dir=str(tmp_path),
+            workflow_type="infer",
         )
         infer.initialize()
         assert infer.check_properties() == []
         assert infer.dataset_dir == image
         assert list(infer.dataset) == [{"image": image}]
+
+    def test_every_step_of_a_run_works_where_the_network_is(self, configs: Path) -> None:
+        steps = json.loads((configs / "train.json").read_text())["run"]
+        (calibration,) = [step for step in steps if isinstance(step, dict)]
+        assert calibration["device"] == "@device"
 
     def test_what_the_documents_promise_can_be_overridden_everywhere(self, configs: Path) -> None:
         """DESIGN.md: the words that every config of every bundle shares."""
@@ -148,8 +163,12 @@ class TestOverlays:
     def test_radiographs_are_not_augmented(self, parsed: Any, name: str) -> None:
         assert parsed(["train.json", name])("train#augmentation") is None
 
-    @pytest.mark.parametrize(("name", "expected"), [("ae.json", (0.0, 40)), ("vae.json", (1.0, 40)), ("sivae.json", (1.0, 32))])
-    def test_controls_are_schedules_of_the_same_loss(self, parsed: Any, name: str, expected: tuple[float, int]) -> None:
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("ae.json", (0.0, 40)), ("vae.json", (1.0, 40)), ("sivae.json", (1.0, 32))]
+    )
+    def test_controls_are_schedules_of_the_same_loss(
+        self, parsed: Any, name: str, expected: tuple[float, int]
+    ) -> None:
         loss = parsed(["train.json", name])("loss")
         assert (loss.beta_kl, loss.warmup_epochs) == expected
         assert (loss.lambda_emb == 0) == (name == "sivae.json")
@@ -179,7 +198,15 @@ class TestMetadata:
     def test_has_what_the_specification_asks(self, configs: Path) -> None:
         """The required keys and forms of the official schema, for where that is not at hand."""
         meta = json.loads((configs / "metadata.json").read_text())
-        texts = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description"}
+        texts = {
+            "schema",
+            "version",
+            "monai_version",
+            "pytorch_version",
+            "numpy_version",
+            "task",
+            "description",
+        }
         texts |= {"authors", "copyright"}
         for key in texts:
             assert isinstance(meta[key], str), key
@@ -204,7 +231,7 @@ class TestMetadata:
     def test_fits_the_official_schema(self, configs: Path, data_root: Path, tmp_path: Path) -> None:
         # MONAI takes a schema that is there instead of fetching it.
         path = data_root / "schema" / "meta_schema_20240725.json"
-        known = {"filepath": str(path), "hash_val": sha256(path), "hash_type": "sha256"}
+        known: dict[str, Any] = {"filepath": str(path), "hash_val": sha256(path), "hash_type": "sha256"}
         verify_metadata(meta_file=str(configs / "metadata.json"), **known)
         broken = json.loads((configs / "metadata.json").read_text())
         del broken["network_data_format"]["inputs"]["image"]["dtype"]
@@ -225,7 +252,9 @@ class TestMetadata:
 
     def test_shipped_network_is_the_one_of_all_configs(self, configs: Path) -> None:
         keys = ("image_size", "channels", "latent_size", "norm")
-        contents = [json.loads((configs / f"{n}.json").read_text()) for n in ("train", "evaluate", "inference")]
+        contents = [
+            json.loads((configs / f"{n}.json").read_text()) for n in ("train", "evaluate", "inference")
+        ]
         assert contents[0]["network_def"] == contents[1]["network_def"] == contents[2]["network_def"]
         assert len({str([content[key] for key in keys]) for content in contents}) == 1
 
@@ -249,7 +278,10 @@ class TestWeights:
         assert model.stat().st_size <= 25 * 2**20
         digests = verify_bundle_weights(configs.parent)
         assert set(digests) == {"model.pt"}
-        network = _load(configs.parents[2])
+        info = load_info(model)
+        assert {"calibration", "reference", "provenance"} <= set(info)
+        assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
+        network = _load(configs.parents[1])
         assert isinstance(network, ReversedAutoEncoder)
         with torch.no_grad():
             assert network.eval()(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128, 128)
@@ -274,7 +306,9 @@ class TestExport:
             config_file=str(configs / "inference.json"),
             converter_kwargs=names,
         )
-        session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
         generator = torch.Generator().manual_seed(0)
         for batch in (1, 3, 16):
             image = torch.rand(batch, 1, 128, 128, generator=generator)
@@ -302,7 +336,7 @@ def _load(bundle_dir: Path) -> Any:
 
 
 def _as_if_trained() -> ReversedAutoEncoder:
-    """The shipped network with layers that fit their input, so that its output is neither constant nor saturated."""
+    """The shipped network, its layers fitted to their input: the output is neither constant nor saturated."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch")

@@ -20,7 +20,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _evaluate(bundle: Any, files: list[str], network: Overrides, dataset_dir: Path, folder: Path, **more: Any) -> None:
+def _evaluate(
+    bundle: Any, files: list[str], network: Overrides, dataset_dir: Path, folder: Path, **more: Any
+) -> None:
     overrides = {**network, "dataset_dir": str(dataset_dir), "output_dir": str(folder), **more}
     bundle(files, overrides, workflow_type="infer")
 
@@ -42,7 +44,7 @@ def test_table_has_methods_and_controls(
     cells = _cells(content)
     assert set(cells) == {"RA", "VAE", "VAE, RA map", *CONTROLS}
     for row in cells.values():
-        assert COLUMNS <= set(row), COLUMNS - set(row)
+        assert set(row) >= COLUMNS, COLUMNS - set(row)
         assert any(column.startswith("recall_") for column in row)
     assert cells["VAE, RA map"] == pytest.approx(cells["RA"])
     # What is known of the controls beforehand.
@@ -54,7 +56,9 @@ def test_table_has_methods_and_controls(
     assert (one["n"], one["std"]) == (2, 0.0)
     assert content["seeds"] == [0, 1]
     digests = {entry["split"]: entry["sha256"] for entry in content["data"]}
-    assert digests == {k: data_digest(dataset_dir.glob(f"{k}-*.png")) for k in ("training", "validation", "test")}
+    assert digests == {
+        k: data_digest(dataset_dir.glob(f"{k}-*.png")) for k in ("training", "validation", "test")
+    }
     for name in ("results.png", "curves.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -63,9 +67,11 @@ def test_ablation_switches_the_factors(
     bundle: Any, tiny_network: Overrides, dataset_dir: Path, trained: Path, tmp_path: Path
 ) -> None:
     weights = str(trained / "model.pt")
-    _evaluate(bundle, ["evaluate.json", "ablation.json"], tiny_network, dataset_dir, tmp_path, weights=weights)
+    _evaluate(
+        bundle, ["evaluate.json", "ablation.json"], tiny_network, dataset_dir, tmp_path, weights=weights
+    )
     cells = _cells(read_results(tmp_path / "ablation.json"))
-    assert CONTROLS <= set(cells)
+    assert set(cells) >= CONTROLS
     maps = {name: row["pixel_ap"] for name, row in cells.items() if name not in CONTROLS}
     assert len(maps) >= 6
     assert len(set(maps.values())) == len(maps), "two maps give the same figures, so a switch does nothing"
@@ -75,7 +81,11 @@ def test_ablation_switches_the_factors(
 @pytest.mark.parametrize(
     ("overrides", "kind", "message"),
     [
-        ({"runs": {"RAA": ["model.pt"]}}, ConfigError, r"runs: found \['RAA'\]; give weights for one of .*'RA'"),
+        (
+            {"runs": {"RAA": ["model.pt"]}},
+            ConfigError,
+            r"runs: found \['RAA'\]; give weights for one of .*'RA'",
+        ),
         ({"weights": "nowhere/model.pt"}, WeightsError, r"nowhere/model.pt: no such file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Inference by the config: volumes, pictures and folders in; maps on their own grid, scores and sheets out."""
+"""Inference by the config: volumes, pictures and folders in; maps on their grid, scores and sheets out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Infer = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def infer(bundle: Any, tiny_network: dict[str, Any], trained: Path) -> Infer:
-    """`infer(input, output, **overrides)` runs inference.json with the tiny weights and returns the output folder."""
+    """`infer(input, output, **overrides)` runs inference.json with the tiny weights and returns `output`."""
 
     def run(given: Path, output: Path, **overrides: Any) -> Path:
         known = {"weights": str(trained / "model.pt"), "input": str(given), "output_dir": str(output)}
@@ -32,7 +32,7 @@ def infer(bundle: Any, tiny_network: dict[str, Any], trained: Path) -> Infer:
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An oblique left-handed int16 volume of 14 slices along its second axis, of which the outer ones are empty."""
+    """An oblique left-handed int16 volume of 14 slices along its second axis, the outer ones empty."""
     z = np.linspace(-1.3, 1.3, 14)
     heads = [draw(1 - abs(v)) for v in z]
     voxels = (np.stack(heads, 1) * 900).astype(np.int16)
@@ -57,7 +57,7 @@ def inferred(infer: Infer, volume: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def draw(size: float, shape: tuple[int, int] = (40, 48)) -> np.ndarray:
-    """A head like those of the training data, smaller towards the ends, upside down and mirrored in this file."""
+    """A head like those of the training data, smaller for a smaller `size`, nothing for 0."""
     if size <= 0:
         return np.zeros(shape)
     x, y = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
@@ -119,7 +119,9 @@ class TestVolume:
         assert summary["failed"] == {}
         assert [entry["image"] for entry in summary["images"]] == [str(volume)]
 
-    def test_twice_gives_the_same_bytes(self, infer: Infer, inferred: Path, volume: Path, tmp_path: Path) -> None:
+    def test_twice_gives_the_same_bytes(
+        self, infer: Infer, inferred: Path, volume: Path, tmp_path: Path
+    ) -> None:
         one, two = inferred / "sub-01_T1w", infer(volume, tmp_path) / "sub-01_T1w"
         for name in [*(f"{name}.nii.gz" for name in FILES), "scores.json", "worst_slices.png"]:
             assert (one / name).read_bytes() == (two / name).read_bytes(), name
@@ -142,7 +144,11 @@ class TestVolume:
 class TestPicture:
     def test_comes_back_as_pictures(self, infer: Infer, dataset_dir: Path, tmp_path: Path) -> None:
         folder = infer(dataset_dir / "test-1.png", tmp_path) / "test-1"
-        assert {p.name for p in folder.iterdir()} == {*(f"{n}.png" for n in FILES), "scores.json", "worst_slices.png"}
+        assert {p.name for p in folder.iterdir()} == {
+            *(f"{n}.png" for n in FILES),
+            "scores.json",
+            "worst_slices.png",
+        }
         pictures = [_png(folder / f"{name}.png") for name in FILES]
         assert {p.shape for p in pictures} == {_png(dataset_dir / "test-1.png").shape}
         assert {p.dtype for p in pictures} == {np.dtype(np.uint8)}
@@ -152,7 +158,9 @@ class TestPicture:
 
 
 class TestFamiliarity:
-    def test_images_like_the_training_data_get_no_warning(self, infer: Infer, dataset_dir: Path, tmp_path: Path) -> None:
+    def test_images_like_the_training_data_get_no_warning(
+        self, infer: Infer, dataset_dir: Path, tmp_path: Path
+    ) -> None:
         report = read_json(infer(dataset_dir / "test-0.png", tmp_path) / "test-0" / "scores.json")
         assert report["warnings"] == []
 
@@ -161,7 +169,9 @@ class TestFamiliarity:
         Image.fromarray(inverted).save(tmp_path / "inverted.png")
         report = read_json(infer(tmp_path / "inverted.png", tmp_path / "out") / "inverted" / "scores.json")
         assert "1 of 1 slices lie far outside the training data" in report["warnings"][0]
-        assert any(w.startswith("head_area is ") and "the training images have" in w for w in report["warnings"])
+        assert any(
+            w.startswith("head_area is ") and "the training images have" in w for w in report["warnings"]
+        )
         assert report["slices"][0]["warnings"] == report["warnings"][1:]
 
     def test_empty_images_say_so(self, infer: Infer, tmp_path: Path) -> None:
@@ -193,20 +203,32 @@ class TestFolder:
         assert f"{broken}: the compressed data are damaged or cut off" in str(error)
         summary = read_json(out / "summary.json")
         assert list(summary["failed"]) == [str(broken)]
-        done = {Path(entry["image"]).relative_to(folder).as_posix(): entry["folder"] for entry in summary["images"]}
-        assert done == {"a/test-0.png": "test-0", "b/test-0.png": "test-0-2", "sub-01_T1w.nii.gz": "sub-01_T1w"}
+        done = {
+            Path(entry["image"]).relative_to(folder).as_posix(): entry["folder"]
+            for entry in summary["images"]
+        }
+        assert done == {
+            "a/test-0.png": "test-0",
+            "b/test-0.png": "test-0-2",
+            "sub-01_T1w.nii.gz": "sub-01_T1w",
+        }
         for name in done.values():
             assert (out / name / "scores.json").is_file()
         assert not (out / "broken").exists()
 
 
 class TestRefusals:
-    def test_of_rates_that_the_weights_are_not_calibrated_at(self, infer: Infer, volume: Path, tmp_path: Path) -> None:
+    def test_of_rates_that_the_weights_are_not_calibrated_at(
+        self, infer: Infer, volume: Path, tmp_path: Path
+    ) -> None:
         with pytest.raises(RuntimeError) as caught:
             infer(volume, tmp_path, fpr=0.03)
         error = _cause(caught.value)
         assert isinstance(error, ConfigError)
-        assert str(error) == "fpr=0.03: the weights are calibrated at ['0.01', '0.02', '0.05']; choose one of these."
+        assert (
+            str(error)
+            == "fpr=0.03: the weights are calibrated at ['0.01', '0.02', '0.05']; choose one of these."
+        )
 
     def test_of_altered_weights(self, infer: Infer, volume: Path, trained: Path, tmp_path: Path) -> None:
         content = bytearray((trained / "model.pt").read_bytes())

@@ -20,7 +20,7 @@ from robustmed_monai.utils.weights import load_info, load_into
 Overrides = dict[str, Any]
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """What ends a run in the middle of an epoch."""
 
 
@@ -50,7 +50,9 @@ class TestOutputs:
     def test_are_weights_checkpoint_pictures_and_curves(self, trained: Path) -> None:
         found = {p.name for p in trained.iterdir()}
         assert {"model.pt", "model.json", "checkpoint.pt", "pictures"} <= found
-        assert [p.name for p in sorted((trained / "pictures").iterdir())] == [f"anomaly_{i:04d}.png" for i in (1, 2, 3, 4)]
+        assert [p.name for p in sorted((trained / "pictures").iterdir())] == [
+            f"anomaly_{i:04d}.png" for i in (1, 2, 3, 4)
+        ]
         assert not [name for name in found if name.startswith(".tmp")]
 
     def test_weights_bring_what_applying_them_needs(self, trained: Path, tiny: Overrides) -> None:
@@ -75,12 +77,14 @@ class TestOutputs:
 
 
 class TestResume:
-    def test_after_a_power_cut_is_exact(self, workflow: Any, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path) -> None:
+    def test_after_a_power_cut_is_exact(
+        self, workflow: Any, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path
+    ) -> None:
         folder = tmp_path / "out"
         # In the middle of the third epoch, the first after the warm-up: what it did is lost and done again.
         with pytest.raises(Exception, match="Failed to evaluate") as caught:
             bundle("train.json", tiny, output_dir=str(folder), before_run=_cut_power_at(8))
-        assert isinstance(caught.value.__cause__, PowerCut)
+        assert isinstance(caught.value.__cause__, PowerCutError)
         assert _checkpoint(folder)["epoch"] == 2
         bundle("train.json", tiny, output_dir=str(folder), resume=True)
         _assert_same(_checkpoint(folder), _checkpoint(trained))
@@ -89,7 +93,13 @@ class TestResume:
 
     def test_early_stop_goes_on_counting(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
         # Nothing learns without a rate, so no validation is better than the first one.
-        tiny |= {"patience": 2, "learning_rate": 0.0, "norm": "affine", "max_epochs": 9, "output_dir": str(tmp_path)}
+        tiny |= {
+            "patience": 2,
+            "learning_rate": 0.0,
+            "norm": "affine",
+            "max_epochs": 9,
+            "output_dir": str(tmp_path),
+        }
         with pytest.raises(RuntimeError):
             bundle("train.json", tiny, before_run=_cut_power_at(8))
         assert _checkpoint(tmp_path)["epoch"] == 2
@@ -104,15 +114,19 @@ class TestResume:
 
 
 class TestDeterminism:
-    def test_another_seed_gives_other_weights(self, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path) -> None:
-        bundle("train.json", tiny, output_dir=str(tmp_path), seed=1)
+    def test_another_seed_gives_other_weights(
+        self, bundle: Any, tiny: Overrides, trained: Path, tmp_path: Path
+    ) -> None:
+        bundle("train.json", tiny | {"val_interval": 4}, output_dir=str(tmp_path), seed=1)
         one, other = (_checkpoint(folder)["state"]["network"] for folder in (trained, tmp_path))
-        assert not any(torch.equal(one[k], other[k]) for k in one if k.endswith("conv.weight") or k == "encoder.head.weight")
+        assert not any(torch.equal(one[k], other[k]) for k in one if one[k].ndim > 1)
         assert sha256(tmp_path / "model.pt") != sha256(trained / "model.pt")
 
 
 class TestOverlays:
-    @pytest.mark.parametrize("overlays", [["ae.json"], ["sivae.json"], ["paper.json", "chest.json"]], ids="+".join)
+    @pytest.mark.parametrize(
+        "overlays", [["ae.json"], ["sivae.json"], ["paper.json", "chest.json"]], ids="+".join
+    )
     def test_train(self, bundle: Any, tiny: Overrides, tmp_path: Path, overlays: list[str]) -> None:
         tiny |= {"max_epochs": 1, "warmup_epochs": 0} if "ae.json" not in overlays else {"max_epochs": 1}
         if "ae.json" in overlays:
@@ -126,14 +140,18 @@ class TestOverlays:
         assert load_info(tmp_path / "model.pt")["calibration"]["thresholds"]
 
     @pytest.mark.parametrize("key", ["max_epochs", "train#trainer#max_epochs"])
-    def test_fewer_epochs_than_the_interval(self, bundle: Any, tiny: Overrides, tmp_path: Path, key: str) -> None:
+    def test_fewer_epochs_than_the_interval(
+        self, bundle: Any, tiny: Overrides, tmp_path: Path, key: str
+    ) -> None:
         for name in ("max_epochs", "warmup_epochs", "val_interval"):
             del tiny[name]
         done: ConfigWorkflow = bundle("train.json", tiny, output_dir=str(tmp_path), **{key: 2})
         assert done.parser.get_parsed_content("train#trainer").state.epoch == 2
         assert load_info(tmp_path / "model.pt")["epoch"] == 2
 
-    def test_a_warm_up_that_does_not_fit_is_refused(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
+    def test_a_warm_up_that_does_not_fit_is_refused(
+        self, bundle: Any, tiny: Overrides, tmp_path: Path
+    ) -> None:
         with pytest.raises(RuntimeError) as caught:
             bundle("train.json", tiny | {"warmup_epochs": 5}, output_dir=str(tmp_path))
         cause: BaseException | None = caught.value
@@ -151,7 +169,15 @@ def test_two_processes_equal_one(
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "monai.bundle"]
+    launcher = [
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(port),
+        "-m",
+        "monai.bundle",
+    ]
     del tiny["device"]
     files = f"['{configs / 'train.json'}','{configs / 'multi_gpu_train.json'}']"
     done = process(tmp_path, "--config_file", files, module=launcher, output_dir=tmp_path / "two", **tiny)
@@ -162,12 +188,14 @@ def test_two_processes_equal_one(
     assert two["best"]["value"] == pytest.approx(one["best"]["value"], abs=1e-5)
     load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "affine"), tmp_path / "two" / "model.pt")
     known = load_info(tmp_path / "one" / "model.pt")["calibration"]["thresholds"]
-    assert load_info(tmp_path / "two" / "model.pt")["calibration"]["thresholds"] == pytest.approx(known, rel=1e-2)
+    assert load_info(tmp_path / "two" / "model.pt")["calibration"]["thresholds"] == pytest.approx(
+        known, rel=1e-2
+    )
 
 
 def _cut_power_at(iteration: int) -> Callable[[ConfigWorkflow], None]:
     def cut(_: Any) -> None:
-        raise PowerCut
+        raise PowerCutError
 
     def add(made: ConfigWorkflow) -> None:
         trainer = made.parser.get_parsed_content("train#trainer")

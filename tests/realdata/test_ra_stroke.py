@@ -1,4 +1,4 @@
-"""RA on the stroke volume, whose affine is oblique: with the shipped weights if there are any, else with none."""
+"""RA on the stroke volume, whose affine is oblique: with the shipped weights, or untrained without them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_maps_lie_on_the_grid_of_the_source(inferred: tuple[Path, float], data_r
     assert maps[..., middle][brain[..., middle]].mean() > 2 * maps[..., middle][~brain[..., middle]].mean()
 
 
-def test_every_slice_has_a_score_and_the_volume_a_word_on_how_familiar_it_is(inferred: tuple[Path, float]) -> None:
+def test_every_slice_has_a_score_and_the_volume_a_word_on_how_familiar_it_is(
+    inferred: tuple[Path, float],
+) -> None:
     report = read_json(inferred[0] / "scores.json")
     assert len(report["slices"]) > 100
     assert all(np.isfinite(entry["score"]) and entry["score"] > 0 for entry in report["slices"])
