@@ -40,8 +40,9 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(PY)
 
 demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (no download, minutes on a CPU)
 	$(BUNDLE) bundles/ra/configs/train.json
-	$(BUNDLE) bundles/ra/configs/evaluate.json
-	volume="$$($(DEMO_VOLUME))" && $(BUNDLE) bundles/ra/configs/inference.json --input "$$volume"
+	$(BUNDLE) bundles/ra/configs/evaluate.json --weights out/ra/train/model.pt
+	volume="$$($(DEMO_VOLUME))" && \
+	    $(BUNDLE) bundles/ra/configs/inference.json --input "$$volume" --weights out/ra/train/model.pt
 	@echo
 	@echo "The demo is done. Look at"
 	@echo "  out/ra/inference  anomaly map, pseudo-healthy volume and mask (NIfTI), worst slices (PNG), scores (JSON)"

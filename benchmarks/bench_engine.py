@@ -153,12 +153,10 @@ def loading(images: torch.Tensor, batch_size: int) -> dict[str, Work]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results file."""
     chosen = options("engine", __doc__, 8, arguments)
-    # Handlers tell about every run, MONAI about the unused version argument of ignite's early stopping.
-    logging.getLogger("ignite").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
     count = 16 if chosen.quick else 136
     place = (count, chosen.device, chosen.quick)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's own, once per workflow
         rows = _step_rows(folder, place, chosen.rounds)
         rows += _loading_rows(count, chosen.quick, chosen.rounds)
         if not chosen.quick:

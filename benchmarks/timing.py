@@ -48,7 +48,7 @@ class Watched(NamedTuple):
 def options(
     name: str, description: str | None, rounds: int, arguments: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Read the command line that all benchmarks share, and switch their log lines on."""
+    """Read the command line that all benchmarks share, and switch their log lines on, ignite's off."""
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds to take the median of ({rounds})")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="results file to write")
@@ -60,6 +60,8 @@ def options(
     if chosen.rounds < 1:
         parser.error(f"--rounds {chosen.rounds}: give at least 1")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # Engines tell of every run, and a round is a run.
+    logging.getLogger("ignite").setLevel(logging.WARNING)
     return chosen
 
 

@@ -80,9 +80,9 @@ def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> Items:
         spec = sample_lesion(image, np.random.default_rng(drawn))
         changed, mask = draw_lesion(image, spec)
         name = f"{path.stem}_lesion{number}"
-        item = {"image": out.image(name, changed), "mask": out.mask(name, mask.astype(np.float32)), "healthy": False}
-        size = size_name(int(mask.sum()), max(image.shape))
-        items.append(("test", {**item, "kind": spec.kind, "size": size, "subject": path.stem}))
+        item = {"image": out.image(name, changed), "mask": out.mask(name, mask.astype(np.float32))}
+        item |= {"kind": spec.kind, "size": size_name(int(mask.sum()), max(image.shape))}
+        items.append(("test", {**item, "healthy": False, "subject": path.stem}))
     return items
 
 

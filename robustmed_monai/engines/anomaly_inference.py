@@ -90,7 +90,8 @@ class FileIteration:
 
         Returns:
             `path`, `meta` of the source, `slices` (what the network saw: `image`, `pred`, `anomaly_map`,
-            `index`), `pred` and `anomaly_map` on the source's grid, `scores` per slice, `full_scale` (255 or
+            `index`), `pred` and `anomaly_map` on the source's grid, `scores` per slice, `assessed` (1 where a
+            slice looks like the training data, or everywhere when none does), `full_scale` (255 or
             65535, white in a picture), `unfamiliar` and `warnings` as sentences; or `path` and `error` when
             the file cannot be used, so that the other files of a folder are still done.
         """
@@ -116,12 +117,16 @@ class FileIteration:
         strange = [
             unfamiliar(stack[i : i + 1], self.reference) if self.reference else [] for i in filled.tolist()
         ]
+        familiar = [i for i, s in zip(filled.tolist(), strange, strict=True) if not s] or filled.tolist()
+        assessed = torch.zeros_like(maps)
+        assessed[familiar] = 1
         return {
             "path": path,
             "meta": source.meta,
             "slices": {Keys.IMAGE: stack, Keys.PRED: pred, "anomaly_map": maps, "index": filled},
             Keys.PRED: slices_to_volume(pred, geometry, rescale=True),
             "anomaly_map": slices_to_volume(maps, geometry).clamp(min=0),
+            "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
             "full_scale": 255.0 if float(source.max()) <= 255 else 65535.0,
             "scores": image_score(maps),
             "unfamiliar": dict(zip(filled.tolist(), strange, strict=True)),

@@ -31,7 +31,8 @@ class AnomalyFileWriter:
     Args:
         output_dir: folder to write into.
         calibration: thresholds from the weights' info (``calibrate_thresholds``).
-        fpr: rate among healthy pixels at which the mask is cut; one of the calibrated ones.
+        fpr: rate among healthy pixels at which the mask is cut; one of the calibrated ones. Slices unlike the
+            training data stay out of the mask as long as others are like it.
         worst: slices on the sheet.
         vmax: upper end of the colours; None takes four times the threshold.
 
@@ -76,7 +77,7 @@ class AnomalyFileWriter:
         folder = self._folder(Path(output["path"]))
         picture = output["path"].lower().endswith(_PICTURES)
         maps = output["anomaly_map"]
-        mask = (maps >= self.threshold).to(torch.uint8)
+        mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
         suffix = ".png" if picture else ".nii.gz"
         shown = (maps / self.vmax).clamp(max=1) if picture else maps
         pred = output["pred"] / output["full_scale"] if picture else output["pred"]

@@ -115,13 +115,8 @@ def test_lgg(tumours: Path, tmp_path: Path, load: Any, pixels: Any, snapshot: An
         shown = pixels(tmp_path / "out" / item["mask"])
         np.testing.assert_array_equal(shown, arrays["mask"][index] * 255)
     before = snapshot(tmp_path / "out")
-    assert (
-        lgg.main(
-            ["--source", str(tumours), "--output", str(tmp_path / "out"), "--low", ".35", "--high", ".65"]
-            + ["--head_height", "0"]
-        )
-        == 0
-    )
+    arguments = ["--source", str(tumours), "--output", str(tmp_path / "out")]
+    assert lgg.main([*arguments, "--low", ".35", "--high", ".65", "--head_height", "0"]) == 0
     assert snapshot(tmp_path / "out") == before
 
 

@@ -19,7 +19,8 @@ def head(seed: int) -> np.ndarray:
     image = np.select([r > 1, r > 0.93, r > 0.86, r > 0.72], [0, 190, 25, 140], 205).astype(float)
     image[(np.abs(np.abs(x) - 0.14) < 0.08) & (np.abs(y) < 0.25)] = 45
     noise = np.random.default_rng(seed).normal(0, 3, image.shape) * (r < 1)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return pixels
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def output(tmp_path: Path) -> Any:
             "slices": {"image": image, "pred": image / 2, "anomaly_map": image / 2, "index": torch.arange(1)},
             "pred": torch.full((1, 5, 6), 51.0),
             "anomaly_map": maps,
+            "assessed": torch.ones_like(maps),
             "full_scale": 255.0,
             "scores": torch.tensor([0.25]),
             "unfamiliar": {0: []} if strange is None else strange,
@@ -73,6 +74,13 @@ class TestFiles:
         assert report["score"] == 0.25
         assert report["score_of"] == "1 of 1 slices"
         assert report["slices"] == [{"slice": 0, "score": 0.25, "warnings": []}]
+
+    def test_the_mask_leaves_out_what_was_not_assessed(self, output: Any, tmp_path: Path) -> None:
+        given = output()
+        given["assessed"][..., 3:] = 0
+        _run(AnomalyFileWriter(tmp_path / "out", CALIBRATION), [given])
+        mask = np.asarray(Image.open(tmp_path / "out" / "head" / "anomaly_mask.png")).T > 0
+        assert np.array_equal(mask, (given["anomaly_map"][0] >= 0.1).numpy() & (np.arange(6) < 3))
 
     def test_same_names_get_folders_of_their_own(
         self, output: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
