@@ -98,7 +98,7 @@ def network_and_images(count: int, size: int, device: str) -> tuple[ReversedAuto
     quick = size != 128
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = ReversedAutoEncoder(image_size=size, **({"channels": (4, 8)} if quick else COMPACT))
+        network = ReversedAutoEncoder(image_size=size, **({"channels": (4, 8, 8)} if quick else COMPACT))
     if WEIGHTS.is_file() and not quick:
         load_into(network, WEIGHTS)
     return network.eval().to(device).to(memory_format=torch.channels_last), brain_slices(count, size).to(
@@ -153,10 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _full(network: Any) -> tuple[AnomalyMapInferer, PerImageMap]:
     """The whole map of both sides."""
     ours = AnomalyMapInferer()
-    every = range(len(network.encoder.stages) + 1)
-    layers = every if ours.layers is None else [k for k in ours.layers if k in every]
-    ours.layers = tuple(layers)
-    return ours, PerImageMap(True, layers)
+    return ours, PerImageMap(True, ours.layers or range(len(network.encoder.stages) + 1))
 
 
 def _works(network: Any, images: torch.Tensor, preds: torch.Tensor) -> dict[str, Work]:

@@ -48,7 +48,7 @@ KEEP = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "100000000",
 }
-TINY: dict[str, Any] = {"image_size": 32, "channels": [4, 8], "latent_size": 8}
+TINY: dict[str, Any] = {"image_size": 32, "channels": [4, 8, 8], "latent_size": 8}
 
 log = logging.getLogger("benchmark")
 
