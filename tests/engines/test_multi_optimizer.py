@@ -136,11 +136,15 @@ def test_a_term_that_is_not_finite_is_named_before_any_step() -> None:
     trainer.add_event_handler(Events.ITERATION_STARTED, poison)
     snapshots: list[torch.Tensor] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: snapshots.append(weights(trainer)))
+    # Loggers are shared by name: left disabled, other tests would find nothing logged.
     trainer.logger.disabled = True
-    with pytest.raises(
-        NonFiniteLossError, match=r"encoder phase, epoch 1, iteration 3: .*'reconstruction': nan"
-    ):
-        trainer.run()
+    try:
+        with pytest.raises(
+            NonFiniteLossError, match=r"encoder phase, epoch 1, iteration 3: .*'reconstruction': nan"
+        ):
+            trainer.run()
+    finally:
+        trainer.logger.disabled = False
     assert len(snapshots) == 2
     assert torch.equal(weights(trainer), snapshots[-1])
 

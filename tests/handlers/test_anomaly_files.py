@@ -20,9 +20,13 @@ CALIBRATION = {"thresholds": {"0.01": 0.2, "0.05": 0.1}}
 
 def _run(writer: AnomalyFileWriter, outputs: list[dict[str, Any]]) -> None:
     engine = Engine(lambda _, output: output)
-    engine.logger.disabled = True
     writer.attach(engine)
-    engine.run(outputs)
+    # All engines share this logger: left disabled, other tests would find nothing logged.
+    engine.logger.disabled = True
+    try:
+        engine.run(outputs)
+    finally:
+        engine.logger.disabled = False
 
 
 @pytest.fixture
