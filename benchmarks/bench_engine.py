@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = _step_rows(folder, place, chosen.rounds)
         rows += _loading_rows(count, chosen.quick, chosen.rounds)
         if not chosen.quick:
-            rows += _compile_rows(folder, place, chosen.rounds)
+            rows += [] if chosen.no_compile else _compile_rows(folder, place, chosen.rounds)
             rows += _allocator_rows(folder, place, chosen.rounds)
             rows += _memory_rows(folder, place)
     save(chosen, rows, seeds=[0], batch=8, steps_per_round=count // 8)

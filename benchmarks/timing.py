@@ -56,6 +56,9 @@ def options(
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing"
     )
+    parser.add_argument(
+        "--no_compile", action="store_true", help="leave out torch.compile, which takes minutes to get ready"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.rounds < 1:
         parser.error(f"--rounds {chosen.rounds}: give at least 1")
