@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -402,6 +403,8 @@ def test_a_changed_setting_that_the_checkpoint_wins_over_is_logged(
         optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr)
         return AtomicCheckpoint(str(tmp_path / "checkpoint.pt"), {"o": optimizer})
 
+    # A bundle run in this process may have set the root logger to INFO.
+    caplog.set_level(logging.WARNING)
     checkpoint(0.1).save(Engine(lambda *_: None))
     checkpoint(0.1).resume(Engine(lambda *_: None))
     assert caplog.text == ""
