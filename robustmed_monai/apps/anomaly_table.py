@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustmed_monai.engines.anomaly_study import DetectorResult, evaluate_detector, summarize
+from robustmed_monai.engines.anomaly_study import FPRS, DetectorResult, evaluate_detector, summarize
 from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
@@ -109,7 +109,7 @@ class AnomalyTable:
                 score_histogram(first.scores[first.labels == 0], first.scores[first.labels == 1]),
                 folder / "scores.png",
             )
-        threshold = first.calibration["thresholds"]["0.05"]
+        threshold = first.calibration["thresholds"][str(FPRS[-1])]
         chosen = _spread_over(first.labels)
         titles = [
             f"{'abnormal' if first.labels[i] else 'healthy'}\nscore {first.scores[i]:.4f}" for i in chosen

@@ -106,10 +106,8 @@ def calibrate_weights(
     info = load_info(weights)
     load_into(network, weights).eval()
     seen = _detect(lambda x: inferer(x, network), validation, device, "calibrate", "validation")
-    maps = seen["anomaly_map"]
-    info["calibration"] = calibrate_thresholds(maps, FPRS)
+    info["calibration"] = calibrate_thresholds(seen["anomaly_map"], FPRS)
     info["reference"] = image_reference(training.tensors["image"])
-    info["healthy_score"] = {"mean": float(maps.mean()), "p95": float(image_score(maps).quantile(0.95))}
     if idist.get_rank() == 0:
         save_weights(network.state_dict(), weights, info)
     return info

@@ -63,7 +63,7 @@ class BatchRandAffine:
         mode: "bilinear", or "nearest" as the authors' release.
 
     Raises:
-        ConfigError: when a range is out of bounds.
+        ConfigError: when a range is out of bounds or the mode is unknown.
 
     Source: ranges of the MIDL 2023 release of RA.
     """
@@ -81,6 +81,8 @@ class BatchRandAffine:
                 f"rotate_range={rotate_range} must be finite, scale_range={scale_range} positive and rising, "
                 f"flip_prob={flip_prob} in [0, 1]."
             )
+        if mode not in ("bilinear", "nearest"):
+            raise ConfigError(f"mode: found {mode!r}; choose 'bilinear' or 'nearest'.")
         self.ranges = (rotate_range, translate_range, tuple(scale_range), flip_prob)
         self.mode = mode
 

@@ -139,3 +139,8 @@ class TestBatch:
 def test_ranges_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):
         BatchRandAffine(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ConfigError, match="choose 'bilinear' or 'nearest'"):
+        BatchRandAffine(mode="cubic")
