@@ -54,6 +54,8 @@ def _sample_size(
 
 def _blur(opencv: bool, images: Tensor, params: Params) -> Tensor:
     sizes = params["size"]
+    if not len(sizes):
+        return images.clone()
     known, place = sizes.unique(return_inverse=True)
     tables = [
         torch.stack([_gaussian_matrix(side, int(k), opencv) for k in known.tolist()]).to(images)
