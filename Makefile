@@ -5,7 +5,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 BUNDLE := $(PY) -m monai.bundle run --config_file
 
-# Folder of the real images, for `make results-ra`; data_prep makes it from the official downloads.
+# Folder of the real images, for `make results-...`; data_prep makes it from the official downloads.
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
 # A volume of the embedded data with a lesion.
@@ -16,10 +16,10 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint tables tables-check results-ra bench clean
+.PHONY: help demo test check lint tables tables-check results-ra results-unoranic bench clean
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(PY):
 	@command -v $(PYTHON) >/dev/null || { \
@@ -67,6 +67,9 @@ tables-check: $(VENV)/.installed
 
 results-ra: $(VENV)/.installed ## the results table of RA on the real images in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_ra.py
+
+results-unoranic: $(VENV)/.installed ## the results tables of unORANIC on MedMNIST in ROBUSTMED_DATA (hours)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_unoranic.py
 
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done

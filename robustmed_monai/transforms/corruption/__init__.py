@@ -1,0 +1,49 @@
+"""Corruptions of images in [0, 1]: batched on the device, storable draws, MONAI transforms."""
+
+from robustmed_monai.transforms.corruption.combine import chain, one_of
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt, draw
+from robustmed_monai.transforms.corruption.doors import (
+    BatchCorruption,
+    RandCorruption,
+    RandCorruptionD,
+    RandCorruptiond,
+    RandCorruptionDict,
+)
+from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
+from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
+from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
+from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
+from robustmed_monai.transforms.corruption.suite import CorruptionSuite
+from robustmed_monai.transforms.corruption.unoranic import (
+    UNORANIC,
+    unoranic_chain,
+    unoranic_corruption,
+    unoranic_detection,
+)
+
+__all__ = [
+    "GEOMETRY",
+    "IMAGENET_C",
+    "MEDMNIST_C",
+    "MR_ARTIFACTS",
+    "UNORANIC",
+    "BatchCorruption",
+    "Corruption",
+    "CorruptionSuite",
+    "RandCorruption",
+    "RandCorruptionD",
+    "RandCorruptionDict",
+    "RandCorruptiond",
+    "chain",
+    "corrupt",
+    "draw",
+    "geometry",
+    "imagenet_c",
+    "imagenet_c_published",
+    "medmnist_c",
+    "mr_artifact",
+    "one_of",
+    "unoranic_chain",
+    "unoranic_corruption",
+    "unoranic_detection",
+]

@@ -6,7 +6,9 @@ batch of N images gives the bits of N batches of one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +55,7 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
         ImageError: when the images are neither float nor uint8.
     """
     images = _as_float(images, corruption)
-    return corruption.apply(images, to_device(params, images.device)).clamp(0, 1)
+    return corruption.apply(images, to_device(params, images.device)).clamp_(0, 1)
 
 
 def draw(corruption: Corruption, shape: Shape, generators: Sequence[torch.Generator]) -> Params:
@@ -112,6 +114,27 @@ def to_device(params: Params, device: torch.device) -> Params:
 def uniform(rows: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """Uniform numbers in [low, high), shape (rows,)."""
     return low + (high - low) * torch.rand(rows, generator=generator)
+
+
+def normal(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers that have the same bits on every processor, as ``torch.randn`` has not.
+
+    Sixteen random bits choose one of 65536 quantiles, so no number lies beyond 4.3.
+
+    Args:
+        shape: of the result.
+        generator: on the CPU.
+    """
+    count = math.prod(shape)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    places = words.view(torch.int16)[:count].to(torch.int32) + 2**15
+    return _quantiles().index_select(0, places).view(*shape)
+
+
+@cache
+def _quantiles() -> Tensor:
+    quantiles: Tensor = torch.special.ndtri((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16)
+    return quantiles.to(torch.float32)
 
 
 def constant(rows: int, value: float) -> Tensor:

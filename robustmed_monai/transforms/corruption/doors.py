@@ -14,9 +14,16 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, take
+from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, corrupt, take
 
-__all__ = ["BatchCorruption", "RandCorruption", "RandCorruptionD", "RandCorruptionDict", "RandCorruptiond"]
+__all__ = [
+    "BatchCorruption",
+    "RandCorruption",
+    "RandCorruptionD",
+    "RandCorruptionDict",
+    "RandCorruptiond",
+    "draw_share",
+]
 
 
 class RandCorruption(RandomizableTransform):
@@ -122,12 +129,20 @@ class BatchCorruption:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return (B, C, X, Y[, Z]) images of the same device and memory format."""
-        world, rank = idist.get_world_size(), idist.get_rank()
-        rows = images.shape[0]
-        params = self.corruption.sample((rows * world, *images.shape[1:]), generator)
-        if world > 1:
-            params = take(params, torch.arange(rank, rows * world, world))
-        return corrupt(images, self.corruption, params)
+        return corrupt(images, self.corruption, draw_share(self.corruption, images.shape, generator))
+
+
+def draw_share(corruption: Corruption, shape: Shape, generator: torch.Generator) -> Params:
+    """Parameters of this process's batch: its rows of the draw of the global batch under torchrun.
+
+    Args:
+        corruption: what to draw for.
+        shape: (B, C, X, Y[, Z]) of this process's batch.
+        generator: a CPU generator in the same state in every process.
+    """
+    world, rank = idist.get_world_size(), idist.get_rank()
+    params = corruption.sample((shape[0] * world, *shape[1:]), generator)
+    return take(params, torch.arange(rank, shape[0] * world, world)) if world > 1 else params
 
 
 RandCorruptionD = RandCorruptionDict = RandCorruptiond

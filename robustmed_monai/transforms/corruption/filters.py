@@ -6,7 +6,7 @@ length of the kernel, and each image may have its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import product
 
@@ -53,15 +53,17 @@ def _sample_size(
 
 
 def _blur(opencv: bool, images: Tensor, params: Params) -> Tensor:
-    sizes = params["size"]
-    if not len(sizes):
-        return images.clone()
+    matrices = (
+        _chosen(params["size"], partial(_gaussian_matrix, opencv, side), images) for side in images.shape[2:]
+    )
+    return along_axes(images, *matrices) if len(images) else images.clone()
+
+
+def _chosen(sizes: Tensor, make: Callable[[int], Tensor], images: Tensor) -> Tensor:
+    """Matrices (B, side, side) for (B,) sizes, or one (1, side, side) where all are the same."""
     known, place = sizes.unique(return_inverse=True)
-    tables = [
-        torch.stack([_gaussian_matrix(side, int(k), opencv) for k in known.tolist()]).to(images)
-        for side in images.shape[2:]
-    ]
-    return along_axes(images, *(table[place] if len(known) > 1 else table for table in tables))
+    matrices = [make(size).to(images) for size in known.tolist()]
+    return torch.stack(matrices) if len(matrices) == 1 else torch.stack(matrices)[place]
 
 
 def along_axes(images: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def along_axes(images: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _gaussian_matrix(side: int, size: int, opencv: bool) -> Tensor:
+def _gaussian_matrix(opencv: bool, side: int, size: int) -> Tensor:
     if opencv and size in _OPENCV:
         half = _OPENCV[size]
         return reflected(side, np.array([*half, *half[-2::-1]]))
@@ -153,17 +155,17 @@ def _sample_scale(low: float, high: float, shape: Shape, generator: torch.Genera
 
 
 def _downscale(images: Tensor, params: Params) -> Tensor:
-    tables = [_there_and_back(side).to(images) for side in images.shape[2:]]
-    small = [(params["scale"] * side).round().long() for side in images.shape[2:]]
-    return along_axes(images, *(table[size] for table, size in zip(tables, small, strict=True)))
+    matrices = (
+        _chosen((params["scale"] * side).round().long(), partial(_there_and_back, side), images)
+        for side in images.shape[2:]
+    )
+    return along_axes(images, *matrices) if len(images) else images.clone()
 
 
-@lru_cache(maxsize=8)
-def _there_and_back(side: int) -> Tensor:
-    """Matrices (side + 1, side, side); entry s goes through s pixels."""
-    matrices = [np.zeros((side, side))]
-    matrices += [area_up(s, side) @ area_down(side, s) for s in range(1, side + 1)]
-    return torch.from_numpy(np.stack(matrices).astype(np.float32))
+@lru_cache(maxsize=256)
+def _there_and_back(side: int, size: int) -> Tensor:
+    """Matrix (side, side) that goes through ``size`` pixels."""
+    return torch.from_numpy((area_up(size, side) @ area_down(side, size)).astype(np.float32))
 
 
 def area_down(source: int, target: int) -> np.ndarray:

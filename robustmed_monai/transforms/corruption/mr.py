@@ -25,6 +25,7 @@ from robustmed_monai.transforms.corruption.core import (
     check_severity,
     constant,
     identity,
+    normal,
     per_image,
 )
 from robustmed_monai.transforms.corruption.geometry import move
@@ -137,7 +138,7 @@ def spike(amplitude: float) -> Corruption:
 
 
 def _sample_spike(amplitude: float, shape: Shape, generator: torch.Generator) -> Params:
-    direction = torch.randn(shape[0], len(shape) - 2, generator=generator)
+    direction = normal((shape[0], len(shape) - 2), generator)
     reach = 0.2 + 0.6 * torch.rand(shape[0], 1, generator=generator)
     share = reach * direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-6)
     half = torch.tensor([side // 2 for side in shape[2:]])
@@ -170,8 +171,8 @@ def rician(std: float) -> Corruption:
 
 def _sample_rician(std: float, shape: Shape, generator: torch.Generator) -> Params:
     return {
-        "real": std * torch.randn(*shape, generator=generator),
-        "imaginary": std * torch.randn(*shape, generator=generator),
+        "real": std * normal(shape, generator),
+        "imaginary": std * normal(shape, generator),
     }
 
 

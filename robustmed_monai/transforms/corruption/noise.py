@@ -12,6 +12,7 @@ from robustmed_monai.transforms.corruption.core import (
     Params,
     Shape,
     constant,
+    normal,
     per_image,
     uniform,
 )
@@ -39,7 +40,7 @@ def gaussian_noise(std: float, max_std: float | None = None, name: str = "gaussi
 
 def _sample_gaussian(low: float, high: float, shape: Shape, generator: torch.Generator) -> Params:
     std = uniform(shape[0], low, high, generator).sqrt()
-    noise = torch.randn(*shape, generator=generator)
+    noise = normal(shape, generator)
     return {"noise": noise.mul_(per_image(std, noise))}
 
 
@@ -129,7 +130,7 @@ def _sample_impulse(amount: float, shape: Shape, generator: torch.Generator) -> 
 
 def _impulse(images: Tensor, params: Params) -> Tensor:
     half, u = per_image(params["amount"] / 2, images), params["u"]
-    return images.masked_fill(u < half, 0.0).masked_fill(u >= 1 - half, 1.0)
+    return images.masked_fill(u < half, 0.0).masked_fill_(u >= 1 - half, 1.0)
 
 
 def pixel_dropout(prob: float = 0.01) -> Corruption:

@@ -179,7 +179,8 @@ def _shift_saturation(images: Tensor, params: Params) -> Tensor:
 
 
 def _solarize(images: Tensor, params: Params) -> Tensor:
-    return torch.where(images >= per_image(params["threshold"], images), 1 - images, images)
+    # |x - 1| is 1 - x: twice as fast as choosing between two images.
+    return (images - (images >= per_image(params["threshold"], images)).to(images.dtype)).abs_()
 
 
 def _invert(images: Tensor, params: Params) -> Tensor:
@@ -193,13 +194,16 @@ def _linear(images: Tensor, params: Params) -> Tensor:
 def _jitter(images: Tensor, params: Params) -> Tensor:
     if images.shape[1] != 3:
         return _jitter_grey(images, params)
-    images = images.clone()
     for turn in range(4):
-        for kind, change in enumerate((_brighten, _stretch_grey, _saturate, rotate_hue)):
-            rows = (params["order"][:, turn] == kind).nonzero()[:, 0]
-            if len(rows):
-                changed = change(images.index_select(0, rows), params["amounts"][rows, kind])
-                images.index_copy_(0, rows, changed.clamp_(0, 1))
+        kind = params["order"][:, turn]
+        amount = params["amounts"].gather(1, kind[:, None])[:, 0]
+        # Three of the changes stretch: about black, the mean grey or a pixel's grey. A turned hue does not.
+        pixel = grey(images)
+        centre = pixel * per_image(kind == 2, images) + _mean(pixel) * per_image(kind == 1, images)
+        stretched = _stretch(images, centre, torch.where(kind == 3, 1.0, amount)).clamp_(0, 1)
+        rows = (kind == 3).nonzero()[:, 0]
+        stretched.index_copy_(0, rows, rotate_hue(images.index_select(0, rows), amount[rows]).clamp_(0, 1))
+        images = stretched
     return images
 
 
@@ -219,7 +223,3 @@ def _brighten(images: Tensor, factor: Tensor) -> Tensor:
 
 def _stretch_grey(images: Tensor, factor: Tensor) -> Tensor:
     return _stretch(images, _mean(grey(images)), factor)
-
-
-def _saturate(images: Tensor, factor: Tensor) -> Tensor:
-    return _stretch(images, grey(images), factor)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ignite.distributed as idist
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, take
-from robustmed_monai.transforms.corruption.doors import BatchCorruption
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
+from robustmed_monai.transforms.corruption.doors import draw_share
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -33,15 +32,25 @@ class CorruptedViews:
     def __init__(self, corruption: Corruption, variants: int = 3) -> None:
         if variants < 0:
             raise ConfigError(f"variants={variants}; give 0 or more.")
-        self.corrupt = BatchCorruption(corruption)
+        self.corruption = corruption
         self.variants = variants
 
     def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return the batch with "corrupted" (B, C, X, Y) and, with variants, "variants" (M, B, C, X, Y)."""
+        """Return the batch with its views.
+
+        "corrupted" is (B, C, X, Y), "variants" (M, B, C, X, Y) where there are any; "gates" (B, K), 0 or 1,
+        tells which of the K links of a chain changed "corrupted".
+        """
         image = batch[Keys.IMAGE].as_subclass(torch.Tensor)
         count = self.variants + 1
-        views = self.corrupt(image.repeat(count, 1, 1, 1), generator).unflatten(0, (count, len(image)))
-        added = {"corrupted": views[0], **({"variants": views[1:]} if self.variants else {})}
+        copies = image.repeat(count, 1, 1, 1)
+        params = draw_share(self.corruption, copies.shape, generator)
+        views = corrupt(copies, self.corruption, params).unflatten(0, (count, len(image)))
+        added = {"corrupted": views[0]}
+        if self.variants:
+            added["variants"] = views[1:]
+        if "gates" in params:
+            added["gates"] = params["gates"][: len(image)].to(image)
         return {**batch, Keys.IMAGE: image, **added}
 
 
@@ -56,7 +65,7 @@ class CorruptedOrNot:
         >>> from robustmed_monai.transforms.corruption.noise import gaussian_noise
         >>> task = CorruptedOrNot(one_of([gaussian_noise(0.1)], prob=0.5))
         >>> task({"image": torch.zeros(4, 1, 8, 8)}, torch.Generator().manual_seed(0))["label"]
-        tensor([1, 0, 0, 1])
+        tensor([1, 1, 1, 1])
     """
 
     def __init__(self, corruption: Corruption) -> None:
@@ -65,9 +74,6 @@ class CorruptedOrNot:
     def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return the batch with its images corrupted or not, and "label" (B,), 1 where they are."""
         image = batch[Keys.IMAGE]
-        world, rank = idist.get_world_size(), idist.get_rank()
-        params = self.corruption.sample((len(image) * world, *image.shape[1:]), generator)
-        if world > 1:
-            params = take(params, torch.arange(rank, len(image) * world, world))
+        params = draw_share(self.corruption, image.shape, generator)
         label = params["gates"].any(1).long().to(image.device)
         return {**batch, Keys.IMAGE: corrupt(image, self.corruption, params), Keys.LABEL: label}

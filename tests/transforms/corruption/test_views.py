@@ -41,11 +41,21 @@ class TestViews:
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
 
+    def test_gates_tell_what_was_done_to_the_first(self) -> None:
+        image = torch.rand(40, 1, 8, 8, generator=_generator(1))
+        views = CorruptedViews(chain([invert(), identity()], prob=0.5), variants=2)
+        batch = views({"image": image}, _generator())
+        done = batch["gates"][:, 0] == 1
+        assert 5 < done.sum() < 35
+        torch.testing.assert_close(batch["corrupted"][done], 1 - image[done])
+        assert torch.equal(batch["corrupted"][~done], image[~done])
+        assert "gates" not in CorruptedViews(invert())({"image": image}, _generator())
+
     def test_none_beside_the_first(self) -> None:
         batch = CorruptedViews(unoranic_chain(), variants=0)(
             {"image": torch.rand(2, 1, 28, 28), "label": torch.zeros(2)}, _generator()
         )
-        assert set(batch) == {"image", "label", "corrupted"}
+        assert set(batch) == {"image", "label", "corrupted", "gates"}
         with pytest.raises(ConfigError, match="variants=-1"):
             CorruptedViews(unoranic_chain(), variants=-1)
 
