@@ -23,7 +23,7 @@ SUPERVISED = {"amp": True, "batch_size": 64, "no_max_pool": False}
 # Small data sets see more epochs, so that all take about as many steps.
 EPOCHS = {
     "pneumoniamnist": {"published": 10, "plus": 120, "supervised": 5},
-    "retinamnist": {"published": 40, "plus": 300, "supervised": 20},
+    "retinamnist": {"published": 20, "plus": 200, "supervised": 20},
     "bloodmnist": {"published": 4, "plus": 50, "supervised": 3},
     "breastmnist": {"published": 80, "plus": 600, "supervised": 40},
     "dermamnist": {"published": 7, "plus": 80, "supervised": 4},

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImaged
 from robustmed_monai.transforms.slices import volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
@@ -86,7 +86,7 @@ class AxialSlices:
         return filled[low : high + 1] if len(filled) else torch.arange(len(slices))
 
 
-class SliceDataset(Dataset[dict[str, Any]]):
+class SliceDataset(TensorDataset):
     """All slices of a datalist as one tensor in memory; a batch is one indexing operation.
 
     Args:
@@ -109,33 +109,18 @@ class SliceDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if not data:
             raise DataError("no images to read; check --dataset_dir.")
-        self.data = list(data)
         images, masks, index, healthy = [], [], [], []
-        for i, item in enumerate(
-            tqdm(self.data, desc=progress, leave=False, disable=progress is None or None)
-        ):
+        for i, item in enumerate(tqdm(data, desc=progress, leave=False, disable=progress is None or None)):
             slices = transform(item)
             images.append(slices["image"])
             empty = torch.zeros_like(slices["image"][:, :1])
             masks.append(slices.get("mask", empty))
             index.append(torch.full((len(empty),), i))
             healthy.append(_healthy(item, slices))
-        self.tensors = {"image": torch.cat(images), "index": torch.cat(index), "healthy": torch.cat(healthy)}
-        if any("mask" in item for item in self.data):
-            self.tensors["mask"] = torch.cat(masks)
-
-    def __len__(self) -> int:
-        """Number of slices."""
-        return len(self.tensors["image"])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One slice as a dictionary."""
-        return {k: v[index] for k, v in self.tensors.items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A whole batch at once; PyTorch's loader calls this when it is there."""
-        chosen = torch.as_tensor(indices)
-        return {k: v[chosen] for k, v in self.tensors.items()}
+        tensors = {"image": torch.cat(images), "index": torch.cat(index), "healthy": torch.cat(healthy)}
+        if any("mask" in item for item in data):
+            tensors["mask"] = torch.cat(masks)
+        super().__init__(tensors, data)
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

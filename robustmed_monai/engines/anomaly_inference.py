@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import slices_to_volume, volume_to_slices
-from robustmed_monai.utils.errors import DataError, ImageError
+from robustmed_monai.utils.errors import DataError
 
 _SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
 
@@ -95,14 +95,7 @@ class FileIteration:
             65535, white in a picture), `unfamiliar` and `warnings` as sentences; or `path` and `error` when
             the file cannot be used, so that the other files of a folder are still done.
         """
-        try:
-            output = self._infer(engine, str(item["image"]))
-        except ImageError as error:
-            output = {"path": str(item["image"]), "error": str(error)}
-        engine.state.output = output
-        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return file_iteration(engine, item, self._infer)
 
     def _infer(self, engine: Any, path: str) -> dict[str, Any]:
         source = self.load(path)

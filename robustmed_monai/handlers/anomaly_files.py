@@ -12,12 +12,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.utils.errors import ConfigError, ImageError
+from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 class AnomalyFileWriter:
@@ -74,8 +73,8 @@ class AnomalyFileWriter:
             self.failed[output["path"]] = output["error"]
             engine.logger.error(output["error"])
             return
-        folder = self._folder(Path(output["path"]))
-        picture = output["path"].lower().endswith(_PICTURES)
+        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+        picture = is_picture(output["path"])
         maps = output["anomaly_map"]
         mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
         suffix = ".png" if picture else ".nii.gz"
@@ -97,14 +96,6 @@ class AnomalyFileWriter:
                 "warnings": report["warnings"],
             }
         )
-
-    def _folder(self, path: Path) -> Path:
-        name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if path.is_file() else path.name
-        taken = {d["folder"] for d in self.done}
-        number, unique = 1, name
-        while unique in taken:
-            number, unique = number + 1, f"{name}-{number + 1}"
-        return self.output_dir / unique
 
     def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]
@@ -139,11 +130,4 @@ class AnomalyFileWriter:
         save_png(sheet, path)
 
     def _finish(self, engine: Engine) -> None:
-        write_json(self.output_dir / "summary.json", {"images": self.done, "failed": self.failed})
-        engine.logger.info(f"{len(self.done)} images done; results are in {self.output_dir}")
-        if self.failed:
-            reasons = "\n".join(f"  {reason}" for reason in self.failed.values())
-            raise ImageError(
-                f"{len(self.failed)} of {len(self.failed) + len(self.done)} images could not be used:\n"
-                f"{reasons}"
-            )
+        finish_results(engine, self.output_dir, self.done, self.failed)

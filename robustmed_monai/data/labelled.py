@@ -1,0 +1,216 @@
+"""Images with one class each, in memory: MedMNIST, folders named by class, or a datalist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from robustmed_monai.data.datalist import SUFFIXES, load_datalist
+from robustmed_monai.data.medmnist import medmnist_dataset
+from robustmed_monai.data.tensor_dataset import TensorDataset
+from robustmed_monai.transforms.load import LoadCheckedImage
+from robustmed_monai.transforms.rotation import resample
+from robustmed_monai.transforms.slices import resize_to_square, volume_to_slices
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
+
+_FOLDERS = {"training": ("training", "train"), "validation": ("validation", "val"), "test": ("test",)}
+_NOT_CLASSES = {"images", "masks", "labels"}
+
+
+def labelled_images(
+    section: str,
+    dataset: str | None = None,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    image_size: int = 32,
+    channels: int = 1,
+    num_classes: int | None = None,
+    label_key: str = "level",
+    upper_percentile: float | None = 99.5,
+    source_size: int = 28,
+    download: bool = False,
+) -> TensorDataset:
+    """Images of one section as square tensors with their classes.
+
+    Args:
+        section: "training", "validation" or "test".
+        dataset: MedMNIST data set, or None for files.
+        dataset_dir: the folder of the npz; without ``dataset`` a folder ``<section>/<class>/images...``, or
+            whatever ``load_datalist`` takes (None: the embedded brains).
+        image_size: side of the images in pixels.
+        channels: channels of the images.
+        num_classes: classes, 0 to ``num_classes - 1``; None does not check.
+        label_key: whole number in the items of a datalist that is the class.
+        upper_percentile: percentile of an image's foreground that becomes 1; None divides by the full scale
+            of the file. MedMNIST is always divided by 255.
+        source_size: edition of MedMNIST in pixels.
+        download: fetch a MedMNIST file that is not there.
+
+    Returns:
+        `image` (N, C, S, S) float32 in [0, 1], `label` (N,) int64.
+
+    Raises:
+        ConfigError: for an argument out of range.
+        DataError: when data are missing, a label is no class, or a class has no training image.
+        ImageShapeError: when the images have other channels.
+    """
+    if section not in _FOLDERS:
+        raise ConfigError(f"section: found {section!r}; choose one of {list(_FOLDERS)}.")
+    if dataset is not None:
+        found = medmnist_dataset(dataset, dataset_dir, section, source_size, download)
+        image, label, items = found.tensors["image"], found.tensors["label"], [dict(v) for v in found.data]
+        _check_channels(image, channels, dataset)
+        if label.ndim != 1:
+            raise DataError(f"{dataset}: has several labels per image; choose a data set with one.")
+        image = to_square(image, image_size)
+    else:
+        items = _items(dataset_dir, section, label_key)
+        read = SquareImages(image_size, channels, upper_percentile)
+        stacks = [
+            read(item["image"])
+            for item in tqdm(items, desc=f"read {section} images", leave=False, disable=None)
+        ]
+        image = torch.cat(stacks)
+        counts = torch.tensor([len(stack) for stack in stacks])
+        label = torch.tensor([int(item["class"]) for item in items]).repeat_interleave(counts)
+    _check_labels(label, num_classes, section, str(dataset or dataset_dir or "embedded"))
+    return TensorDataset({"image": image, "label": label}, items)
+
+
+class SquareImages:
+    """Reads one file as square 2-D images in [0, 1], the same way in training and at inference.
+
+    Args:
+        image_size: side of the images in pixels.
+        channels: channels of the images; 1 reduces a grey picture stored as RGB.
+        upper_percentile: percentile of the foreground (of the whole file) that becomes 1; None divides by
+            the full scale of the file: 1, 255 or 65535, whichever holds its largest value.
+        on_nonfinite: policy for NaN and infinite values, see LoadCheckedImage.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        channels: int = 1,
+        upper_percentile: float | None = 99.5,
+        on_nonfinite: str = "raise",
+    ) -> None:
+        self.image_size = image_size
+        self.upper_percentile = upper_percentile
+        self.load = LoadCheckedImage(on_nonfinite=on_nonfinite, channels=channels)  # type: ignore[arg-type]
+
+    def __call__(self, path: str) -> torch.Tensor:
+        """Read a picture (1, C, S, S) or the axial slices of a volume (slices, C, S, S)."""
+        return to_square(self.slices(path), self.image_size)
+
+    def slices(self, path: str) -> torch.Tensor:
+        """The same at the file's own size, padded to a square."""
+        return self.scaled(self.load(path))
+
+    def scaled(self, image: Any) -> torch.Tensor:
+        """The same of an image that was read already."""
+        if self.upper_percentile is None:
+            return volume_to_slices(image, None, high=full_scale(float(image.max())))[0]
+        return volume_to_slices(image, None, upper_percentile=self.upper_percentile)[0]
+
+
+def full_scale(largest: float) -> float:
+    """White of a file whose largest value is ``largest``: 1, 255 or 65535.
+
+    >>> full_scale(200.0)
+    255.0
+    """
+    return 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
+
+
+def to_square(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring square images (B, C, S, S) to ``size``, alike in all directions; see ``resample``."""
+    # Far larger ones are first brought near by MONAI's anti-aliased resizing, whose grid is gone afterwards.
+    near = resize_to_square(images, 2 * size) if images.shape[-1] > 2 * size else images
+    return resample(near, size)
+
+
+def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> list[float]:
+    """Weights of the classes in a loss: their shares to the power of ``-power``, with mean 1 over the images.
+
+    Args:
+        label: (N,) classes of the training images.
+        num_classes: number of classes.
+        power: 0 weights all alike, 1 gives every class the same say.
+
+    Example:
+        >>> class_weights(torch.tensor([0, 1, 1, 1]), 2)
+        [2.0, 0.6666666865348816]
+    """
+    share = torch.bincount(label, minlength=num_classes) / len(label)
+    weights = share.clamp(min=1e-12) ** -power
+    return [float(w) for w in weights / (weights * share).sum()]
+
+
+def _items(dataset_dir: str | os.PathLike[str] | None, section: str, label_key: str) -> list[dict[str, Any]]:
+    folders = _class_folders(dataset_dir)
+    if folders:
+        return _items_of_folders(Path(str(dataset_dir)), folders, section)
+    items = load_datalist(dataset_dir, section)
+    bad = [item for item in items if not isinstance(item.get(label_key), int)]
+    if bad:
+        raise DataError(
+            f"{dataset_dir}: {bad[0]['image']} has no whole number '{label_key}', the class to learn; "
+            "add it to each item, name another key by --label_key, or make folders train/<class>/."
+        )
+    return [{**item, "class": item[label_key]} for item in items]
+
+
+def _class_folders(dataset_dir: str | os.PathLike[str] | None) -> list[str]:
+    """Names of the class folders of the training section; empty when the data are not laid out like that."""
+    if dataset_dir is None or (Path(dataset_dir) / "datalist.json").exists():
+        return []
+    for name in _FOLDERS["training"]:
+        folder = Path(dataset_dir) / name
+        if folder.is_dir():
+            return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in _NOT_CLASSES)
+    return []
+
+
+def _items_of_folders(root: Path, classes: Sequence[str], section: str) -> list[dict[str, Any]]:
+    present = [root / name for name in _FOLDERS[section] if (root / name).is_dir()]
+    if not present:
+        raise DataError(f"{root}: no folder {' or '.join(_FOLDERS[section])}; make it, with one per class.")
+    items: list[dict[str, Any]] = []
+    for label, name in enumerate(classes):
+        files = sorted(p for p in (present[0] / name).rglob("*") if p.name.lower().endswith(SUFFIXES))
+        if section == "training" and not files:
+            raise DataError(f"{present[0] / name}: holds no image; add images of this class or remove it.")
+        items += [{"image": str(path), "class": label} for path in files]
+    if not items:
+        raise DataError(f"{present[0]}: holds no image in {', '.join(classes)}; add them.")
+    return items
+
+
+def _check_channels(image: torch.Tensor, channels: int, dataset: str) -> None:
+    if image.shape[1] != channels:
+        raise ImageShapeError(
+            f"{dataset}: its images have {image.shape[1]} channel(s), the network takes {channels}; give "
+            f"--channels {image.shape[1]}, or the overlay {dataset}.json where there is one."
+        )
+
+
+def _check_labels(label: torch.Tensor, num_classes: int | None, section: str, name: str) -> None:
+    if num_classes is None:
+        return
+    found: Mapping[int, int] = dict(zip(*(v.tolist() for v in label.unique(return_counts=True)), strict=True))
+    alien = sorted(set(found) - set(range(num_classes)))
+    if alien:
+        raise DataError(
+            f"{name}, {section}: has the class(es) {alien}, the network knows 0 to {num_classes - 1}; give "
+            f"--num_classes {max(alien) + 1}."
+        )
+    absent = sorted(set(range(num_classes)) - set(found))
+    if absent and section == "training":
+        raise DataError(
+            f"{name}: no training image of class(es) {absent}; add some, or give fewer --num_classes."
+        )

@@ -1,0 +1,162 @@
+"""MedMNIST's 2-D data sets from their official npz files; and one door to these and to datalists."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustmed_monai.data.datalist import SECTIONS, load_datalist
+from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
+from robustmed_monai.data.tensor_dataset import TensorDataset
+from robustmed_monai.transforms.load import read_npz_arrays
+from robustmed_monai.utils.errors import ConfigError, DataError
+
+_SPLITS = dict(zip(SECTIONS, ("train", "val", "test"), strict=True))
+
+
+def medmnist_dataset(
+    dataset: str,
+    dataset_dir: str | os.PathLike[str] | None,
+    section: str,
+    image_size: int = 28,
+    download: bool = False,
+    device: torch.device | str = "cpu",
+) -> TensorDataset:
+    """Read one split of a MedMNIST data set after comparing the md5 of its file with the official one.
+
+    Args:
+        dataset: "pneumoniamnist", "bloodmnist", ... any 2-D set of the ``medmnist`` package.
+        dataset_dir: folder of the npz, or the npz itself.
+        section: "training" (official train), "validation" (val) or "test".
+        image_size: 28, or 64, 128 or 224 of the larger editions.
+        download: fetch the file by the ``medmnist`` package when it is not there; else nothing is fetched.
+        device: where the tensors lie.
+
+    Returns:
+        `image` (N, C, X, Y) float32 in [0, 1] and `label` (N,) int64, (N, labels) for several labels.
+
+    Raises:
+        ConfigError: for an unknown data set, section or size.
+        DataError: when the file is missing, not the official one, or cannot be fetched.
+    """
+    info = medmnist_info(dataset)
+    if section not in _SPLITS:
+        raise ConfigError(f"section: found {section!r}; choose one of {list(_SPLITS)}.")
+    suffix = "" if image_size == 28 else f"_{image_size}"
+    if f"MD5{suffix}" not in info:
+        raise ConfigError(f"image_size={image_size}: {dataset} has 28, 64, 128 and 224 pixels; choose one.")
+    path = _find(dataset, dataset_dir, f"{dataset}{suffix}.npz")
+    if download and not path.is_file():
+        _download(info, path.parent, image_size)
+    _verify(path, str(info[f"MD5{suffix}"]))
+    split = _SPLITS[section]
+    arrays = read_npz_arrays(path, [f"{split}_images", f"{split}_labels"])
+    pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64)
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    # Files hold (N, rows, columns, C); MONAI's axes are (C, x, y).
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 2, 1))).to(device)
+    label = torch.from_numpy(labels[:, 0] if labels.shape[1] == 1 else labels).to(device)
+    return TensorDataset({"image": image.float() / 255, "label": label}, [{"image": str(path)}])
+
+
+def medmnist_info(dataset: str) -> dict[str, Any]:
+    """What the ``medmnist`` package knows of a 2-D data set: task, classes, channels, licence, digests.
+
+    Raises:
+        ConfigError: when there is none of that name; the message names the nearest.
+    """
+    import medmnist
+
+    known = {name: info for name, info in medmnist.INFO.items() if not name.endswith("3d")}
+    if dataset not in known:
+        near = get_close_matches(str(dataset), known, n=1)
+        raise ConfigError(f"dataset '{dataset}' is none of {list(known)}{f'; {near[0]}?' if near else '.'}")
+    return dict(known[dataset])
+
+
+def image_channels(dataset: str | None) -> int:
+    """Channels of the images of a MedMNIST data set; 1 without one (slices of a datalist)."""
+    return 1 if dataset is None else int(medmnist_info(dataset)["n_channels"])
+
+
+def image_dataset(
+    section: str,
+    dataset: str | None = None,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    image_size: int = 28,
+    slice_range: tuple[float, float] = (0.0, 1.0),
+    label_key: str = "level",
+    download: bool = False,
+    device: torch.device | str = "cpu",
+) -> TensorDataset:
+    """Images of one section in memory: a MedMNIST data set when one is named, a datalist's slices otherwise.
+
+    Args:
+        section: "training", "validation" or "test".
+        dataset: MedMNIST data set, or None.
+        dataset_dir: its folder; without ``dataset`` whatever ``load_datalist`` takes (None: embedded brains).
+        image_size: side of the images in pixels.
+        slice_range: part of a volume's axial slices to take, see AxialSlices.
+        label_key: whole number in the items of a datalist that is the class to tell; without it in every
+            item, the class is 0 for healthy and 1 for abnormal images.
+        download: fetch a MedMNIST file that is not there.
+        device: where the tensors lie.
+
+    Returns:
+        `image` (N, C, X, Y) in [0, 1] and `label` (N,).
+
+    Raises:
+        ConfigError: for arguments out of range.
+        DataError: when the data are missing or wrong; ImageError when a file cannot be used.
+    """
+    if dataset is not None:
+        return medmnist_dataset(dataset, dataset_dir, section, image_size, download, device)
+    items = load_datalist(dataset_dir, section)
+    slices = SliceDataset(items, AxialSlices(image_size, slice_range=slice_range), f"read {section} images")
+    index = slices.tensors["index"]
+    if all(isinstance(item.get(label_key), int) for item in items):
+        label = torch.tensor([item[label_key] for item in items])[index]
+    else:
+        label = (~slices.tensors["healthy"]).long()
+    return TensorDataset({"image": slices.tensors["image"].to(device), "label": label.to(device)}, items)
+
+
+def _find(dataset: str, dataset_dir: str | os.PathLike[str] | None, name: str) -> Path:
+    if dataset_dir is None:
+        raise DataError(f"dataset {dataset}: give --dataset_dir, the folder that holds {name}.")
+    path = Path(dataset_dir).expanduser().absolute()
+    return path if path.suffix == ".npz" else path / name
+
+
+def _verify(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; put the official file there, or give --download True to fetch it."
+        )
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(f"{path}: md5 {found} is not that of the official file ({expected}); fetch it again.")
+
+
+def _download(info: dict[str, Any], folder: Path, image_size: int) -> None:
+    import medmnist
+
+    loader: Callable[..., Any] = getattr(medmnist, info["python_class"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        loader(split="test", root=str(folder), size=image_size, download=True)
+    except (OSError, RuntimeError) as error:
+        suffix = "" if image_size == 28 else f"_{image_size}"
+        raise DataError(
+            f"{folder}: {info[f'url{suffix}']} could not be fetched; without a network, bring the file here "
+            "by other means."
+        ) from error

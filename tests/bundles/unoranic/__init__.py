@@ -1,0 +1,1 @@
+"""A package, so that fixtures of that scope (medmnist's patched digests) end with its tests."""
