@@ -71,6 +71,6 @@ def train(folder: Path, name: str, configs: Sequence[str], **overrides: object) 
 
 def keep(name: str, table: Path, title: str | None = None) -> None:
     """Copy a table to the bundle's documents."""
-    folder = Path("bundles") / name / "docs/results"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(table, folder / f"{title or table.stem}.json")
+    kept = Path("bundles") / name / "docs/results" / f"{title or table.stem}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(table, kept)

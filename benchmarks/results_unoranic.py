@@ -22,15 +22,16 @@ SHORT = {"amp": True, "batch_size": 32}
 SUPERVISED = {"amp": True, "batch_size": 64, "no_max_pool": False}
 # Small data sets see more epochs, so that all take about as many steps.
 EPOCHS = {
-    "pneumoniamnist": {"published": 10, "plus": 120, "supervised": 5},
-    "retinamnist": {"published": 20, "plus": 200, "supervised": 20},
+    "pneumoniamnist": {"published": 10, "plus": 60, "supervised": 5},
+    "retinamnist": {"published": 20, "plus": 150, "supervised": 20},
     "bloodmnist": {"published": 4, "plus": 50, "supervised": 3},
     "breastmnist": {"published": 80, "plus": 600, "supervised": 40},
     "dermamnist": {"published": 7, "plus": 80, "supervised": 4},
 }
 # Three channels have three times the pixels: the perceptrons are halved, and the weights stay below 25 MB.
 COLOUR = ("retinamnist", "bloodmnist", "dermamnist")
-TABLES = ("reconstruction", "revision", "classification", "detection", "robustness_imagenet_c")
+TABLES = ("reconstruction", "revision", "classification", "detection")
+ROBUSTNESS = ("robustness_imagenet_c", "robustness_medmnist_c")
 
 
 def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dict[str, dict[str, list[str]]]:
@@ -78,8 +79,8 @@ def main() -> None:
             output_dir=folder,
             **{key: json.dumps(value) for key, value in weights.items()},
         )
-        for table in TABLES:
-            keep("unoranic", folder / f"{table}.json", f"{dataset}_{table}")
+        for table in (*TABLES, *ROBUSTNESS):
+            keep("unoranic", folder / f"{table}.json", f"{dataset}/{table}")
 
 
 if __name__ == "__main__":

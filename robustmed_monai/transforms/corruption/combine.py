@@ -14,16 +14,17 @@ from robustmed_monai.utils.errors import ConfigError
 Parts = Sequence[Corruption]
 
 
-def chain(parts: Parts, prob: float = 1.0, name: str = "chain") -> Corruption:
+def chain(parts: Parts, prob: float = 1.0, name: str = "chain", clean: float = 0.0) -> Corruption:
     """Corruptions one after the other, each image and each link with its own coin.
 
     Args:
         parts: the links, in order; clipped to [0, 1] after each.
         prob: probability of each link, in [0, 1].
         name: what to call it.
+        clean: probability that an image is left alone by all links, whatever their coins say, in [0, 1].
 
     Raises:
-        ConfigError: when there is no link or ``prob`` is no probability.
+        ConfigError: when there is no link, or ``prob`` or ``clean`` is no probability.
 
     Example:
         >>> from robustmed_monai.transforms.corruption.core import identity
@@ -33,9 +34,9 @@ def chain(parts: Parts, prob: float = 1.0, name: str = "chain") -> Corruption:
         torch.Size([4, 2])
     """
     _check(parts, prob)
-    return Corruption(
-        name, partial(_sample_chain, tuple(parts), prob), partial(_apply, tuple(parts)), _dims(parts)
-    )
+    _check(parts, clean)
+    sample = partial(_sample_chain, tuple(parts), prob, clean)
+    return Corruption(name, sample, partial(_apply, tuple(parts)), _dims(parts))
 
 
 def one_of(parts: Parts, prob: float = 1.0, name: str = "one_of") -> Corruption:
@@ -55,8 +56,12 @@ def one_of(parts: Parts, prob: float = 1.0, name: str = "one_of") -> Corruption:
     )
 
 
-def _sample_chain(parts: Parts, prob: float, shape: Shape, generator: torch.Generator) -> Params:
+def _sample_chain(
+    parts: Parts, prob: float, clean: float, shape: Shape, generator: torch.Generator
+) -> Params:
     gates = torch.rand(shape[0], len(parts), generator=generator) < prob
+    if clean:
+        gates &= torch.rand(shape[0], 1, generator=generator) >= clean
     return _sample_parts(parts, gates, shape, generator)
 
 

@@ -55,11 +55,13 @@ def unoranic_corruption(name: str) -> Corruption:
     return UNORANIC[name]._replace(name=name)
 
 
-def unoranic_chain(prob: float = 0.25) -> Corruption:
+def unoranic_chain(prob: float = 0.25, clean: float = 0.0) -> Corruption:
     """The training corruption A: all twelve in order, each with its own coin.
 
     Args:
         prob: probability of each; with 0.25 an image meets three of them, and 3 % of the images none.
+        clean: share of images that are left alone on top of these; 0 as published. A network that hardly
+            ever saw a clean image takes every bright one for brightened.
 
     Example:
         >>> import torch
@@ -69,7 +71,7 @@ def unoranic_chain(prob: float = 0.25) -> Corruption:
         >>> corrupt(images, training, training.sample(images.shape, generator)).shape
         torch.Size([4, 1, 28, 28])
     """
-    return chain([unoranic_corruption(name) for name in UNORANIC], prob, "unoranic_chain")
+    return chain([unoranic_corruption(name) for name in UNORANIC], prob, "unoranic_chain", clean)
 
 
 def unoranic_detection(prob: float = 0.5) -> Corruption:

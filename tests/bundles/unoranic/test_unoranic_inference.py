@@ -19,7 +19,12 @@ def infer(unoranic: Any, with_heads: Path, tmp_path: Path) -> Any:
     """`infer(input, **overrides)` gives the output folder."""
 
     def run(given: Path, **overrides: Any) -> Path:
-        settings = {"channels": [4, 4, 4, 8], "weights": str(with_heads / "model.pt"), "device": "cpu"}
+        settings = {
+            "network_def": "@published_def",
+            "channels": [4, 4, 4, 8],
+            "weights": str(with_heads / "model.pt"),
+            "device": "cpu",
+        }
         out = tmp_path / "out"
         unoranic(
             "inference.json",

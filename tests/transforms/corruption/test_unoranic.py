@@ -37,6 +37,14 @@ def test_an_image_meets_three_corruptions_on_average_and_few_meet_none() -> None
     assert (~gates.any(1)).float().mean().item() == pytest.approx(0.75**12, abs=0.01)
 
 
+def test_a_share_can_be_left_clean() -> None:
+    gates = unoranic_chain(0.25, clean=0.3).sample(SHAPE, torch.Generator().manual_seed(0))["gates"]
+    assert (~gates.any(1)).float().mean().item() == pytest.approx(0.3 + 0.7 * 0.75**12, abs=0.025)
+    assert gates[gates.any(1)].float().mean().item() == pytest.approx(0.25 / (1 - 0.75**12), abs=0.01)
+    with pytest.raises(ConfigError):
+        unoranic_chain(0.25, clean=1.5)
+
+
 def test_detection_corrupts_half_of_the_images_by_exactly_one() -> None:
     gates = unoranic_detection().sample(SHAPE, torch.Generator().manual_seed(0))["gates"]
     assert set(gates.sum(1).tolist()) == {0, 1}
