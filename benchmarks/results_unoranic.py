@@ -47,7 +47,7 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
     for seed in seeds:
         settings = {**common, "seed": seed}
         folder = output / dataset / f"unORANIC plus-{seed}"
-        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"], "val_interval": 20}
+        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"]}
         runs["unORANIC plus"].append(train(folder, "unoranic", ["train", "plus"], **settings, **more))
         for method, overlay in METHODS.items():
             folder = output / dataset / f"{method}-{seed}"
