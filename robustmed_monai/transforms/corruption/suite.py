@@ -25,7 +25,11 @@ from torch.utils.data import Dataset
 
 from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
-from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c
+from robustmed_monai.transforms.corruption.imagenet_c import (
+    IMAGENET_C,
+    imagenet_c,
+    imagenet_c_published,
+)
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
 from robustmed_monai.transforms.corruption.unoranic import UNORANIC, unoranic_corruption
@@ -35,6 +39,7 @@ from robustmed_monai.utils.files import read_json, write_json
 SEVERITIES = (1, 2, 3, 4, 5)
 _BY_SEVERITY: dict[str, Callable[[str, int], Corruption]] = {
     "imagenet_c": imagenet_c,
+    "imagenet_c_published": imagenet_c_published,
     "mr": mr_artifact,
     "geometry": geometry,
 }
@@ -49,7 +54,7 @@ class Case(NamedTuple):
     """One corruption of a suite.
 
     Args:
-        family: "imagenet_c", "medmnist_c", "mr", "geometry" or "unoranic".
+        family: "imagenet_c", "imagenet_c_published", "medmnist_c", "mr", "geometry" or "unoranic".
         name: of the corruption in its family.
         severity: 0 (identity) to 5; None in the family unoranic, which has no severities.
         dataset: "pneumoniamnist", ...; of the family medmnist_c only.
@@ -133,9 +138,12 @@ class CorruptionSuite:
         )
 
     @classmethod
-    def imagenet_c(cls, severities: Sequence[int] = SEVERITIES, seed: int = 0) -> CorruptionSuite:
-        """ImageNet-C's corruptions, see ``imagenet_c.IMAGENET_C``."""
-        return cls("imagenet_c", seed, [_row("imagenet_c", IMAGENET_C, severities)])
+    def imagenet_c(
+        cls, severities: Sequence[int] = SEVERITIES, seed: int = 0, published: bool = False
+    ) -> CorruptionSuite:
+        """ImageNet-C's corruptions, see ``imagenet_c.IMAGENET_C``, or as figure 5 of unORANIC has them."""
+        family = "imagenet_c_published" if published else "imagenet_c"
+        return cls(family, seed, [_row(family, IMAGENET_C, severities)])
 
     @classmethod
     def medmnist_c(
