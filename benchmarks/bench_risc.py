@@ -3,8 +3,8 @@
     python benchmarks/bench_risc.py [--rounds 7] [--device cpu] [--output results.json]
 
 Latency is that of ``RotationCorrectionInferer`` (RotNet, turning back, classifier) at batch 1 and 64; the
-paper reports 9.6 to 12.5 ms per sample on an Apple M1. The peer of a row is what its name says, in the same rounds.
-Time does not depend on the weights, so those of the start are used.
+paper reports 9.6 to 12.5 ms per sample on an Apple M1. The peer of a row is what its name says, in the same
+rounds. Time does not depend on the weights, so those of the start are used.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def train_probes(
     data: Mapping[str, Any],
     device: torch.device | str = "cpu",
     names: Sequence[str] = FEATURES,
+    half: bool = False,
 ) -> Path:
     """Fit a probe per task and kind of features on a frozen network, and measure it on the test images.
 
@@ -41,12 +42,17 @@ def train_probes(
         data: section to data set in memory, for the record.
         device: where the network runs.
         names: kinds of features.
+        half: store the weights in half precision, for shipping: half the size, and differences far below
+            those between seeds.
 
     Returns:
         Path of ``probe.json``.
     """
     info = load_info(weights)
     load_into(network, weights).to(device).eval()
+    if half:
+        # Rounded before the probes are fitted, so that these belong to what is stored.
+        network.half().float()
     heads: Heads = {}
     table: Table = {}
     for task, task_data in tasks.items():
@@ -58,7 +64,10 @@ def train_probes(
             ]
     folder = Path(output)
     info["heads"] = {task: {k: _listed(p) for k, p in probes.items()} for task, probes in heads.items()}
-    save_weights(network.state_dict(), folder / "model.pt", info)
+    states = network.state_dict()
+    if half:
+        states = {k: v.half() if v.is_floating_point() else v for k, v in states.items()}
+    save_weights(states, folder / "model.pt", info)
     seeds = [info["seed"]] if isinstance(info.get("seed"), int) else []
     head = provenance(seeds=seeds, data=digests(data), device=str(device))
     path = write_results(folder / "probe.json", table_rows(table), head)

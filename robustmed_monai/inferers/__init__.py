@@ -3,6 +3,7 @@
 from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
+from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
 
 __all__ = [
     "AnomalyMapInferer",
@@ -11,6 +12,7 @@ __all__ = [
     "IntensityControl",
     "LPIPSPerceptual",
     "MeanImageControl",
+    "RotationCorrectionInferer",
     "ZeroControl",
     "image_score",
 ]

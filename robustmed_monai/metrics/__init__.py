@@ -1,12 +1,16 @@
-"""Metrics of anomaly detection and reconstruction."""
+"""Metrics of anomaly detection, reconstruction, classification, rotation and heat maps."""
 
 from robustmed_monai.metrics.anomaly import image_anomaly_metrics
 from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean
 from robustmed_monai.metrics.boxes import box_detection
 from robustmed_monai.metrics.calibration import Calibration, calibrate_thresholds
+from robustmed_monai.metrics.classification import classification_metrics
+from robustmed_monai.metrics.heatmaps import deletion_insertion_auc, rotation_consistency
+from robustmed_monai.metrics.medmnist_c import relative_balanced_error
 from robustmed_monai.metrics.pixel import PixelAnomalyMetric
 from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
+from robustmed_monai.metrics.rotation import rotation_accuracy, rotation_confusion
 
 __all__ = [
     "Calibration",
@@ -16,6 +20,12 @@ __all__ = [
     "bootstrap_mean",
     "box_detection",
     "calibrate_thresholds",
+    "classification_metrics",
+    "deletion_insertion_auc",
     "image_anomaly_metrics",
     "reconstruction_metrics",
+    "relative_balanced_error",
+    "rotation_accuracy",
+    "rotation_confusion",
+    "rotation_consistency",
 ]

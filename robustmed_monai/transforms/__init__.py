@@ -1,4 +1,7 @@
-"""Transforms: the checked door for images, slices of volumes, CLAHE, lesions and batched augmentation."""
+"""Transforms: the checked door for images, slices of volumes, CLAHE, lesions, rotation, batched augmentation.
+
+Corruptions have a package of their own, ``robustmed_monai.transforms.corruption``.
+"""
 
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
@@ -11,6 +14,7 @@ from robustmed_monai.transforms.load import (
     LoadCheckedImaged,
     read_npz_arrays,
 )
+from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
 
 __all__ = [
@@ -24,12 +28,17 @@ __all__ = [
     "LoadCheckedImaged",
     "RandLesion",
     "RandLesiond",
+    "RandRotateK",
+    "RandRotateKd",
+    "RotateK",
     "SliceGeometry",
+    "all_rotations",
     "apply_affine",
     "draw_lesion",
     "equalize_adapthist",
     "find_brain_region",
     "read_npz_arrays",
+    "rotate",
     "sample_affine",
     "sample_lesion",
     "slices_to_volume",

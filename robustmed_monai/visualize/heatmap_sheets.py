@@ -1,0 +1,82 @@
+"""Sheets of heat maps laid over the images that they explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.figures import INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PANEL = 1.3  # inches
+
+
+class Panel(NamedTuple):
+    """One picture of a sheet: an image (C, X, Y), grey or RGB in [0, 1], and a heat map (1, X, Y) or None."""
+
+    image: torch.Tensor
+    heat: torch.Tensor | None = None
+
+
+def heatmap_sheet(
+    rows: Sequence[Sequence[Panel]],
+    headings: Sequence[str],
+    titles: Sequence[str],
+    strength: float = 0.6,
+) -> Figure:
+    """One row per case, one column per question; heat maps are laid over their images.
+
+    All heat maps share one colour range, 0 to 1, and where the map is 0 the image shows unchanged.
+
+    Args:
+        rows: panels, as many in each row.
+        headings: one per column.
+        titles: one per row, shown at its left.
+        strength: opacity of a heat map where it is 1.
+
+    Returns:
+        The figure, for ``save_png`` or ``to_array``.
+
+    Raises:
+        ConfigError: when numbers of panels, headings and titles differ.
+
+    Example:
+        >>> panel = Panel(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
+        >>> len(heatmap_sheet([[panel, panel]], ["a", "b"], ["case"]).axes)
+        2
+    """
+    if not rows or {len(row) for row in rows} != {len(headings)} or len(titles) != len(rows):
+        raise ConfigError(
+            f"sheet: rows of {[len(row) for row in rows]} panels, {len(headings)} headings, {len(titles)} "
+            "titles; give as many headings as panels and as many titles as rows."
+        )
+    figure = new_figure(_PANEL * len(headings) + 0.4, _PANEL * len(rows) + 0.5)
+    axes = figure.subplots(len(rows), len(headings), squeeze=False)
+    for line, panels in zip(axes, rows, strict=True):
+        for axis, panel in zip(line, panels, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.imshow(_for_display(panel.image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if panel.heat is not None:
+                heat = _for_display(panel.heat).clip(0, 1)
+                axis.imshow(
+                    heat, cmap="inferno", vmin=0, vmax=1, alpha=strength * heat, interpolation="nearest"
+                )
+    for axis, heading in zip(axes[0], headings, strict=True):
+        axis.set_title(fill(heading, 18), fontsize=7, color=INK)
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set_ylabel(fill(title, 18), fontsize=7, color=INK)
+    return figure
+
+
+def _for_display(image: torch.Tensor) -> npt.NDArray[np.float32]:
+    # MONAI's axes are (x, y), a picture's are (rows, columns).
+    array: npt.NDArray[np.float32] = image.detach().float().cpu().numpy().transpose(2, 1, 0)
+    return array[..., 0] if array.shape[-1] == 1 else array.clip(0, 1)

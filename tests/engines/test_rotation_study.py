@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustmed_monai.data.tensor_dataset import TensorDataset
+from robustmed_monai.engines.rotation_study import calibrate_rotnet, evaluate_classifier, evaluate_rotnet
+from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
+from robustmed_monai.metrics.rotation import expected_accuracy
+from robustmed_monai.utils.errors import DataError
+from robustmed_monai.utils.weights import load_info, save_weights
+
+COUNT = 160
+
+
+class Marks(nn.Module):
+    """RotNet: the brightest of the four corners, which some images lie about."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return 30 * torch.stack(
+            [image[:, 0, 0, 0], image[:, 0, 0, -1], image[:, 0, -1, -1], image[:, 0, -1, 0]], 1
+        )
+
+
+class Reads(nn.Module):
+    """Classifier: the pixel right of the upright corner, 1 or 0."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0.5 - image[:, 0, 1, 0], image[:, 0, 1, 0] - 0.5], 1) * 20
+
+
+@pytest.fixture
+def case() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images whose upright corner is bright in ten of eleven; the label stands beside it, noise elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(COUNT) % 2
+    images = torch.rand(COUNT, 1, 8, 8, generator=generator) * 0.6
+    images[:, 0, 1, 0] = labels.float()
+    images[:, 0, 0, 0] = (torch.arange(COUNT) % 11 != 0).float()
+    return images, labels
+
+
+def test_hard_correction_does_what_the_identity_expects(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, labels = case
+    plain = evaluate_classifier(RotationCorrectionInferer(correction="none"), Reads(), images, labels)
+    inferer = RotationCorrectionInferer(Marks())
+    rotnet = evaluate_rotnet(inferer, images)
+    risc = evaluate_classifier(inferer, Reads(), images, labels)
+    assert plain.figures["upright"] == 1
+    assert 0.4 < plain.figures["worst"] < 0.6
+    assert 0.9 <= rotnet.figures["rotated"] < 0.95
+    expected = expected_accuracy(
+        plain.figures["upright"], plain.figures["rotated"], rotnet.figures["rotated"], 4
+    )
+    assert risc.figures["rotated"] == pytest.approx(expected, abs=0.02)
+
+
+def test_the_oracle_is_upright_everywhere(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, labels = case
+    inferer = RotationCorrectionInferer(correction="none")
+    found = evaluate_classifier(inferer, Reads(), images, labels, oracle=True, batch_size=50)
+    assert found.figures["worst"] == found.figures["upright"] == 1
+    assert found.figures["auc"] == 1
+    assert found.found.shape == (4, COUNT, 2)
+
+
+def test_abstention_is_counted(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, labels = case
+    inferer = RotationCorrectionInferer(Marks(), min_confidence=0.999)
+    share = evaluate_classifier(inferer, Reads(), images, labels).figures["abstained"]
+    assert 0.05 < share <= 0.1
+
+
+def test_no_images_are_refused(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(DataError, match="no test image"):
+        evaluate_rotnet(RotationCorrectionInferer(Marks()), case[0][:0])
+
+
+def test_calibration_is_stored_with_the_weights(tmp_path: Path) -> None:
+    class Sure(nn.Module):
+        """Right in half of the cases and sure in all, so its temperature is high."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(20.0))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.scale * Marks()(image) / 30
+            return logits
+
+    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.5
+    images[::2, 0, 0, 0], images[1::2, 0, 0, -1] = 1, 1
+    path = tmp_path / "model.pt"
+    save_weights(Sure().state_dict(), path, {"stage": "rotnet"})
+    info = calibrate_rotnet(Sure(), str(path), TensorDataset({"image": images}))
+    assert info == load_info(path)
+    assert info["stage"] == "rotnet"
+    assert info["temperature"] > 2
+    assert info["validation_accuracy"] == 0.5
+    assert torch.tensor(info["validation_confusion"]).sum(1).tolist() == [40] * 4
