@@ -23,7 +23,7 @@ SUPERVISED = {"amp": True, "batch_size": 64, "no_max_pool": False}
 # Small data sets see more epochs, so that all take about as many steps.
 EPOCHS = {
     "pneumoniamnist": {"published": 10, "plus": 60, "supervised": 5},
-    "retinamnist": {"published": 20, "plus": 150, "supervised": 20},
+    "retinamnist": {"published": 20, "plus": 300, "supervised": 20},
     "bloodmnist": {"published": 4, "plus": 50, "supervised": 3},
     "breastmnist": {"published": 80, "plus": 600, "supervised": 40},
     "dermamnist": {"published": 7, "plus": 80, "supervised": 4},
@@ -47,7 +47,7 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
     for seed in seeds:
         settings = {**common, "seed": seed}
         folder = output / dataset / f"unORANIC plus-{seed}"
-        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"]}
+        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"], "amp": dataset in COLOUR}
         runs["unORANIC plus"].append(train(folder, "unoranic", ["train", "plus"], **settings, **more))
         for method, overlay in METHODS.items():
             folder = output / dataset / f"{method}-{seed}"
