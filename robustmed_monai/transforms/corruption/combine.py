@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape
+from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, put
 from robustmed_monai.utils.errors import ConfigError
 
 Parts = Sequence[Corruption]
@@ -84,8 +84,7 @@ def _apply(parts: Parts, images: Tensor, params: Params) -> Tensor:
     for k, part in enumerate(parts):
         rows = params["gates"][:, k].nonzero()[:, 0]
         if len(rows):
-            changed = part.apply(images.index_select(0, rows), params[str(k)]).clamp_(0, 1)
-            images.index_copy_(0, rows, changed)
+            put(images, rows, part.apply(images.index_select(0, rows), params[str(k)]).clamp_(0, 1))
     return images
 
 

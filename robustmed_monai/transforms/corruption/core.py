@@ -111,6 +111,20 @@ def to_device(params: Params, device: torch.device) -> Params:
     }
 
 
+def put(images: Tensor, rows: Tensor, changed: Tensor) -> None:
+    """Replace the images (B, ...) at ``rows`` (N,) in place by ``changed`` (N, ...)."""
+    if images.device.type == "cpu":
+        # On a CPU NumPy scatters five times as fast as index_copy_.
+        images.numpy()[rows.numpy()] = changed.numpy()
+    else:
+        images.index_copy_(0, rows, changed)
+
+
+def chance(shape: Shape, prob: float, generator: torch.Generator) -> Tensor:
+    """True with a probability, a multiple of 1 / 65536, from sixteen random bits each."""
+    return _words(shape, generator) < round(prob * 2**16) - 2**15
+
+
 def uniform(rows: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """Uniform numbers in [low, high), shape (rows,)."""
     return low + (high - low) * torch.rand(rows, generator=generator)
@@ -125,10 +139,15 @@ def normal(shape: Shape, generator: torch.Generator) -> Tensor:
         shape: of the result.
         generator: on the CPU.
     """
+    places = _words(shape, generator).flatten().to(torch.int32) + 2**15
+    return _quantiles().index_select(0, places).view(*shape)
+
+
+def _words(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Sixteen random bits each, as whole numbers from -32768 on."""
     count = math.prod(shape)
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    places = words.view(torch.int16)[:count].to(torch.int32) + 2**15
-    return _quantiles().index_select(0, places).view(*shape)
+    return words.view(torch.int16)[:count].view(*shape)
 
 
 @cache

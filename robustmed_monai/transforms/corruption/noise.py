@@ -11,6 +11,7 @@ from robustmed_monai.transforms.corruption.core import (
     Corruption,
     Params,
     Shape,
+    chance,
     constant,
     normal,
     per_image,
@@ -139,7 +140,7 @@ def pixel_dropout(prob: float = 0.01) -> Corruption:
 
 
 def _sample_dropout(prob: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"dropped": torch.rand(shape[0], 1, *shape[2:], generator=generator) < prob}
+    return {"dropped": chance((shape[0], 1, *shape[2:]), prob, generator)}
 
 
 def _drop(images: Tensor, params: Params) -> Tensor:

@@ -13,6 +13,7 @@ from robustmed_monai.transforms.corruption.core import (
     Shape,
     constant,
     per_image,
+    put,
     uniform,
 )
 
@@ -202,7 +203,7 @@ def _jitter(images: Tensor, params: Params) -> Tensor:
         centre = pixel * per_image(kind == 2, images) + _mean(pixel) * per_image(kind == 1, images)
         stretched = _stretch(images, centre, torch.where(kind == 3, 1.0, amount)).clamp_(0, 1)
         rows = (kind == 3).nonzero()[:, 0]
-        stretched.index_copy_(0, rows, rotate_hue(images.index_select(0, rows), amount[rows]).clamp_(0, 1))
+        put(stretched, rows, rotate_hue(images.index_select(0, rows), amount[rows]).clamp_(0, 1))
         images = stretched
     return images
 
