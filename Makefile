@@ -16,7 +16,7 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc bench clean
+.PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc results-pchvae bench clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ results-unoranic: $(VENV)/.installed ## the results tables of unORANIC on MedMNI
 
 results-risc: $(VENV)/.installed ## the results tables of RISC on MedMNIST in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_risc.py
+
+results-pchvae: $(VENV)/.installed ## the results tables of pchVAE on the brains in ROBUSTMED_DATA (hours)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_pchvae.py
 
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from data_prep.pixels import Array, png_bytes
 from robustmed_monai import __version__
+from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.transforms.load import GeometryWarning
 from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError
 from robustmed_monai.utils.files import atomic_path, sha256
@@ -139,6 +140,14 @@ class Preparation:
     def tissue(self, name: str, pixels: Array) -> str:
         """Write a binary anatomical label as ``labels/<name>.png`` with values 0 and 255."""
         return self._png(f"labels/{name}.png", (pixels > 0).astype(np.float32))
+
+    def volume(self, name: str, volume: Array, affine: Array) -> str:
+        """Write a volume (X, Y, Z) as 8-bit NIfTI and return its name."""
+        path = self.folder / name
+        meta = {"spatial_shape": volume.shape, "original_affine": affine}
+        write_like(volume[None].astype(np.uint8), meta, path, np.uint8)
+        self._written[name] = sha256(path)
+        return name
 
     def external(self, file: Path) -> str:
         """Name a file that stays where it is, by its absolute path."""

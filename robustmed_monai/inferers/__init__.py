@@ -2,12 +2,14 @@
 
 from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
+from robustmed_monai.inferers.elbo import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
 
 __all__ = [
     "AnomalyMapInferer",
     "AreaControl",
+    "ElboInferer",
     "EncoderPerceptual",
     "IntensityControl",
     "LPIPSPerceptual",

@@ -1,17 +1,25 @@
 """Networks of the published methods, one file each."""
 
+from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.rotnet import GroupPooledResNet, RotationCorrectedNet, RotNet
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
 from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
+from robustmed_monai.networks.vqvae2 import VQVAE2
 
 __all__ = [
     "UNORANIC",
+    "VQVAE2",
     "AutoEncoder",
     "GroupPooledResNet",
+    "HierarchicalVAE",
     "ReversedAutoEncoder",
     "RotNet",
     "RotationCorrectedNet",
     "StraightUNORANIC",
+    "chvae",
+    "high_vae",
+    "low_vae",
+    "pchvae",
     "published_channels",
 ]

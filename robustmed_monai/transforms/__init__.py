@@ -5,7 +5,9 @@ Corruptions have a package of their own, ``robustmed_monai.transforms.corruption
 
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
+from robustmed_monai.transforms.brain_zscore import brain_zscore
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
+from robustmed_monai.transforms.foreign_objects import RandForeignObject, RandForeignObjectd
 from robustmed_monai.transforms.lesion_painting import LesionSpec
 from robustmed_monai.transforms.lesions import RandLesion, RandLesiond, draw_lesion, sample_lesion
 from robustmed_monai.transforms.load import (
@@ -26,6 +28,8 @@ __all__ = [
     "LesionSpec",
     "LoadCheckedImage",
     "LoadCheckedImaged",
+    "RandForeignObject",
+    "RandForeignObjectd",
     "RandLesion",
     "RandLesiond",
     "RandRotateK",
@@ -34,6 +38,7 @@ __all__ = [
     "SliceGeometry",
     "all_rotations",
     "apply_affine",
+    "brain_zscore",
     "draw_lesion",
     "equalize_adapthist",
     "find_brain_region",

@@ -62,7 +62,9 @@ def test_plus_reconstructs_and_scores_images_of_another_kind(name: str, models: 
     channels = 3 if "retina" in name else 1
     slices = torch.from_numpy(virtual_subject(0, 0).image).movedim(2, 0)[30:50, None]
     brains = nn.functional.interpolate(slices, (28, 28), mode="area").repeat(1, channels, 1, 1)
-    inverted = corrupt(brains, CORRUPTIONS["invert"], CORRUPTIONS["invert"].sample(brains.shape, torch.Generator()))
+    inverted = corrupt(
+        brains, CORRUPTIONS["invert"], CORRUPTIONS["invert"].sample(brains.shape, torch.Generator())
+    )
     head = load_heads(models / name)["corruption"]["characteristics"]
     with torch.no_grad():
         full = network.reconstruct(brains)  # type: ignore[operator]

@@ -1,0 +1,113 @@
+"""Writes what pchVAE finds in an image: its components and anomaly map, scores per slice as JSON, a sheet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.utils.files import write_json
+from robustmed_monai.visualize.figures import save_png
+from robustmed_monai.visualize.grids import image_grid
+
+FILES = {"high": "x_high", "low": "x_low", "pred": "x_sum", "anomaly_map": "anomaly_map"}
+
+
+class ComponentFileWriter:
+    """Ignite handler for an evaluator that runs a ComponentFileIteration.
+
+    For an image ``name.ext`` it writes into ``output_dir/name``: ``x_high``, ``x_low`` (signed), ``x_sum``
+    and ``anomaly_map`` (NIfTI with the source's affine and shape; PNG for pictures, where x_low is shown
+    around the middle grey and the map from 0 to ``vmax``), ``scores.json`` and ``slices.png``; and at the
+    end ``summary.json``.
+
+    Args:
+        output_dir: folder to write into.
+        clip: bound of the z-scores, the ends of the greys of ``slices.png``.
+        vmax: value of the anomaly map that a picture shows as white.
+        shown: slices on the sheet, those with the highest scores.
+
+    Raises:
+        ImageError: at the end of the run, when some images could not be used; it names them. The results of
+            the others are written by then.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str], clip: float = 1.5, vmax: float = 1.0, shown: int = 6
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.clip = clip
+        self.vmax = vmax
+        self.shown = shown
+        self.done: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every image, and the summary at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _write(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        if "error" in output:
+            self.failed[output["path"]] = output["error"]
+            engine.logger.error(output["error"])
+            return
+        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+        picture = is_picture(output["path"])
+        for key, name in FILES.items():
+            if key in output:
+                values = self._pictured(key, output) if picture else output[key]
+                write_like(values, output["meta"], folder / f"{name}{'.png' if picture else '.nii.gz'}")
+        report = _report(output)
+        write_json(folder / "scores.json", report)
+        self._sheet(output, folder / "slices.png")
+        kept = {k: report[k] for k in ("image", "scores", "warnings")}
+        self.done.append({**kept, "folder": folder.name})
+
+    def _pictured(self, key: str, output: Mapping[str, Any]) -> torch.Tensor:
+        values = torch.as_tensor(output[key])
+        shown: torch.Tensor = {
+            "low": 0.5 + values / (2 * output["full_scale"]),
+            "anomaly_map": values / self.vmax,
+        }.get(key, values / output["full_scale"])
+        return shown.clamp(0, 1)
+
+    def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
+        slices, scores = output["slices"], output["scores"]["elbo"]
+        places = scores.topk(min(self.shown, len(scores))).indices
+        index = slices["index"][places]
+        columns = {"input": self._grey(slices["image"][index])}
+        for key, name in FILES.items():
+            if key in slices:
+                part = slices[key][index]
+                columns[name] = part / self.vmax if key == "anomaly_map" else self._grey(part)
+        rows = [f"slice {i}\n{float(scores[k]):.0f}" for k, i in zip(places, index.tolist(), strict=True)]
+        save_png(image_grid(columns, rows), path)
+
+    def _grey(self, images: torch.Tensor) -> torch.Tensor:
+        return (images + self.clip) / (2 * self.clip)
+
+    def _finish(self, engine: Engine) -> None:
+        finish_results(engine, self.output_dir, self.done, self.failed)
+
+
+def _report(output: Mapping[str, Any]) -> dict[str, Any]:
+    scores = output["scores"]
+    slices = [
+        {"slice": place, **{name: float(values[k]) for name, values in scores.items()}}
+        for k, place in enumerate(output["slices"]["index"].tolist())
+    ]
+    return {
+        "image": output["path"],
+        "scores": {name: float(values.mean()) for name, values in scores.items()},
+        "scores_of": f"{len(slices)} of {len(output['slices']['image'])} slices: those that hold brain",
+        "warnings": output["warnings"],
+        "slices": slices,
+    }

@@ -1,0 +1,32 @@
+"""LGG as volumes: the counts of the real file, and what controls tell with and without matching."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from data_prep import lgg_volumes
+from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
+from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.engines.elbo_study import control_judges, judge_all, measure
+
+
+def test_position_tells_nothing_once_it_is_matched(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    path = lgg_volumes.prepare(data_root / "lgg_mri/lgg_slices_128.npz", tmp_path)
+    report = json.loads((tmp_path / "prepare_report.json").read_text())
+    assert [sum(c.values()) for c in report["counts"].values()] == [45, 5, 20]
+    transform = BrainSlices()
+    auroc = {}
+    for name, datalist in (("all", path), ("matched", tmp_path / lgg_volumes.MATCHED)):
+        data = brain_dataset(load_datalist(datalist, "test"), transform, None)
+        judge = control_judges()["slice position"]
+        auroc[name] = measure(judge_all(judge, data), data, name)[0][f"{name}_auroc"]
+    assert report["notes"]["test_slices"] == {"tumour": 276, "tumour_free": 347}
+    assert auroc["all"] > 0.7
+    assert auroc["matched"] == pytest.approx(0.5, abs=0.01)
