@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
 
 
-class AnomalyFileWriter:
+class AnomalyFileWriter(ResultFileWriter):
     """Ignite handler for an evaluator that runs a FileIteration.
 
     For an image ``name.ext`` it writes into ``output_dir/name``: ``pseudo_healthy``, ``anomaly_map`` and
@@ -54,26 +53,14 @@ class AnomalyFileWriter:
             raise ConfigError(
                 f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."
             )
-        self.output_dir = Path(output_dir)
+        super().__init__(output_dir)
         self.fpr = fpr
         self.threshold = float(thresholds[str(fpr)])
         self.worst = worst
         self.vmax = vmax or 4 * self.threshold
-        self.done: list[dict[str, Any]] = []
-        self.failed: dict[str, str] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Write after every image, and the summary at the end."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _write(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        if "error" in output:
-            self.failed[output["path"]] = output["error"]
-            engine.logger.error(output["error"])
-            return
-        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+    def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Write the files of one image."""
         picture = is_picture(output["path"])
         maps = output["anomaly_map"]
         mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
@@ -88,14 +75,7 @@ class AnomalyFileWriter:
         report = self._report(output, mask)
         write_json(folder / "scores.json", report)
         self._sheet(output, folder / "worst_slices.png")
-        self.done.append(
-            {
-                "image": output["path"],
-                "folder": folder.name,
-                "score": report["score"],
-                "warnings": report["warnings"],
-            }
-        )
+        return {"image": output["path"], "score": report["score"], "warnings": report["warnings"]}
 
     def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]
@@ -128,6 +108,3 @@ class AnomalyFileWriter:
         image, pred, maps = (slices[k][worst] for k in ("image", "pred", "anomaly_map"))
         sheet = anomaly_sheet(image, pred, maps, titles=titles, vmax=self.vmax, threshold=self.threshold)
         save_png(sheet, path)
-
-    def _finish(self, engine: Engine) -> None:
-        finish_results(engine, self.output_dir, self.done, self.failed)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
@@ -19,7 +18,7 @@ from robustmed_monai.visualize.grids import image_grid
 FILES = {"high": "x_high", "low": "x_low", "pred": "x_sum", "anomaly_map": "anomaly_map"}
 
 
-class ComponentFileWriter:
+class ComponentFileWriter(ResultFileWriter):
     """Ignite handler for an evaluator that runs a ComponentFileIteration.
 
     For an image ``name.ext`` it writes into ``output_dir/name``: ``x_high``, ``x_low`` (signed), ``x_sum``
@@ -41,25 +40,13 @@ class ComponentFileWriter:
     def __init__(
         self, output_dir: str | os.PathLike[str], clip: float = 1.5, vmax: float = 1.0, shown: int = 6
     ) -> None:
-        self.output_dir = Path(output_dir)
+        super().__init__(output_dir)
         self.clip = clip
         self.vmax = vmax
         self.shown = shown
-        self.done: list[dict[str, Any]] = []
-        self.failed: dict[str, str] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Write after every image, and the summary at the end."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _write(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        if "error" in output:
-            self.failed[output["path"]] = output["error"]
-            engine.logger.error(output["error"])
-            return
-        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+    def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Write the files of one image."""
         picture = is_picture(output["path"])
         for key, name in FILES.items():
             if key in output:
@@ -68,8 +55,7 @@ class ComponentFileWriter:
         report = _report(output)
         write_json(folder / "scores.json", report)
         self._sheet(output, folder / "slices.png")
-        kept = {k: report[k] for k in ("image", "scores", "warnings")}
-        self.done.append({**kept, "folder": folder.name})
+        return {k: report[k] for k in ("image", "scores", "warnings")}
 
     def _pictured(self, key: str, output: Mapping[str, Any]) -> torch.Tensor:
         values = torch.as_tensor(output[key])
@@ -93,9 +79,6 @@ class ComponentFileWriter:
 
     def _grey(self, images: torch.Tensor) -> torch.Tensor:
         return (images + self.clip) / (2 * self.clip)
-
-    def _finish(self, engine: Engine) -> None:
-        finish_results(engine, self.output_dir, self.done, self.failed)
 
 
 def _report(output: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
 
 
-class RestorationFileWriter:
+class RestorationFileWriter(ResultFileWriter):
     """Ignite handler for an evaluator that runs a RestorationFileIteration.
 
     For an image ``name.ext`` it writes into ``output_dir/name``: ``anatomy_image`` and
@@ -34,23 +33,11 @@ class RestorationFileWriter:
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], shown: int = 6) -> None:
-        self.output_dir = Path(output_dir)
+        super().__init__(output_dir)
         self.shown = shown
-        self.done: list[dict[str, Any]] = []
-        self.failed: dict[str, str] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Write after every image, and the summary at the end."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _write(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        if "error" in output:
-            self.failed[output["path"]] = output["error"]
-            engine.logger.error(output["error"])
-            return
-        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+    def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Write the files of one image."""
         picture = is_picture(output["path"])
         suffix, scale = (".png", output["full_scale"]) if picture else (".nii.gz", 1.0)
         write_like(output["pred"] / scale, output["meta"], folder / f"anatomy_image{suffix}")
@@ -58,8 +45,7 @@ class RestorationFileWriter:
         report = _report(output)
         write_json(folder / "scores.json", report)
         self._sheet(output, folder / "slices.png")
-        kept = {k: report[k] for k in ("image", "corruption_score", "change", "warnings")}
-        self.done.append({**kept, "folder": folder.name})
+        return {k: report[k] for k in ("image", "corruption_score", "change", "warnings")}
 
     def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
         index = output["slices"]["index"]
@@ -69,9 +55,6 @@ class RestorationFileWriter:
         headings = {"image": "input", "pred": "anatomy image", "full": "full reconstruction"}
         columns = {heading: output["slices"][k][chosen] for k, heading in headings.items()}
         save_png(image_grid(columns, [f"slice {i}" for i in chosen.tolist()]), path)
-
-    def _finish(self, engine: Engine) -> None:
-        finish_results(engine, self.output_dir, self.done, self.failed)
 
 
 def _report(output: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import write_json
@@ -19,6 +20,48 @@ def is_picture(path: str) -> bool:
     return path.lower().endswith(_PICTURES)
 
 
+class ResultFileWriter:
+    """Base of ignite handlers for an evaluator that goes through image files one by one.
+
+    The engine's output holds "path", and "error" where the image could not be used. A subclass says what is
+    written (``save``).
+
+    Args:
+        output_dir: folder to write into.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str]) -> None:
+        self.output_dir = Path(output_dir)
+        self.done: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every image, and ``summary.json`` at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Write the results of one image into a folder and return what the summary keeps of them."""
+        raise NotImplementedError
+
+    def _write(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        if "error" in output:
+            self.failed[output["path"]] = output["error"]
+            engine.logger.error(output["error"])
+            return
+        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+        self.done.append({**self.save(output, folder), "folder": folder.name})
+
+    def _finish(self, engine: Engine) -> None:
+        write_json(self.output_dir / "summary.json", {"images": self.done, "failed": self.failed})
+        engine.logger.info(f"{len(self.done)} images done; results are in {self.output_dir}")
+        if self.failed:
+            reasons = "\n".join(f"  {reason}" for reason in self.failed.values())
+            total = len(self.failed) + len(self.done)
+            raise ImageError(f"{len(self.failed)} of {total} images could not be used:\n{reasons}")
+
+
 def result_folder(output_dir: Path, path: Path, done: Sequence[Mapping[str, Any]]) -> Path:
     """Folder for the results of an image, named like it and unlike those of ``done`` images ("folder")."""
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0] if path.is_file() else path.name
@@ -27,18 +70,3 @@ def result_folder(output_dir: Path, path: Path, done: Sequence[Mapping[str, Any]
     while unique in taken:
         number, unique = number + 1, f"{name}-{number + 1}"
     return output_dir / unique
-
-
-def finish_results(
-    engine: Engine, output_dir: Path, done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]
-) -> None:
-    """Write ``summary.json``, then name the images that could not be used.
-
-    Raises:
-        ImageError: when there are such; the results of the others are written by then.
-    """
-    write_json(output_dir / "summary.json", {"images": list(done), "failed": dict(failed)})
-    engine.logger.info(f"{len(done)} images done; results are in {output_dir}")
-    if failed:
-        reasons = "\n".join(f"  {reason}" for reason in failed.values())
-        raise ImageError(f"{len(failed)} of {len(failed) + len(done)} images could not be used:\n{reasons}")

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.handlers.result_files import finish_results, is_picture, result_folder
+from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.heatmap_sheets import Panel, heatmap_sheet
 
 
-class RotationFileWriter:
+class RotationFileWriter(ResultFileWriter):
     """Ignite handler for an evaluator that runs a RotationFileIteration.
 
     For an image ``name.ext`` it writes into ``output_dir/name``: ``prediction.json``, ``corrected`` (PNG for
@@ -42,25 +41,13 @@ class RotationFileWriter:
         layers: Sequence[str] | None = None,
         max_slices: int = 6,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        super().__init__(output_dir)
         self.class_names = class_names
         self.layers = list(layers or ())
         self.max_slices = max_slices
-        self.done: list[dict[str, Any]] = []
-        self.failed: dict[str, str] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Write after every image, and the summary at the end."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _write(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        if "error" in output:
-            self.failed[output["path"]] = output["error"]
-            engine.logger.error(output["error"])
-            return
-        folder = result_folder(self.output_dir, Path(output["path"]), self.done)
+    def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Write the files of one image."""
         suffix = ".png" if is_picture(output["path"]) else ".nii.gz"
         corrected = output["corrected"]
         meta = {"spatial_shape": corrected.shape[1:], "original_affine": output["affine"].numpy()}
@@ -71,7 +58,7 @@ class RotationFileWriter:
         report = self._report(output)
         write_json(folder / "prediction.json", report)
         kept = ("image", "prediction", "probabilities", "angle", "confidence", "abstained")
-        self.done.append({"folder": folder.name, **{k: report[k] for k in kept}})
+        return {k: report[k] for k in kept}
 
     def _report(self, output: Mapping[str, Any]) -> dict[str, Any]:
         names = self.class_names or [f"class {i}" for i in range(len(output["pred"]))]
@@ -110,9 +97,6 @@ class RotationFileWriter:
                 ]
             )
         return heatmap_sheet(rows, headings, [f"slice {int(slices['index'][i])}" for i in chosen])
-
-    def _finish(self, engine: Engine) -> None:
-        finish_results(engine, self.output_dir, self.done, self.failed)
 
 
 def _rounded(values: torch.Tensor) -> list[float]:
