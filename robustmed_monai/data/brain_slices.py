@@ -13,7 +13,7 @@ from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.brain_zscore import brain_zscore
 from robustmed_monai.transforms.foreign_objects import RandForeignObject
 from robustmed_monai.transforms.load import LoadCheckedImaged
-from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.transforms.slices import filled_slices, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 PER_SLICE = ("image", "brain", "mask", "healthy", "position", "index")
@@ -109,7 +109,7 @@ class BrainSlices:
             if not len(wanted) or wanted.min() < 0 or wanted.max() >= len(brain):
                 raise DataError(f"{item['image']}: slices {item['slices']} of {len(brain)}; name some of it.")
             return wanted
-        filled = torch.nonzero(brain.flatten(1).any(1)).flatten()
+        filled = filled_slices(brain)
         if len(brain) == 1:
             return filled
         low, high = (round(share * (len(filled) - 1)) for share in self.slice_range)

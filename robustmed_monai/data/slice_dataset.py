@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImaged
-from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.transforms.slices import filled_slices, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 
@@ -81,7 +81,7 @@ class AxialSlices:
         return {**result, **{k: result[k][kept] for k in ("image", "mask") if k in result}}
 
     def _kept(self, slices: torch.Tensor) -> torch.Tensor:
-        filled = torch.nonzero(slices.flatten(1).any(1)).flatten()
+        filled = filled_slices(slices)
         low, high = (round(share * (len(filled) - 1)) for share in self.slice_range)
         return filled[low : high + 1] if len(filled) else torch.arange(len(slices))
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.engines.file_iteration import file_iteration
+from robustmed_monai.engines.file_iteration import file_iteration, white_of
 from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.slices import slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import DataError
 
 _SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
@@ -101,7 +101,7 @@ class FileIteration:
         source = self.load(path)
         stack, geometry = volume_to_slices(source, self.image_size, upper_percentile=self.upper_percentile)
         # A slice without anything in it has nothing to compare; the network would dream a head into it.
-        filled = torch.nonzero(stack.flatten(1).any(1)).flatten()
+        filled = filled_slices(stack)
         pred, maps = torch.zeros_like(stack), torch.zeros_like(stack[:, :1])
         engine.network.eval()
         for part in filled.split(self.batch_size) if len(filled) else ():
@@ -120,7 +120,7 @@ class FileIteration:
             Keys.PRED: slices_to_volume(pred, geometry, rescale=True),
             "anomaly_map": slices_to_volume(maps, geometry).clamp(min=0),
             "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
-            "full_scale": 255.0 if float(source.max()) <= 255 else 65535.0,
+            "full_scale": white_of(source),
             "scores": image_score(maps),
             "unfamiliar": dict(zip(filled.tolist(), strange, strict=True)),
             "warnings": self._warnings(stack[filled], strange),

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.engines.file_iteration import file_iteration
+from robustmed_monai.engines.file_iteration import file_iteration, white_of
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.brain_zscore import ZScored, brain_zscore
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import DataError, ImageShapeError
 
 COMPONENTS = ("high", "low", Keys.PRED)
@@ -66,7 +66,7 @@ class ComponentFileIteration:
             scaled = brain_zscore(stack, self.clip)
         except DataError as error:
             raise ImageShapeError(f"{path}: {error}") from error
-        index = torch.nonzero(scaled.brain.flatten(1).any(1)).flatten()
+        index = filled_slices(scaled.brain)
         found = self._apply(engine, scaled, index)
         slices: dict[str, torch.Tensor] = {Keys.IMAGE: scaled.slices, "index": index}
         for key in (*COMPONENTS, "anomaly_map"):
@@ -85,7 +85,7 @@ class ComponentFileIteration:
             "slices": slices,
             **_on_source(slices, scaled, geometry),
             "scores": {k.removeprefix("score_"): v for k, v in found.items() if k.startswith("score_")},
-            "full_scale": 255.0 if float(source.max()) <= 255 else 65535.0,
+            "full_scale": white_of(source),
             "warnings": strange,
         }
 

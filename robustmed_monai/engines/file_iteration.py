@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from monai.engines.utils import IterationEvents
 
 from robustmed_monai.utils.errors import ImageError
+
+
+def white_of(source: torch.Tensor) -> float:
+    """White of a picture whose largest value is that of ``source``: 255 or 65535."""
+    return 255.0 if float(source.max()) <= 255 else 65535.0
 
 
 def file_iteration(

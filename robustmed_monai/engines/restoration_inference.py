@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.engines.file_iteration import file_iteration
+from robustmed_monai.engines.file_iteration import file_iteration, white_of
 from robustmed_monai.engines.probe import LinearProbe, extract_features
 from robustmed_monai.handlers.result_files import is_picture
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError
 
 SCALINGS = ("full_scale", "percentile")
@@ -84,13 +84,13 @@ class RestorationFileIteration:
 
     def _infer(self, engine: Any, path: str) -> dict[str, Any]:
         source = self.load(path)
-        white = 255.0 if float(source.max()) <= 255 else 65535.0
+        white = white_of(source)
         high = white if self.scaling == "full_scale" and is_picture(path) else None
         stack, geometry = volume_to_slices(
             source, self.image_size, high=high, upper_percentile=self.upper_percentile
         )
         # A slice without anything in it would be dreamt full.
-        index = torch.nonzero(stack.flatten(1).any(1)).flatten()
+        index = filled_slices(stack)
         drawn = self._draw(engine, stack, index)
         return {
             "path": path,

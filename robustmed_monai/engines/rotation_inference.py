@@ -13,7 +13,7 @@ from robustmed_monai.data.labelled import SquareImages, to_square
 from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
 from robustmed_monai.transforms.rotation import rotate
-from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.visualize.gradcam import gradcam
 
@@ -65,7 +65,7 @@ class RotationFileIteration:
     def _infer(self, engine: Any, path: str) -> dict[str, Any]:
         source = self.read.load(path)
         own = self.read.scaled(source)
-        filled = torch.nonzero(own.flatten(1).any(1)).flatten()
+        filled = filled_slices(own)
         if not len(filled):
             raise ImageError(f"{path}: the image is empty; there is nothing to classify.")
         stack = to_square(own[filled], self.read.image_size)

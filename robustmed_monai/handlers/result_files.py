@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def is_picture(path: str) -> bool:
     return path.lower().endswith(_PICTURES)
 
 
-class ResultFileWriter:
+class ResultFileWriter(ABC):
     """Base of ignite handlers for an evaluator that goes through image files one by one.
 
     The engine's output holds "path", and "error" where the image could not be used. A subclass says what is
@@ -40,9 +41,9 @@ class ResultFileWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
+    @abstractmethod
     def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Write the results of one image into a folder and return what the summary keeps of them."""
-        raise NotImplementedError
 
     def _write(self, engine: Engine) -> None:
         output: Any = engine.state.output

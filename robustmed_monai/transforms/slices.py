@@ -112,6 +112,11 @@ def volume_to_slices(
     return resize_to_square(stack, side, mode, anti_aliasing=anti_aliasing), geometry
 
 
+def filled_slices(stack: torch.Tensor) -> torch.Tensor:
+    """Indices (N,) of the slices of a stack (S, C, X, Y) that hold anything but 0."""
+    return torch.nonzero(stack.flatten(1).any(1)).flatten()
+
+
 def slices_to_volume(
     slices: Tensor, geometry: SliceGeometry, *, mode: ResizeMode = "bilinear", rescale: bool = False
 ) -> MetaTensor:

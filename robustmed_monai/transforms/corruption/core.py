@@ -7,7 +7,8 @@ batch of N images gives the bits of N batches of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -164,6 +165,18 @@ def constant(rows: int, value: float) -> Tensor:
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """View (B,) values so that they broadcast over ``images`` (B, C, ...)."""
     return values.to(images.dtype).view(-1, *[1] * (images.ndim - 1))
+
+
+def check_name(name: str, known: Collection[str], family: str) -> None:
+    """Refuse a name that a family does not have.
+
+    Raises:
+        ConfigError: when it does not; it lists all names and the nearest.
+    """
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"'{name}' is not one of {family} {list(known)}.{hint}")
 
 
 def check_severity(severity: float, name: str) -> None:

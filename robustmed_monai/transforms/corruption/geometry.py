@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -13,6 +12,7 @@ from robustmed_monai.transforms.corruption.core import (
     Corruption,
     Params,
     Shape,
+    check_name,
     check_severity,
     constant,
     identity,
@@ -41,10 +41,7 @@ def geometry(name: str, severity: int) -> Corruption:
         >>> geometry("rotation", 3).name
         'rotation'
     """
-    if name not in GEOMETRY:
-        near = get_close_matches(name, GEOMETRY, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"'{name}' is not one of the geometry corruptions {list(GEOMETRY)}.{hint}")
+    check_name(name, GEOMETRY, "the geometry corruptions")
     check_severity(severity, name)
     if severity == 0:
         return identity(name)

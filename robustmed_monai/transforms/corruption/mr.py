@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from itertools import product
 
@@ -22,6 +21,7 @@ from robustmed_monai.transforms.corruption.core import (
     Corruption,
     Params,
     Shape,
+    check_name,
     check_severity,
     constant,
     identity,
@@ -29,7 +29,6 @@ from robustmed_monai.transforms.corruption.core import (
     per_image,
 )
 from robustmed_monai.transforms.corruption.geometry import move
-from robustmed_monai.utils.errors import ConfigError
 
 _DIMS = (2, 3)
 _POSES = 4  # positions of the head during one acquisition
@@ -50,10 +49,7 @@ def mr_artifact(name: str, severity: int) -> Corruption:
         >>> mr_artifact("motion", 2).spatial_dims
         (2, 3)
     """
-    if name not in MR_ARTIFACTS:
-        near = get_close_matches(name, MR_ARTIFACTS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"'{name}' is not one of the MR artefacts {list(MR_ARTIFACTS)}.{hint}")
+    check_name(name, MR_ARTIFACTS, "the MR artefacts")
     check_severity(severity, name)
     if severity == 0:
         return identity(name)

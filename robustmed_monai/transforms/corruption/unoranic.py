@@ -7,10 +7,8 @@ References:
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from robustmed_monai.transforms.corruption.combine import chain, one_of
-from robustmed_monai.transforms.corruption.core import Corruption
+from robustmed_monai.transforms.corruption.core import Corruption, check_name
 from robustmed_monai.transforms.corruption.filters import downscale, gaussian_blur, line_blur, sharpen
 from robustmed_monai.transforms.corruption.noise import gaussian_noise, multiplicative_noise, pixel_dropout
 from robustmed_monai.transforms.corruption.tone import (
@@ -20,7 +18,6 @@ from robustmed_monai.transforms.corruption.tone import (
     invert,
     solarize,
 )
-from robustmed_monai.utils.errors import ConfigError
 
 # In the order of the chain. The blur's kernel size is a whole number in 3..7 and even ones go up by one.
 UNORANIC: dict[str, Corruption] = {
@@ -48,10 +45,7 @@ def unoranic_corruption(name: str) -> Corruption:
     Raises:
         ConfigError: when there is none of that name.
     """
-    if name not in UNORANIC:
-        near = get_close_matches(name, UNORANIC, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"'{name}' is not one of unORANIC's corruptions {list(UNORANIC)}.{hint}")
+    check_name(name, UNORANIC, "unORANIC's corruptions")
     return UNORANIC[name]._replace(name=name)
 
 
