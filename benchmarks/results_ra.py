@@ -64,14 +64,26 @@ def main() -> None:
     evaluate("ablation", ["ablation"], brains, output, dataset_dir=data["ixi"], seeds=seeds)
     evaluate("lgg", [], brains, output, dataset_dir=data["ixi"], test_dir=data["lgg"], seeds=seeds)
 
-    affine = output / "ixi" / f"RA-affine-{seeds[0]}"
-    settings = {"dataset_dir": data["ixi"], "seed": seeds[0], "val_interval": 5, "amp": True}
-    weights = {"RA": [train(affine, "ra", ["train", "ixi"], norm="affine", **settings)]}
-    evaluate("norm_affine", [], weights, output, dataset_dir=data["ixi"], seeds=seeds[:1], norm="affine")
-
     chests = train_all("pneumoniamnist", ["pneumoniamnist"], data["pneumoniamnist"], seeds, output)
     settings = {"dataset_dir": data["pneumoniamnist"], "seeds": seeds}
     evaluate("pneumoniamnist", ["pneumoniamnist"], chests, output, **settings)
+
+    # The other normalisation, on the brains.
+    affine = [
+        train(
+            output / "ixi" / f"RA-affine-{seed}",
+            "ra",
+            ["train", "ixi"],
+            dataset_dir=data["ixi"],
+            seed=seed,
+            val_interval=5,
+            amp=True,
+            norm="affine",
+        )
+        for seed in seeds
+    ]
+    settings = {"dataset_dir": data["ixi"], "seeds": seeds, "norm": "affine"}
+    evaluate("norm_affine", [], {"RA": affine}, output, **settings)
 
 
 if __name__ == "__main__":
