@@ -15,6 +15,7 @@ import argparse
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def render_table(
         what = _meaning(shown)
     commit = results["commit"] or "none"
     short = commit[:12] + ("+dirty" if commit.endswith("+dirty") else "")
-    return "\n".join([*lines, "", f"{what}. `{results['command']}`, {results['date']}, commit {short}."])
+    # A command may name the weights of every run: the results file has it whole.
+    command = textwrap.shorten(results["command"], width=200, placeholder=" ...")
+    return "\n".join([*lines, "", f"{what}. `{command}`, {results['date']}, commit {short}."])
 
 
 def update_document(text: str, root: Path) -> str:
