@@ -31,7 +31,8 @@ class RotationTable:
     """Evaluates all rows for all seeds, exhaustively over the rotations of the test images.
 
     Args:
-        networks: run name to the classifier whose weights are exchanged, and ``rotnet`` to RotNet.
+        networks: run name to the classifier whose weights are exchanged, and ``rotnet`` to RotNet. Runs of
+            the same architecture may share one.
         rows: row name to (run name, inferer); rows whose run, or whose RotNet, is not in ``runs`` are left
             out. A row named "oracle" gets the true rotation undone.
         runs: run name (``rotnet``, ``classifier``, ...) to weights files, one per seed. RISC in one file may
@@ -100,15 +101,17 @@ class RotationTable:
 
     def _evaluate(self, number: int) -> dict[str, RotationResult]:
         temperature = 1.0
-        for run, files in self.runs.items():
-            load_part(self.networks[run], files[number], "rotnet" if run == "rotnet" else "classifier")
-            if run == "rotnet":
-                temperature = float(cast(float, part_info(files[number], "rotnet").get("temperature", 1.0)))
+        if "rotnet" in self.runs:
+            weights = self.runs["rotnet"][number]
+            load_part(self.networks["rotnet"], weights, "rotnet")
+            temperature = float(cast(float, part_info(weights, "rotnet").get("temperature", 1.0)))
         images, labels = self.test.tensors["image"], self.test.tensors["label"]
         results: dict[str, RotationResult] = {}
         for name, inferer in self._rotnet_rows(temperature).items():
             results[name] = evaluate_rotnet(inferer, images, self.device)
         for name, (run, inferer) in self.rows.items():
+            # Here, not before: two runs of one architecture may share the network.
+            load_part(self.networks[run], self.runs[run][number], "classifier")
             results[name] = evaluate_classifier(
                 inferer, self.networks[run], images, labels, self.device, oracle=name == "oracle"
             )

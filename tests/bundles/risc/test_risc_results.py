@@ -15,6 +15,7 @@ from PIL import Image
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.provenance import read_results
 from robustmed_monai.utils.weight_parts import load_part
+from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 Overrides = dict[str, Any]
 
@@ -50,6 +51,21 @@ class TestEvaluation:
         assert confusion.sum(1).tolist() == [12] * 4
         assert confusion.diagonal().sum() / 48 == pytest.approx(found["RotNet", "rotated"])
         assert {p.name for p in tmp_path.glob("*.png")} == {"results_angles.png", "results_confusion.png"}
+
+    def test_each_row_has_its_own_weights(
+        self, risc: Any, evaluated: Overrides, trained: Path, tmp_path: Path
+    ) -> None:
+        part = trained / "classifier" / "model.pt"
+        weights = load_weights(part)
+        # Of two classes, the opposite one.
+        opposite = {k: v.flip(0) if k.startswith("fc.") else v for k, v in weights.items()}
+        assert any(k.startswith("fc.") for k in weights)
+        save_weights(opposite, tmp_path / "opposite.pt", load_info(part))
+        runs = {"classifier": [str(part)], "augmented": [str(tmp_path / "opposite.pt")]}
+        risc("evaluate.json", evaluated, runs=runs, output_dir=str(tmp_path / "out"), amp=False)
+        found = cells(tmp_path / "out" / "results.json")
+        assert found["no correction", "auc"] != 0.5
+        assert found["augmentation", "auc"] == pytest.approx(1 - found["no correction", "auc"])
 
     def test_seeds_are_averaged(self, risc: Any, evaluated: Overrides, trained: Path, tmp_path: Path) -> None:
         file = str(trained / "model.pt")
