@@ -1,12 +1,14 @@
-"""Transforms: the checked door for images, slices of volumes, CLAHE, lesions, rotation, batched augmentation.
+"""Transforms: the checked door for images, slices, CLAHE, lesions, rotation, fields, batched augmentation.
 
-Corruptions have a package of their own, ``robustmed_monai.transforms.corruption``.
+Corruptions have a package of their own, ``robustmed_monai.transforms.corruption``; so has the synthesis of
+label shapes and images, ``robustmed_monai.transforms.synthesis``.
 """
 
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.brain_zscore import brain_zscore
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
+from robustmed_monai.transforms.fields import compose, folding, integrate, jacobian_determinant, warp
 from robustmed_monai.transforms.foreign_objects import RandForeignObject, RandForeignObjectd
 from robustmed_monai.transforms.lesion_painting import LesionSpec
 from robustmed_monai.transforms.lesions import RandLesion, RandLesiond, draw_lesion, sample_lesion
@@ -18,6 +20,17 @@ from robustmed_monai.transforms.load import (
 )
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.synthesis import (
+    LabelShapes,
+    LabelsToImage,
+    RandLabelShapes,
+    RandLabelShapesd,
+    RandLabelsToImage,
+    RandLabelsToImaged,
+    RandSmoothDeform,
+    RandSmoothDeformd,
+    SmoothDeform,
+)
 
 __all__ = [
     "BatchRandAffine",
@@ -25,27 +38,41 @@ __all__ = [
     "EqualizeAdaptHist",
     "EqualizeAdaptHistd",
     "GeometryWarning",
+    "LabelShapes",
+    "LabelsToImage",
     "LesionSpec",
     "LoadCheckedImage",
     "LoadCheckedImaged",
     "RandForeignObject",
     "RandForeignObjectd",
+    "RandLabelShapes",
+    "RandLabelShapesd",
+    "RandLabelsToImage",
+    "RandLabelsToImaged",
     "RandLesion",
     "RandLesiond",
     "RandRotateK",
     "RandRotateKd",
+    "RandSmoothDeform",
+    "RandSmoothDeformd",
     "RotateK",
     "SliceGeometry",
+    "SmoothDeform",
     "all_rotations",
     "apply_affine",
     "brain_zscore",
+    "compose",
     "draw_lesion",
     "equalize_adapthist",
     "find_brain_region",
+    "folding",
+    "integrate",
+    "jacobian_determinant",
     "read_npz_arrays",
     "rotate",
     "sample_affine",
     "sample_lesion",
     "slices_to_volume",
     "volume_to_slices",
+    "warp",
 ]

@@ -1,0 +1,44 @@
+"""Training data from nothing: random label shapes, images of random contrast, smooth deformations.
+
+Every step has settings (a frozen dataclass), ``sample`` that draws from one ``torch.Generator`` on its
+device, and ``apply`` that computes a batch from the draw. MONAI's transforms are doors to them.
+"""
+
+from robustmed_monai.transforms.synthesis.deform import SmoothDeform
+from robustmed_monai.transforms.synthesis.doors import (
+    RandLabelShapes,
+    RandLabelShapesD,
+    RandLabelShapesd,
+    RandLabelShapesDict,
+    RandLabelsToImage,
+    RandLabelsToImageD,
+    RandLabelsToImaged,
+    RandLabelsToImageDict,
+    RandSmoothDeform,
+    RandSmoothDeformD,
+    RandSmoothDeformd,
+    RandSmoothDeformDict,
+)
+from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
+from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
+from robustmed_monai.transforms.synthesis.noise import noise_field, sample_noise
+
+__all__ = [
+    "LabelShapes",
+    "LabelsToImage",
+    "RandLabelShapes",
+    "RandLabelShapesD",
+    "RandLabelShapesDict",
+    "RandLabelShapesd",
+    "RandLabelsToImage",
+    "RandLabelsToImageD",
+    "RandLabelsToImageDict",
+    "RandLabelsToImaged",
+    "RandSmoothDeform",
+    "RandSmoothDeformD",
+    "RandSmoothDeformDict",
+    "RandSmoothDeformd",
+    "SmoothDeform",
+    "noise_field",
+    "sample_noise",
+]
