@@ -21,6 +21,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.data.image_reader import NibabelReader
+from monai.data.meta_tensor import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks.bench_anomaly_map import PEER, WEIGHTS, PerImageMap
@@ -44,6 +46,7 @@ from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.engines.anomaly_study import calibrate_weights
 from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.provenance import CHECKOUT, data_digest
 from robustmed_monai.utils.weights import save_weights
@@ -73,6 +76,17 @@ def ready_weights(folder: Path) -> Path:
     data = SliceDataset([{"image": brain_slices(16)}], dict, progress=None)
     calibrate_weights(network, str(path), AnomalyMapInferer(), data, [data.tensors])
     return path
+
+
+def loading(volume: Path) -> dict[str, Work]:
+    """The works 'read': our checked door, and MONAI's reader alone."""
+    reader = NibabelReader()
+
+    def plain() -> None:
+        values, meta = reader.get_data(reader.read(str(volume)))
+        MetaTensor.ensure_torch_and_prune_meta(values.astype(np.float32), meta)
+
+    return {"ours": partial(LoadCheckedImage(), str(volume)), "MONAI's reader": plain}
 
 
 def apply(volume: Path, weights: Path, output: Path, device: str, per_image: bool) -> Work:
@@ -130,6 +144,8 @@ def _rows(title: str, volume: Path, weights: Path, output: Path, chosen: Any) ->
     rows = [row(f"{title}, in process", seconds["ours"], seconds[PEER], PEER, "s", 1.0)]
     if chosen.quick:
         return rows
+    read = interleaved(loading(volume), 3 * rounds, "cpu")
+    rows.append(row(f"{title}, read", read["ours"], read["MONAI's reader"], "MONAI's reader"))
     runs = [command(volume, weights, output / "command", device) for _ in range(rounds)]
     took, peaks = ([run[k] for run in runs] for k in (0, 1))
     imports = watch([sys.executable, "-c", "import monai.bundle, robustmed_monai.engines.anomaly_inference"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.pixels import Array, png_bytes
@@ -140,6 +141,10 @@ class Preparation:
     def tissue(self, name: str, pixels: Array) -> str:
         """Write a binary anatomical label as ``labels/<name>.png`` with values 0 and 255."""
         return self._png(f"labels/{name}.png", (pixels > 0).astype(np.float32))
+
+    def labels(self, name: str, values: Array | NDArray[np.integer]) -> str:
+        """Write a label map, whole numbers (X, Y) from 0 to 255, as ``labels/<name>.png``."""
+        return self._png(f"labels/{name}.png", values.astype(np.float32) / np.float32(255))
 
     def volume(self, name: str, volume: Array, affine: Array) -> str:
         """Write a volume (X, Y, Z) as 8-bit NIfTI and return its name."""

@@ -16,7 +16,7 @@ Item = dict[str, Any]
 
 SECTIONS = ("training", "validation", "test")
 PATH_KEYS = ("image", "mask", "label")
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".nii", ".nii.gz", ".nrrd", ".mgz", ".mgh")
+SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
 _FOLDERS = {
     "training": ("training", "train"),
     "validation": ("validation", "val", "valid"),
@@ -71,6 +71,12 @@ def load_datalist(
             f"dataset_dir {path}: a folder without datalist.json records no digests; set verify=False."
         )
     return _found(path, section)
+
+
+def image_stem(path: Path) -> str:
+    """Name of an image without the suffix of its type; a folder keeps its whole name."""
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)] or path.name
 
 
 def _listed(source: Path, section: str, verify: bool) -> list[Item]:
@@ -163,10 +169,7 @@ def _subject(path: Path) -> str:
     match = re.search(r"sub-([A-Za-z0-9]+)", path.name)
     if match:
         return match.group(1)
-    stem = next(
-        path.name[: -len(s)] for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)
-    )
-    return re.sub(r"[_-]slice[_-]?\d+$", "", stem)
+    return re.sub(r"[_-]slice[_-]?\d+$", "", image_stem(path))
 
 
 def _split(items: Sequence[Item], section: str, folder: Path) -> list[Item]:

@@ -1,7 +1,7 @@
 """Trainers and evaluation loops that MONAI's engines cannot express."""
 
 from robustmed_monai.engines.anomaly import anomaly_iteration
-from robustmed_monai.engines.anomaly_inference import FileIteration, list_images
+from robustmed_monai.engines.anomaly_inference import FileIteration
 from robustmed_monai.engines.anomaly_study import evaluate_detector
 from robustmed_monai.engines.multi_optimizer import MultiOptimizerTrainer
 from robustmed_monai.engines.schedules import TwoStageCosine
@@ -12,5 +12,4 @@ __all__ = [
     "TwoStageCosine",
     "anomaly_iteration",
     "evaluate_detector",
-    "list_images",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,43 +13,6 @@ from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import unfamiliar
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
-from robustmed_monai.utils.errors import DataError
-
-_SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
-
-
-def list_images(path: str | os.PathLike[str] | None) -> list[dict[str, str]]:
-    """Datalist items of one image file or of all image files below a folder.
-
-    Args:
-        path: a NIfTI, NRRD, MGZ, PNG, TIFF or JPEG file, or a folder.
-
-    Returns:
-        ``{"image": path}`` items, sorted.
-
-    Raises:
-        DataError: when there is nothing at the path; it says what to give.
-
-    Source folders of DICOM series hold files without these suffixes; such a folder is one image.
-    """
-    if path is None:
-        raise DataError(
-            "no input: give --input an image file (NIfTI, NRRD, MGZ, PNG, TIFF, JPEG) or a folder of them."
-        )
-    given = Path(path).expanduser().absolute()
-    if given.is_file():
-        return [{"image": str(given)}]
-    if not given.is_dir():
-        raise DataError(f"--input {given}: no such file or folder; check the path.")
-    found = sorted(p for p in given.rglob("*") if p.is_file() and p.name.lower().endswith(_SUFFIXES))
-    if found:
-        return [{"image": str(p)} for p in found]
-    if any(p.is_file() for p in given.iterdir()):
-        return [{"image": str(given)}]
-    raise DataError(
-        f"--input {given}: holds no image; supported are {', '.join(_SUFFIXES)} and folders of one DICOM "
-        "series."
-    )
 
 
 class FileIteration:

@@ -85,7 +85,7 @@ class RestorationFileIteration:
     def _infer(self, engine: Any, path: str) -> dict[str, Any]:
         source = self.load(path)
         white = white_of(source)
-        high = white if self.scaling == "full_scale" and is_picture(path) else None
+        high = white if self.scaling == "full_scale" and is_picture(path, source.meta) else None
         stack, geometry = volume_to_slices(
             source, self.image_size, high=high, upper_percentile=self.upper_percentile
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
 
@@ -33,12 +32,15 @@ class AnomalyFileWriter(ResultFileWriter):
             training data stay out of the mask as long as others are like it.
         worst: slices on the sheet.
         vmax: upper end of the colours; None takes four times the threshold.
+        items: all images of the run, see ResultFileWriter.
 
     Raises:
         ConfigError: when the weights carry no threshold for ``fpr``.
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
+
+    kept = ("image", "score", "warnings")
 
     def __init__(
         self,
@@ -47,21 +49,22 @@ class AnomalyFileWriter(ResultFileWriter):
         fpr: float = 0.05,
         worst: int = 6,
         vmax: float | None = None,
+        items: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         thresholds = (calibration or {}).get("thresholds", {})
         if str(fpr) not in thresholds:
             raise ConfigError(
                 f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."
             )
-        super().__init__(output_dir)
+        super().__init__(output_dir, items)
         self.fpr = fpr
         self.threshold = float(thresholds[str(fpr)])
         self.worst = worst
         self.vmax = vmax or 4 * self.threshold
 
     def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Write the files of one image."""
-        picture = is_picture(output["path"])
+        """Write maps, mask and sheet of one image and return its scores."""
+        picture = is_picture(output["path"], output["meta"])
         maps = output["anomaly_map"]
         mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
         suffix = ".png" if picture else ".nii.gz"
@@ -72,10 +75,8 @@ class AnomalyFileWriter(ResultFileWriter):
         write_like(
             mask.float() if picture else mask, output["meta"], folder / f"anomaly_mask{suffix}", np.uint8
         )
-        report = self._report(output, mask)
-        write_json(folder / "scores.json", report)
         self._sheet(output, folder / "worst_slices.png")
-        return {"image": output["path"], "score": report["score"], "warnings": report["warnings"]}
+        return self._report(output, mask)
 
     def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]

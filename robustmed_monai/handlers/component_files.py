@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
 
@@ -31,31 +30,37 @@ class ComponentFileWriter(ResultFileWriter):
         clip: bound of the z-scores, the ends of the greys of ``slices.png``.
         vmax: value of the anomaly map that a picture shows as white.
         shown: slices on the sheet, those with the highest scores.
+        items: all images of the run, see ResultFileWriter.
 
     Raises:
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
 
+    kept = ("image", "scores", "warnings")
+
     def __init__(
-        self, output_dir: str | os.PathLike[str], clip: float = 1.5, vmax: float = 1.0, shown: int = 6
+        self,
+        output_dir: str | os.PathLike[str],
+        clip: float = 1.5,
+        vmax: float = 1.0,
+        shown: int = 6,
+        items: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(output_dir)
+        super().__init__(output_dir, items)
         self.clip = clip
         self.vmax = vmax
         self.shown = shown
 
     def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Write the files of one image."""
-        picture = is_picture(output["path"])
+        """Write components, map and sheet of one image and return its scores."""
+        picture = is_picture(output["path"], output["meta"])
         for key, name in FILES.items():
             if key in output:
                 values = self._pictured(key, output) if picture else output[key]
                 write_like(values, output["meta"], folder / f"{name}{'.png' if picture else '.nii.gz'}")
-        report = _report(output)
-        write_json(folder / "scores.json", report)
         self._sheet(output, folder / "slices.png")
-        return {k: report[k] for k in ("image", "scores", "warnings")}
+        return _report(output)
 
     def _pictured(self, key: str, output: Mapping[str, Any]) -> torch.Tensor:
         values = torch.as_tensor(output[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
 
@@ -26,26 +25,32 @@ class RestorationFileWriter(ResultFileWriter):
     Args:
         output_dir: folder to write into.
         shown: slices on the sheet.
+        items: all images of the run, see ResultFileWriter.
 
     Raises:
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], shown: int = 6) -> None:
-        super().__init__(output_dir)
+    kept = ("image", "corruption_score", "change", "warnings")
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        shown: int = 6,
+        items: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(output_dir, items)
         self.shown = shown
 
     def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Write the files of one image."""
-        picture = is_picture(output["path"])
+        """Write images and sheet of one image and return its scores."""
+        picture = is_picture(output["path"], output["meta"])
         suffix, scale = (".png", output["full_scale"]) if picture else (".nii.gz", 1.0)
         write_like(output["pred"] / scale, output["meta"], folder / f"anatomy_image{suffix}")
         write_like(output["full"] / scale, output["meta"], folder / f"full_reconstruction{suffix}")
-        report = _report(output)
-        write_json(folder / "scores.json", report)
         self._sheet(output, folder / "slices.png")
-        return {k: report[k] for k in ("image", "corruption_score", "change", "warnings")}
+        return _report(output)
 
     def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
         index = output["slices"]["index"]

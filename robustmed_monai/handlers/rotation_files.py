@@ -11,7 +11,6 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.utils.files import write_json
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.heatmap_sheets import Panel, heatmap_sheet
 
@@ -28,11 +27,15 @@ class RotationFileWriter(ResultFileWriter):
         class_names: names of the classes; None numbers them.
         layers: names of the layers of the heat maps, for the sheet.
         max_slices: slices of a volume on the sheet.
+        items: all images of the run, see ResultFileWriter.
 
     Raises:
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
+
+    report_name = "prediction.json"
+    kept = ("image", "prediction", "probabilities", "angle", "confidence", "abstained", "warnings")
 
     def __init__(
         self,
@@ -40,25 +43,23 @@ class RotationFileWriter(ResultFileWriter):
         class_names: Sequence[str] | None = None,
         layers: Sequence[str] | None = None,
         max_slices: int = 6,
+        items: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        super().__init__(output_dir)
+        super().__init__(output_dir, items)
         self.class_names = class_names
         self.layers = list(layers or ())
         self.max_slices = max_slices
 
     def save(self, output: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Write the files of one image."""
-        suffix = ".png" if is_picture(output["path"]) else ".nii.gz"
+        """Write the corrected image and the heat maps of one image and return its class and angle."""
+        suffix = ".png" if is_picture(output["path"], output["meta"]) else ".nii.gz"
         corrected = output["corrected"]
         meta = {"spatial_shape": corrected.shape[1:], "original_affine": output["affine"].numpy()}
         write_like(corrected, meta, folder / f"corrected{suffix}")
         if "heatmap" in output:
             write_like(output["heatmap"], output["meta"], folder / f"heatmap{suffix}")
             save_png(self._sheet(output["slices"]), folder / "heatmaps.png")
-        report = self._report(output)
-        write_json(folder / "prediction.json", report)
-        kept = ("image", "prediction", "probabilities", "angle", "confidence", "abstained")
-        return {k: report[k] for k in kept}
+        return self._report(output)
 
     def _report(self, output: Mapping[str, Any]) -> dict[str, Any]:
         names = self.class_names or [f"class {i}" for i in range(len(output["pred"]))]
@@ -75,6 +76,7 @@ class RotationFileWriter(ResultFileWriter):
             "confidence": round(output["confidence"], 6),
             "abstained": output["abstained"],
             "angles": {f"{k * step:g}": p for k, p in enumerate(_rounded(output["posterior"]))},
+            "warnings": output["warnings"],
             **({"slices": slices} if len(slices) > 1 else {}),
         }
 

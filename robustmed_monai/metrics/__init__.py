@@ -6,10 +6,12 @@ from robustmed_monai.metrics.boxes import box_detection
 from robustmed_monai.metrics.calibration import Calibration, calibrate_thresholds
 from robustmed_monai.metrics.classification import classification_metrics
 from robustmed_monai.metrics.heatmaps import deletion_insertion_auc, rotation_consistency
+from robustmed_monai.metrics.invariance import channel_overlap, effective_rank, s_inverted, s_other, s_same
 from robustmed_monai.metrics.medmnist_c import relative_balanced_error
 from robustmed_monai.metrics.pixel import PixelAnomalyMetric
 from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
+from robustmed_monai.metrics.registration import registration_metrics
 from robustmed_monai.metrics.rotation import rotation_accuracy, rotation_confusion
 
 __all__ = [
@@ -20,12 +22,18 @@ __all__ = [
     "bootstrap_mean",
     "box_detection",
     "calibrate_thresholds",
+    "channel_overlap",
     "classification_metrics",
     "deletion_insertion_auc",
+    "effective_rank",
     "image_anomaly_metrics",
     "reconstruction_metrics",
+    "registration_metrics",
     "relative_balanced_error",
     "rotation_accuracy",
     "rotation_confusion",
     "rotation_consistency",
+    "s_inverted",
+    "s_other",
+    "s_same",
 ]

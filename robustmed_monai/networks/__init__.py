@@ -1,6 +1,8 @@
 """Networks of the published methods, one file each."""
 
+from robustmed_monai.networks.cifl import CIFL, unit_maps
 from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
+from robustmed_monai.networks.registration import RegistrationNet
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.rotnet import GroupPooledResNet, RotationCorrectedNet, RotNet
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
@@ -8,11 +10,13 @@ from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
 from robustmed_monai.networks.vqvae2 import VQVAE2
 
 __all__ = [
+    "CIFL",
     "UNORANIC",
     "VQVAE2",
     "AutoEncoder",
     "GroupPooledResNet",
     "HierarchicalVAE",
+    "RegistrationNet",
     "ReversedAutoEncoder",
     "RotNet",
     "RotationCorrectedNet",
@@ -22,4 +26,5 @@ __all__ = [
     "low_vae",
     "pchvae",
     "published_channels",
+    "unit_maps",
 ]

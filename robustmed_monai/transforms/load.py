@@ -30,11 +30,11 @@ from robustmed_monai.transforms.image_checks import (
     check_shape,
     finite_mask,
 )
-from robustmed_monai.transforms.image_readers.dicom import read_dicom
+from robustmed_monai.transforms.image_readers.dicom import read_dicom, slice_files
 from robustmed_monai.transforms.image_readers.mgh import read_mgh
 from robustmed_monai.transforms.image_readers.nifti import read_nifti
 from robustmed_monai.transforms.image_readers.nrrd import read_nrrd
-from robustmed_monai.transforms.image_readers.picture import read_picture
+from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES, read_picture, read_stack
 from robustmed_monai.utils.errors import (
     ConfigError,
     CorruptImageError,
@@ -54,7 +54,7 @@ _READERS: dict[str, Reader] = {
     ".mgz": read_mgh,
     ".mgh": read_mgh,
     ".nrrd": read_nrrd,
-    **dict.fromkeys((".png", ".tif", ".tiff", ".jpg", ".jpeg"), read_picture),
+    **dict.fromkeys(PICTURE_SUFFIXES, read_picture),
 }
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -63,10 +63,11 @@ class LoadCheckedImage(Transform):
     """Load one image file as a channel-first float32 ``MetaTensor``, or refuse it with a reason.
 
     Does what ``monai.transforms.LoadImage`` does (same axes, same values, same meta data) for NIfTI, PNG,
-    TIFF, JPEG, NRRD, MGH/MGZ and folders that hold one DICOM series. Beyond it, the gzip and PNG checksums
-    are verified, headers are checked before anything is allocated, the affine of the file is kept as it is
-    (the sform first; a pixdim that disagrees gives a ``GeometryWarning``), and NaN or infinite voxels meet a
-    policy. Damage that leaves no trace cannot be seen: uncompressed NIfTI, JPEG and TIFF carry no checksum.
+    TIFF, JPEG, NRRD, MGH/MGZ and folders that hold one DICOM series. Pages of a TIFF and folders of pictures
+    are volumes. Beyond it, the gzip and PNG checksums are verified, headers are checked before anything is
+    allocated, the affine of the file is kept as it is (the sform first; a pixdim that disagrees gives a
+    ``GeometryWarning``), and NaN or infinite voxels meet a policy. Damage that leaves no trace cannot be
+    seen: uncompressed NIfTI, JPEG and TIFF carry no checksum.
 
     Args:
         on_nonfinite: what to do with NaN, infinite or beyond-float32 voxels: ``"raise"``; ``"replace"`` sets
@@ -109,7 +110,7 @@ class LoadCheckedImage(Transform):
         """Load the image.
 
         Args:
-            filename: a file, or the folder of a DICOM series.
+            filename: a file, or the folder of a DICOM series or of a stack of pictures.
 
         Returns:
             ``MetaTensor`` (C, X, Y[, Z]) float32 with the affine and the source's meta data; with
@@ -253,7 +254,7 @@ def _choose_reader(filename: PathLike) -> tuple[Path, Reader]:
     path = Path(filename).expanduser()
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            return path, read_dicom
+            return path, read_stack if _is_stack(path) else read_dicom
     except (OSError, ValueError):
         pass
     name = path.name.lower()
@@ -266,6 +267,11 @@ def _choose_reader(filename: PathLike) -> tuple[Path, Reader]:
         "series); "
         "convert it."
     )
+
+
+def _is_stack(folder: Path) -> bool:
+    files = slice_files(folder)
+    return bool(files) and all(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
 
 
 def _check_file(filename: PathLike) -> Path:

@@ -76,7 +76,7 @@ def rotate(
     """
     check_rotations(num_rotations, mode)
     _check_square(images)
-    turns = torch.as_tensor(index, device=images.device).expand(len(images)) % num_rotations
+    turns = torch.as_tensor(index, device=images.device).expand(images.shape[0]) % num_rotations
     if num_rotations == 4:
         return _quarter_turns(images, turns).contiguous(memory_format=_format(images))
     if mode == "bilinear":

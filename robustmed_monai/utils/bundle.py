@@ -12,13 +12,11 @@ from pydoc import locate
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, ReferenceResolver
-from monai.bundle.config_item import ConfigComponent
-from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY
-
 from robustmed_monai.utils.errors import ConfigError, RobustMedError
 
+# MONAI is imported where it is needed: `robustmed --help` must not wait for it.
 BUNDLES_VARIABLE = "ROBUSTMED_BUNDLES"
+_ID_SEPARATOR = "::"  # MONAI's own, between the parts of an id
 
 # Arguments of `python -m monai.bundle run` itself and of the workflow it builds.
 _RUN_ARGUMENTS = frozenset(
@@ -62,6 +60,14 @@ def bundle_root(name: str) -> str:
         f"bundle '{name}': none of {looked} holds configs/metadata.json; "
         f"give --bundle_root <its folder> or set {BUNDLES_VARIABLE} to the folder that holds the bundles."
     )
+
+
+def bundle_names() -> list[str]:
+    """Names of the bundles that ``bundle_root`` finds by their name alone, sorted."""
+    override = os.environ.get(BUNDLES_VARIABLE)
+    beside = Path(__file__).resolve().parents[2] / "bundles"
+    folders = [Path(override).expanduser()] if override else [Path.cwd() / "bundles", beside]
+    return sorted({p.name for folder in folders for p in folder.glob("*") if _is_bundle(p)})
 
 
 def default_output_dir(bundle: str, task: str) -> str:
@@ -125,6 +131,8 @@ def check_overrides() -> None:
     overrides = _command_line_overrides(command[1:])
     if command[:1] != ["run"] or "config_file" not in overrides:
         return
+    from monai.bundle import ConfigParser
+
     sys.excepthook = _report_briefly
     files = _config_files(overrides)
     parser = ConfigParser()
@@ -172,6 +180,8 @@ def _config_files(overrides: dict[str, Any]) -> list[str]:
 
 def _command_line_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Read ``--key value``, ``--key=value``, ``--flag``, ``--noflag`` as fire does, and ``--args_file``."""
+    if not arguments:
+        return {}
     from fire.parser import DefaultParseValue
 
     given: dict[str, Any] = {}
@@ -191,6 +201,9 @@ def _command_line_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             else:
                 text = "True"
         given[key.replace("-", "_")] = DefaultParseValue(text)
+    from monai.bundle import ConfigParser, ReferenceResolver
+    from monai.bundle.utils import MERGE_KEY
+
     defaults = ConfigParser.load_config_file(given["args_file"]) if "args_file" in given else {}
     # On the command line MONAI treats `+key` as `key`: there is nothing to merge with yet.
     pairs = (defaults | given).items()
@@ -202,7 +215,9 @@ def _is_flag(argument: str) -> bool:
     return argument.startswith("--") or (argument[:1] == "-" and argument[1:2].isalpha())
 
 
-def _check_override(parser: ConfigParser, key: str, tracking: bool) -> None:
+def _check_override(parser: Any, key: str, tracking: bool) -> None:
+    from monai.bundle import ReferenceResolver
+
     accepted = _RUN_ARGUMENTS | (_TRACKING_ARGUMENTS if tracking else frozenset())
     if key in accepted or key in parser:
         return
@@ -212,7 +227,7 @@ def _check_override(parser: ConfigParser, key: str, tracking: bool) -> None:
         return
     known = [
         *_config_ids(parser.get()),
-        *(f"{parent}{ID_SEP_KEY}{name}" for name in arguments),
+        *(f"{parent}{_ID_SEPARATOR}{name}" for name in arguments),
         *sorted(accepted),
     ]
     nearest = max(known, key=lambda candidate: _likeness(key, candidate))
@@ -224,6 +239,8 @@ def _check_override(parser: ConfigParser, key: str, tracking: bool) -> None:
 
 def _target_arguments(component: Any) -> list[str] | None:
     """Names that a config item accepts as new keys, or None when any name may be right."""
+    from monai.bundle.config_item import ConfigComponent
+
     if not ConfigComponent.is_instantiable(component):
         return []
     target = ConfigComponent(component).resolve_module_name()
@@ -245,18 +262,20 @@ def _config_ids(config: Any, prefix: str = "") -> Iterator[str]:
         identity = f"{prefix}{key}"
         yield identity
         if isinstance(value, dict | list):
-            yield from _config_ids(value, identity + ID_SEP_KEY)
+            yield from _config_ids(value, identity + _ID_SEPARATOR)
 
 
 def _likeness(key: str, candidate: str) -> float:
     # The last part counts twice: `--max_epoch` is meant for `train#trainer#max_epochs`, not for `max_pool`.
     whole = difflib.SequenceMatcher(None, key, candidate).ratio()
-    last = difflib.SequenceMatcher(None, key.split(ID_SEP_KEY)[-1], candidate.split(ID_SEP_KEY)[-1]).ratio()
+    last = difflib.SequenceMatcher(
+        None, key.split(_ID_SEPARATOR)[-1], candidate.split(_ID_SEPARATOR)[-1]
+    ).ratio()
     return whole + last
 
 
 def _written(key: str) -> str:
-    return key.replace(ID_SEP_KEY, "#")
+    return key.replace(_ID_SEPARATOR, "#")
 
 
 def _report_briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

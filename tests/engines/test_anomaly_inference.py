@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from robustmed_monai.engines.anomaly import anomaly_iteration
-from robustmed_monai.engines.anomaly_inference import FileIteration, list_images
+from robustmed_monai.engines.anomaly_inference import FileIteration
 from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import volume_to_slices
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.errors import ConfigError
 
 
 class Engine(SimpleNamespace):
@@ -50,34 +50,6 @@ def volume(tmp_path: Path) -> Path:
     voxels[2:9, 3:11, 1:6] = np.random.default_rng(0).integers(100, 400, (7, 8, 5))
     nib.save(nib.Nifti1Image(voxels, np.diag([-2.0, 2.0, 3.0, 1.0])), tmp_path / "scan.nii.gz")
     return tmp_path / "scan.nii.gz"
-
-
-class TestListImages:
-    def test_a_file_is_itself(self, volume: Path) -> None:
-        assert list_images(volume) == [{"image": str(volume)}]
-
-    def test_a_folder_gives_its_images_sorted_and_nothing_else(self, tmp_path: Path) -> None:
-        for name in ("b.png", "a/z.nii.gz", "a/A.NII", "c.mgz", "notes.txt", "a/model.pt"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        found = [Path(item["image"]).relative_to(tmp_path).as_posix() for item in list_images(str(tmp_path))]
-        assert found == ["a/A.NII", "a/z.nii.gz", "b.png", "c.mgz"]
-
-    def test_a_folder_of_other_files_may_be_a_dicom_series(self, tmp_path: Path) -> None:
-        (tmp_path / "IM0001").touch()
-        assert list_images(tmp_path) == [{"image": str(tmp_path)}]
-
-    def test_paths_are_absolute(self, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(volume.parent)
-        assert list_images("scan.nii.gz") == [{"image": str(volume)}]
-
-    def test_what_is_not_there_is_said(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no input: give --input an image file"):
-            list_images(None)
-        with pytest.raises(DataError, match=r"--input .*/nowhere: no such file or folder"):
-            list_images(tmp_path / "nowhere")
-        with pytest.raises(DataError, match=r"holds no image; supported are \.nii, "):
-            list_images(tmp_path)
 
 
 class TestFileIteration:

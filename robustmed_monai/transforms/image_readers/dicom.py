@@ -58,7 +58,7 @@ def read_dicom(folder: Path) -> tuple[Array, dict[str, Any]]:
             slices at one position, uneven spacing, colour or multi-frame files, a compression that cannot be
             decoded.
     """
-    paths = sorted(path for path in folder.iterdir() if _is_candidate(path))
+    paths = slice_files(folder)
     if not paths:
         raise CorruptImageError(
             f"{folder}: the folder holds no DICOM slices; name a folder of one series or a file."
@@ -78,6 +78,11 @@ def read_dicom(folder: Path) -> tuple[Array, dict[str, Any]]:
     affine = check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, folder)
     voxels = np.stack([_read_pixels(item.path) for item in slices], axis=-1)
     return voxels, spatial_meta(voxels.shape, affine, None)
+
+
+def slice_files(folder: Path) -> list[Path]:
+    """Files of a folder that should be slices: all but hidden ones, ``DICOMDIR`` and text sidecars."""
+    return sorted(path for path in folder.iterdir() if _is_candidate(path))
 
 
 def _is_candidate(path: Path) -> bool:

@@ -1,17 +1,28 @@
-"""Two-dimensional pictures (PNG, TIFF, JPEG) through Pillow."""
+"""Pictures (PNG, TIFF, JPEG) through Pillow: one is an image, a stack of them a volume."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from robustmed_monai.transforms.image_checks import DEFLATE_RATIO, Array, check_budget, spatial_meta
+from robustmed_monai.transforms.image_checks import (
+    DEFLATE_RATIO,
+    Array,
+    GeometryWarning,
+    check_budget,
+    spatial_meta,
+)
 from robustmed_monai.utils.errors import ImageShapeError
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+PICTURE_SUFFIXES = tuple(_FORMATS)
+# Pictures are kept with x to the patient's right and y to the back, the way the package shows axial slices.
+_STACK_AFFINE = np.diag([1.0, -1.0, 1.0, 1.0])
 # 8192 x 8192; from a third more on, Pillow itself calls a file a decompression bomb.
 _MAX_PIXELS = 1 << 26
 # LZW, the densest code of the three formats besides JPEG, has 12-bit codes for strings of up to 4 KiB.
@@ -24,13 +35,14 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
     """Read a grey or RGB picture with the axes of MONAI's ``PILReader``: x to the right, then y downwards.
 
     Every chunk checksum of a PNG is verified; JPEG and TIFF carry none. Values stay as stored (a 1-bit
-    picture gives 0 and 1). Alpha is dropped where it is opaque everywhere.
+    picture gives 0 and 1). Alpha is dropped where it is opaque everywhere. The pages of a TIFF are a volume,
+    see :func:`read_stack`.
 
     Args:
         path: ``.png``, ``.tif``, ``.tiff``, ``.jpg`` or ``.jpeg``; the content must be of that type.
 
     Returns:
-        Pixels (X, Y) or (X, Y, 3) and MONAI's meta data.
+        Pixels (X, Y), (X, Y, 3) or (X, Y, pages) and MONAI's meta data.
 
     Raises:
         ImageError: a subclass names the reason.
@@ -42,12 +54,67 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
         _check_size(picture, name, path)
         picture.load()
         frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and name == "TIFF":
+            return _stack([_page(picture, number, path) for number in range(frames)], path)
         if frames > 1:
             raise ImageShapeError(f"{path}: the file holds {frames} pictures, expected one; save each alone.")
         pixels, mode = np.asarray(picture), picture.mode
         meta = {"format": picture.format, "mode": mode, "width": picture.width, "height": picture.height}
     pixels = np.moveaxis(_drop_alpha(pixels, mode, path), 0, 1)
     return pixels, meta | spatial_meta(pixels.shape[:2], None, 2 if pixels.ndim == 3 else None)
+
+
+def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
+    """Read a folder of pictures of one size as a volume, in the order of the numbers in their names.
+
+    Pictures say nothing about where they lie: 1 mm voxels with the axes R, P, S are assumed, and a
+    ``GeometryWarning`` says so.
+
+    Args:
+        folder: holds the pictures directly, and beside them only what a DICOM folder may hold too.
+
+    Returns:
+        Pixels (X, Y, pictures) and MONAI's meta data.
+
+    Raises:
+        ImageError: a subclass names the reason: a damaged file, different sizes, colours.
+    """
+    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in _FORMATS), key=_by_number)
+    return _stack([_grey(read_picture(path)[0], path) for path in paths], folder)
+
+
+def _by_number(path: Path) -> list[Any]:
+    # Text and whole numbers alternate, so that slice10 follows slice9.
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.name)]
+
+
+def _page(picture: Image.Image, number: int, path: Path) -> Array:
+    picture.seek(number)
+    _check_size(picture, "TIFF", path)
+    return _grey(np.moveaxis(_drop_alpha(np.asarray(picture), picture.mode, path), 0, 1), path)
+
+
+def _grey(pixels: Array, path: Path) -> Array:
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.ndim != 3 or (pixels != pixels[..., :1]).any():
+        raise ImageShapeError(
+            f"{path}: colours or pages in a stack, expected grey pictures; save it as grey."
+        )
+    return pixels[..., 0]
+
+
+def _stack(pages: list[Array], path: Path) -> tuple[Array, dict[str, Any]]:
+    shapes = sorted({page.shape for page in pages})
+    if len(shapes) > 1:
+        raise ImageShapeError(f"{path}: pictures of {shapes[:3]} pixels in one stack; give them one size.")
+    voxels = np.stack(pages, axis=-1)
+    warnings.warn(
+        f"{path}: pictures carry no geometry; 1 mm voxels with the axes R, P, S are assumed.",
+        GeometryWarning,
+        stacklevel=2,
+    )
+    return voxels, spatial_meta(voxels.shape, _STACK_AFFINE, None)
 
 
 def _check_png(path: Path) -> None:

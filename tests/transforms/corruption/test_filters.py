@@ -74,7 +74,8 @@ def _area(row: np.ndarray, size: int) -> np.ndarray:
     """Means over equal parts of a row of pixels, by its integral."""
     integral = np.concatenate([[0.0], row.cumsum()])
     edges = np.interp(np.linspace(0, len(row), size + 1), np.arange(len(row) + 1), integral)
-    return np.diff(edges) * size / len(row)
+    means: np.ndarray = np.diff(edges) * size / len(row)
+    return means
 
 
 def _enlarge(row: np.ndarray, size: int) -> np.ndarray:

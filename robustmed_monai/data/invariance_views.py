@@ -1,0 +1,149 @@
+"""Fixed batches by which the contrast invariance of features is judged: synthesised shapes, and real brains.
+
+Each batch is a dictionary with three views of the same anatomies, `image`, `image_2` (another contrast) and
+`inverted`, (B, 1, *spatial) in [0, 1], and `mask` (B, 1, *spatial), 1 where features are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.transforms import ResizeWithPadOrCrop
+
+from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
+from robustmed_monai.transforms.contrasts import invert, smooth_remap
+from robustmed_monai.transforms.load import LoadCheckedImaged
+from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.utils.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from robustmed_monai.data.synthetic_views import SyntheticViews
+
+Batch = dict[str, Any]
+
+
+def shape_batches(views: SyntheticViews, count: int) -> list[Batch]:
+    """The first batches of a source of synthesised pairs, with the inverse of each image.
+
+    Args:
+        views: the source; give it a seed that the training does not use.
+        count: number of batches.
+
+    Returns:
+        Batches with `kind` "shapes"; features are compared everywhere.
+    """
+    found = []
+    for number in range(count):
+        batch = views.batch(number)
+        image = batch["image"]
+        found.append(
+            {
+                "image": image,
+                "image_2": batch["image_2"],
+                "inverted": 1 - image,
+                "mask": torch.ones_like(image),
+                "kind": "shapes",
+            }
+        )
+    return found
+
+
+def brain_batches(
+    dataset_dir: str | None,
+    section: str = "validation",
+    spatial_dims: int = 2,
+    image_size: int = 128,
+    slice_range: Sequence[float] = (0.45, 0.65),
+    limit: int = 24,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> list[Batch]:
+    """Images of a data set, each remapped by a random smooth curve and inverted inside the brain.
+
+    Labels serve as masks only: the brain is where the label is above 0, or where the image is, without one.
+
+    Args:
+        dataset_dir: as in ``load_datalist``; None takes the embedded brains.
+        section: "training", "validation" or "test".
+        spatial_dims: 2 takes axial slices, 3 whole volumes.
+        image_size: side in pixels of slices, or in voxels of the cube that is cut from the middle of volumes.
+        slice_range: part of a volume's axial slices to take, see ``AxialSlices``; with spatial_dims=2.
+        limit: images at most, spread evenly over the data.
+        batch_size: images per batch, at least 2 (each is compared with the next as another anatomy).
+        seed: seed of the curves.
+
+    Returns:
+        Batches with `kind` "brains".
+
+    Raises:
+        ConfigError: for a batch size below 2.
+        DataError: when there are fewer than two images.
+    """
+    if batch_size < 2:
+        raise ConfigError(f"batch_size={batch_size}: images are compared with each other; give at least 2.")
+    items = [_masked_by_label(item) for item in load_datalist(dataset_dir, section)]
+    if spatial_dims == 3:
+        image, mask = _volumes(_spread(items, limit), image_size)
+    else:
+        image, mask = _slices(items, image_size, slice_range, limit)
+    if len(image) < 2:
+        raise DataError(f"dataset_dir {dataset_dir}: 1 image in {section}; give at least 2 to compare.")
+    remapped = smooth_remap(image, torch.Generator().manual_seed(seed))
+    views = {"image": image, "image_2": remapped, "inverted": invert(image, mask), "mask": mask}
+    # A last batch of one would have nothing to be compared with.
+    starts = [i for i in range(0, len(image), batch_size) if len(image) - i > 1]
+    return [{**{k: v[i : i + batch_size] for k, v in views.items()}, "kind": "brains"} for i in starts]
+
+
+def _masked_by_label(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"image": item["image"], **({"mask": item["label"]} if "label" in item else {})}
+
+
+def _spread(items: Sequence[Any], limit: int) -> list[Any]:
+    if len(items) <= limit:
+        return list(items)
+    return [items[i] for i in torch.linspace(0, len(items) - 1, limit).round().long().tolist()]
+
+
+def _slices(
+    items: Sequence[Mapping[str, Any]], size: int, slice_range: Sequence[float], limit: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Of more items than images none beyond the limit is needed.
+    found = SliceDataset(_spread(items, limit), AxialSlices(size, slice_range=slice_range), progress=None)
+    chosen = torch.tensor(_spread(range(len(found)), limit))
+    image = found.tensors["image"][chosen]
+    mask = found.tensors["mask"][chosen] if "mask" in found.tensors else torch.zeros_like(image)
+    return image, _filled(image, mask)
+
+
+def _volumes(items: Sequence[Mapping[str, Any]], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    load = LoadCheckedImaged(("image", "mask"), channels=1, allow_missing_keys=True)
+    cut = ResizeWithPadOrCrop((size,) * 3)
+    images, masks = [], []
+    for item in items:
+        paths: dict[Any, Any] = dict(item)
+        data = load(paths)
+        image = _as_cube(volume_to_slices(data["image"])[0], cut)
+        label = data.get("mask")
+        images.append(image)
+        if label is None:
+            masks.append(torch.zeros_like(image))
+        else:
+            masks.append(_as_cube(volume_to_slices((label > 0).float(), mode="nearest-exact")[0], cut))
+    image, mask = torch.stack(images), torch.stack(masks)
+    return image, _filled(image, mask)
+
+
+def _as_cube(stack: torch.Tensor, cut: ResizeWithPadOrCrop) -> torch.Tensor:
+    """Slices (S, 1, X, Y) as one volume (1, X, Y, Z), cut to its cube."""
+    cube: torch.Tensor = cut(stack.permute(1, 2, 3, 0))
+    return cube.as_subclass(torch.Tensor)
+
+
+def _filled(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Masks, and the foreground where an image has none."""
+    empty = ~mask.flatten(1).any(1)
+    return torch.where(empty.reshape(-1, *[1] * (image.ndim - 1)), (image > 0).float(), mask)

@@ -1,0 +1,96 @@
+"""Logs how invariant features are at every validation, and ends a training that cannot become any good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from robustmed_monai.metrics.invariance import channel_overlap, effective_rank, s_inverted, s_other, s_same
+from robustmed_monai.utils.errors import ConfigError, TrainingError
+
+
+class InvarianceHandler:
+    """Ignite handler for an evaluator that runs on the batches of ``data.invariance_views``.
+
+    The evaluator's `pred` are the features of `image`, `image_2` and `inverted`, one after the other
+    (``PrepareViews`` lays them so). For each `kind` of batch its metrics get ``<kind>_s_same``,
+    ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean |G|), ``<kind>_rank``, and
+    ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when features follow the anatomy
+    and nothing else. Place it before the handlers that write metrics.
+
+    Args:
+        crop: voxels left out at each border.
+        guarded: kind of batch that decides whether the training goes on.
+        max_other: the training ends when s_other is above it: the features ignore the image.
+        min_rank: the training ends when the effective rank is below it: the channels are all the same.
+        grace_epochs: epochs before which nothing ends the training.
+
+    Raises:
+        ConfigError: during the run, when no batch is of the guarded kind.
+        TrainingError: during the run, when features are as said.
+    """
+
+    def __init__(
+        self,
+        crop: int = 8,
+        guarded: str = "shapes",
+        max_other: float = 0.9,
+        min_rank: float = 2.0,
+        grace_epochs: int = 1,
+    ) -> None:
+        self.crop = crop
+        self.guarded = guarded
+        self.max_other = max_other
+        self.min_rank = min_rank
+        self.grace_epochs = grace_epochs
+        self._found: dict[str, list[torch.Tensor]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._found.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
+
+    def _measure(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        features, other, inverted = output["pred"].chunk(3)
+        mask = batch["mask"].to(features.device)
+        figures = {
+            "s_same": s_same(features, other, mask, self.crop),
+            "s_inverted": s_inverted(features, inverted, mask, self.crop),
+            "s_other": s_other(features, mask, self.crop),
+            "overlap": channel_overlap(features, mask, self.crop),
+            "rank": effective_rank(features, mask, self.crop),
+        }
+        for name, values in figures.items():
+            self._found.setdefault(f"{batch['kind']}_{name}", []).append(values.cpu())
+
+    def _report(self, engine: Engine) -> None:
+        metrics = {name: float(torch.cat(values).mean()) for name, values in self._found.items()}
+        for kind in [name.removesuffix("_s_same") for name in metrics if name.endswith("_s_same")]:
+            same, inverted, other = (metrics[f"{kind}_s_{k}"] for k in ("same", "inverted", "other"))
+            metrics[f"{kind}_margin"] = (same + inverted) / 2 - other
+        engine.state.metrics.update(metrics)
+        if engine.state.epoch > self.grace_epochs:
+            self._guard(engine, metrics)
+
+    def _guard(self, engine: Engine, metrics: dict[str, float]) -> None:
+        if f"{self.guarded}_s_other" not in metrics:
+            raise ConfigError(
+                f"guarded={self.guarded!r}: the evaluator has {sorted(metrics)}; guard one of these."
+            )
+        other, rank = metrics[f"{self.guarded}_s_other"], metrics[f"{self.guarded}_rank"]
+        advice = "Train with center=True and a crop of at least the network's depth, or change tau_g."
+        if other > self.max_other:
+            raise TrainingError(
+                f"epoch {engine.state.epoch}: the features of different {self.guarded} are alike (s_other = "
+                f"{other:.3f}, above {self.max_other}): they do not look at the image. {advice}"
+            )
+        if rank < self.min_rank:
+            raise TrainingError(
+                f"epoch {engine.state.epoch}: the features of {self.guarded} have an effective rank of "
+                f"{rank:.2f}, below {self.min_rank}: all channels show the same. {advice}"
+            )

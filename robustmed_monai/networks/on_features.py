@@ -1,0 +1,109 @@
+"""A network that works on frozen features of an image instead of on the image."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.networks.nets import UNet
+from torch import nn
+
+from robustmed_monai.networks.cifl import CIFL
+from robustmed_monai.utils.weights import load_info, load_into
+
+
+class OnFeatures(nn.Module):
+    """Image to network(features(image)); both are in one state dict, so one weights file is enough.
+
+    Args:
+        network: any network whose input has the channels that ``features`` gives.
+        features: image (B, C, *spatial) to features, such as ``CIFL``; None gives the network the image.
+        freeze: keep the features as they are: no gradient reaches them and they stay in evaluation mode.
+
+    Example:
+        >>> network = OnFeatures(nn.Conv2d(16, 4, 1), CIFL(channels=8, depth=2))
+        >>> network(torch.rand(1, 1, 20, 24)).shape
+        torch.Size([1, 4, 20, 24])
+    """
+
+    def __init__(self, network: nn.Module, features: nn.Module | None = None, freeze: bool = True) -> None:
+        super().__init__()
+        self.network = network
+        self.features = features
+        self.freeze = freeze
+        if features is not None and freeze:
+            features.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> OnFeatures:
+        """Set the mode of all but frozen features."""
+        super().train(mode)
+        if self.features is not None and self.freeze:
+            self.features.eval()
+        return self
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """What the network makes of the features of ``image`` (B, C, *spatial)."""
+        if self.features is None:
+            found: torch.Tensor = self.network(image)
+            return found
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            seen = self.features(image)
+        result: torch.Tensor = self.network(seen)
+        return result
+
+
+def feature_settings(weights: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    """Arguments of ``CIFL``, but ``spatial_dims``, that weights were trained with; None for no file.
+
+    Raises:
+        WeightsError: when the file is missing or altered.
+    """
+    if weights is None:
+        return None
+    info = load_info(weights)
+    names = inspect.signature(CIFL).parameters.keys() - {"spatial_dims"}
+    return {name: info[name] for name in sorted(names) if name in info}
+
+
+def load_features(network: OnFeatures, weights: str | os.PathLike[str] | None) -> OnFeatures:
+    """Load the features of a network from a weights file of their own; None leaves them as they are.
+
+    Raises:
+        WeightsError: when the weights are missing, altered or do not fit.
+    """
+    if network.features is not None and weights is not None:
+        load_into(network.features, weights)
+    return network
+
+
+def segmentation_unet(
+    num_classes: int = 4,
+    channels: Sequence[int] = (16, 32, 64, 128),
+    features: Mapping[str, Any] | None = None,
+    spatial_dims: int = 2,
+) -> OnFeatures:
+    """MONAI's U-Net, image to logits, on the image or on frozen CIFL features of it.
+
+    Args:
+        num_classes: labels are 0 to ``num_classes - 1``.
+        channels: widths of the levels; each halves the size.
+        features: arguments of ``CIFL`` but ``spatial_dims``, see ``feature_settings``; None works on the
+            image.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        Network from (B, 1, *spatial) in [0, 1] to (B, num_classes, *spatial); sides are multiples of
+        2 ** (len(channels) - 1).
+    """
+    seen = None if features is None else CIFL(spatial_dims=spatial_dims, **features)
+    unet = UNet(
+        spatial_dims,
+        in_channels=1 if seen is None else seen.out_channels,
+        out_channels=num_classes,
+        channels=list(channels),
+        strides=[2] * (len(channels) - 1),
+    )
+    return OnFeatures(unet, seen)

@@ -1,0 +1,369 @@
+"""Networks for other run times: ONNX, torch.export (.pt2) and TorchScript, and the way back into an inferer.
+
+    python -m robustmed_monai.utils.export bundles/ra --output out/ra/export
+
+MONAI's ``onnx_export`` and ``ckpt_export`` write the one graph image -> ``pred``. A score needs more: RA's
+map the encoder's features, pchVAE's bound the codes, unORANIC's score the characteristics, RISC's
+probabilities its two networks apart. So every entry that an inferer asks a network for becomes a graph of its
+own, and ``ExportedNetwork`` offers them under their names: it takes the torch network's place in the inferer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit._trace import TracerWarning
+
+from robustmed_monai.networks.hierarchical_vae import Components, Posterior, Quantized
+from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
+from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
+from robustmed_monai.utils.weights import load_into
+
+FORMATS = ("onnx", "pt2", "ts")
+# What inferers and file iterations ask a network for; a network is exported with those that it has.
+ENTRIES = (
+    "forward",
+    "encoder.features",
+    "components",
+    "reconstruct",
+    "anatomy",
+    "characteristics",
+    "rotnet",
+    "classifier",
+)
+RECORD = "export.json"
+
+Named = dict[str, torch.Tensor]
+Graph = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+
+def export_network(
+    network: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    folder: str | os.PathLike[str],
+    formats: Sequence[str] = ("onnx", "pt2"),
+) -> Path:
+    """Write each entry of a network as a graph per format, and ``export.json``, which says what they are.
+
+    Args:
+        network: put into evaluation mode and onto the CPU.
+        inputs: name of each input to an example (B, C, *spatial) with B > 1; B is free in the graphs, the
+            other sizes are fixed.
+        folder: where to write.
+        formats: "onnx" (extra `export`), "pt2".
+
+    Returns:
+        Path of ``export.json``: per entry its inputs, outputs, kind and the files' sha256.
+
+    Raises:
+        ConfigError: for an unknown format, or when a graph cannot be made for any batch size.
+    """
+    unknown = sorted(set(formats) - set(FORMATS[:2]))
+    if unknown:
+        raise ConfigError(f"formats: found {unknown}; choose of {list(FORMATS[:2])}.")
+    network.cpu().eval()
+    examples = tuple(tensor.cpu() for tensor in inputs.values())
+    record: dict[str, Any] = {}
+    for entry in (e for e in ENTRIES if _offers(network, e)):
+        function = _Entry(network, entry)
+        with torch.no_grad():
+            kind, outputs = _flatten(function.call(*examples), entry)
+        program = _program(function, examples, entry)
+        files = {}
+        for form in formats:
+            path = Path(folder) / f"{entry}.{form}"
+            with atomic_path(path) as temporary:
+                _save(program, temporary, form, list(inputs), list(outputs))
+            files[form] = {"file": path.name, "sha256": sha256(path)}
+        shapes = {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()}
+        record[entry] = {"inputs": shapes, "outputs": list(outputs), "kind": kind, "files": files}
+    return write_json(Path(folder) / RECORD, {"torch": torch.__version__, "entries": record})
+
+
+class ExportedNetwork(nn.Module):
+    """The graphs of ``export_network`` as a network, for the inferers and configs of this package.
+
+    Gradients do not pass, so GradCAM and the "gradient" and "product" maps of ``ElboInferer`` need torch.
+
+    Args:
+        folder: folder of ``export_network``.
+        form: "onnx" (extra `export`) or "pt2".
+        entry: what calling the network does; "rotnet" and "classifier" for RISC's two networks.
+        providers: execution providers of onnxruntime.
+
+    Raises:
+        DataError: when the folder holds no such export.
+        WeightsError: when a file was altered.
+
+    Example:
+        A command with ``inference.json`` runs on onnxruntime when this is added:
+        ``--network "{'_target_': 'robustmed_monai.utils.export.ExportedNetwork', 'folder': 'out/ra'}"``.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        form: str = "onnx",
+        entry: str = "forward",
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        super().__init__()
+        content = read_json(Path(folder) / RECORD)
+        self.entries: dict[str, Any] = content["entries"]
+        if entry not in self.entries or any(form not in e["files"] for e in self.entries.values()):
+            raise DataError(
+                f"{folder}: holds no {entry!r} as {form}; it has {list(self.entries)}. "
+                f"Export it with --formats {form}."
+            )
+        self.entry = entry
+        open_graph = partial(_onnx_graph, providers=providers) if form == "onnx" else _torch_graph
+        # In a dictionary, so that train() and eval() do not reach exported modules, which refuse them.
+        self._graphs: dict[str, Graph] = {}
+        for name, known in self.entries.items():
+            path = Path(folder) / known["files"][form]["file"]
+            if sha256(path) != known["files"][form]["sha256"]:
+                raise WeightsError(f"{path}: was altered: {RECORD} has another sha256. Export it again.")
+            self._graphs[name] = open_graph(path)
+            self._offer(name)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """What ``entry`` of the torch network returns."""
+        return self._call(self.entry, *inputs)
+
+    def _offer(self, name: str) -> None:
+        if name == "forward":
+            return
+        owner, _, attribute = name.rpartition(".")
+        if owner and not hasattr(self, owner):
+            setattr(self, owner, SimpleNamespace())
+        setattr(getattr(self, owner) if owner else self, attribute, partial(self._call, name))
+
+    def _call(self, name: str, *inputs: torch.Tensor) -> Any:
+        plain = [x.detach().as_subclass(torch.Tensor).float() for x in inputs]
+        found = self._graphs[name](plain)
+        known = self.entries[name]
+        named = dict(zip(known["outputs"], (y.to(inputs[0].device) for y in found), strict=True))
+        return _rebuild(known["kind"], named)
+
+
+class _Entry(nn.Module):
+    """One entry of a network as a module that returns a tuple of tensors."""
+
+    def __init__(self, network: nn.Module, entry: str) -> None:
+        super().__init__()
+        self.network = network
+        self.entry = entry
+
+    def call(self, *inputs: torch.Tensor) -> Any:
+        function = self.network if self.entry == "forward" else attrgetter(self.entry)(self.network)
+        return function(*inputs)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(_flatten(self.call(*inputs), self.entry)[1].values())
+
+
+def _offers(network: nn.Module, entry: str) -> bool:
+    try:
+        return callable(attrgetter(entry)(network))
+    except AttributeError:
+        return False
+
+
+def _flatten(value: Any, entry: str) -> tuple[str, Named]:
+    """What an entry returned as named tensors, and what it was."""
+    name = "pred" if entry == "forward" else entry.rpartition(".")[2]
+    if isinstance(value, torch.Tensor):
+        return "tensor", {name: value}
+    if isinstance(value, Components):
+        images = {k: getattr(value, k) for k in ("total", "high", "low")}
+        codes = {f"{k}_{f}": getattr(code, f) for k, code in value.codes.items() for f in code._fields}
+        return "components", {k: v for k, v in (images | codes).items() if v is not None}
+    if isinstance(value, Mapping):
+        return "mapping", dict(value)
+    return "list", {f"{name}_{i}": tensor for i, tensor in enumerate(value)}
+
+
+def _rebuild(kind: str, named: Named) -> Any:
+    if kind == "tensor":
+        return next(iter(named.values()))
+    if kind == "mapping":
+        return named
+    if kind == "list":
+        return list(named.values())
+    codes: dict[str, Posterior | Quantized] = {}
+    for made in (Posterior, Quantized):
+        ending = f"_{made._fields[0]}"
+        for name in (k.removesuffix(ending) for k in named if k.endswith(ending)):
+            codes[name] = made(*(named[f"{name}_{field}"] for field in made._fields))
+    return Components(named["total"], named.get("high"), named.get("low"), codes)
+
+
+def _program(function: _Entry, examples: tuple[torch.Tensor, ...], entry: str) -> Any:
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                function, examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
+            )
+    except torch._dynamo.exc.UserError as error:
+        raise ConfigError(
+            f"{type(function.network).__name__}.{entry}: cannot be exported for any batch size "
+            f"({str(error).splitlines()[0]}); use shape[0], not len(), for the size of the batch."
+        ) from error
+
+
+def _save(program: Any, path: Path, form: str, inputs: list[str], outputs: list[str]) -> None:
+    if form == "pt2":
+        torch.export.save(program, path)
+        return
+    with _exporter_warnings():
+        made: Any = torch.onnx.export(
+            program, (), input_names=inputs, output_names=outputs, dynamo=True, verbose=False
+        )
+    made.save(str(path), external_data=False)
+
+
+def _onnx_graph(path: Path, providers: Sequence[str]) -> Graph:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+    names = [known.name for known in session.get_inputs()]
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        arrays = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, arrays)]
+
+    return run
+
+
+def _torch_graph(path: Path) -> Graph:
+    module = torch.export.load(path).module()
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return list(module(*(x.cpu() for x in inputs)))
+
+    return run
+
+
+@contextmanager
+def _exporter_warnings() -> Iterator[None]:
+    """2026-11: the exporters of torch 2.15 call names that torch itself has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def export_bundle(
+    bundle: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    formats: Sequence[str] = FORMATS,
+    weights: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> Path:
+    """Export the network of a bundle's ``inference.json`` with its weights.
+
+    Args:
+        bundle: folder of the bundle.
+        output: folder to write into.
+        formats: "onnx", "pt2", and "ts" for ``model.ts``: the one graph image -> ``pred`` by MONAI's
+            ``ckpt_export``, with metadata and config inside, as MONAI Deploy reads it.
+        weights: weights file; None takes the config's.
+        overrides: other items of the config.
+
+    Returns:
+        Path of ``export.json``.
+
+    Raises:
+        ConfigError: when the folder is no bundle.
+        WeightsError: when the weights are missing or do not fit.
+    """
+    from monai.bundle import ConfigParser
+
+    configs = Path(bundle).resolve() / "configs"
+    if not (configs / "inference.json").is_file():
+        raise ConfigError(f"{bundle}: holds no configs/inference.json; give the folder of a bundle.")
+    parser = ConfigParser()
+    parser.read_config(configs / "inference.json")
+    parser.read_meta(configs / "metadata.json")
+    given = {"bundle_root": str(configs.parent), "device": "$torch.device('cpu')", **overrides}
+    given |= {} if weights is None else {"weights": str(Path(weights).absolute())}
+    for key, value in given.items():
+        parser[key] = value
+    path = Path(parser.get_parsed_content("weights"))
+    network = load_into(parser.get_parsed_content("network_def"), path)
+    inputs = example_inputs(parser["_meta_"])
+    record = export_network(network, inputs, output, [form for form in formats if form != "ts"])
+    if "ts" in formats:
+        _torchscript(configs, Path(output) / "model.ts", path, inputs, given)
+    return record
+
+
+def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
+    """Random tensors (batch, C, *spatial) in [0, 1] for each input that a bundle's metadata describes.
+
+    Args:
+        metadata: content of ``metadata.json``; a free side ("*", "16*n") becomes 64.
+        batch: images.
+    """
+    from monai.bundle.scripts import _get_fake_spatial_shape
+
+    found: Named = {}
+    for name, known in metadata["network_data_format"]["inputs"].items():
+        sides = [
+            side if isinstance(side, int) else _get_fake_spatial_shape([side], p=6, n=4, any=64)[0]
+            for side in known["spatial_shape"]
+        ]
+        found[name] = torch.rand(batch, known["num_channels"], *sides)
+    return found
+
+
+def _torchscript(
+    configs: Path, path: Path, weights: Path, inputs: Named, overrides: Mapping[str, Any]
+) -> None:
+    from monai.bundle import ckpt_export
+
+    (example,) = inputs.values()
+    with atomic_path(path) as temporary, _exporter_warnings():
+        # The checks of shapes that tracing leaves out are warned of; a traced network takes these sizes only.
+        warnings.simplefilter("ignore", TracerWarning)
+        ckpt_export(
+            net_id="network_def",
+            filepath=str(temporary),
+            ckpt_file=str(weights),
+            meta_file=str(configs / "metadata.json"),
+            config_file=str(configs / "inference.json"),
+            use_trace=True,
+            input_shape=list(example.shape),
+            **overrides,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: export one bundle."""
+    parser = argparse.ArgumentParser(description="Write a bundle's network as ONNX, .pt2 and TorchScript.")
+    parser.add_argument("bundle", type=Path, help="folder of the bundle, such as bundles/ra")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--weights", type=Path, help="weights file (those that the bundle ships)")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    chosen = parser.parse_args(arguments)
+    path = export_bundle(chosen.bundle, chosen.output, chosen.formats, chosen.weights)
+    sys.stdout.write(f"written: {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

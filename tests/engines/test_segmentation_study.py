@@ -1,0 +1,108 @@
+"""Evaluation of segmentation: Dice by hand, subjects before slices, paired tests, and the contrasts shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import wilcoxon
+from torch import nn
+
+from robustmed_monai.engines.segmentation_study import (
+    SegmentationResult,
+    class_maps,
+    evaluate_segmenter,
+    paired_tests,
+    segment,
+    shown_contrasts,
+    slice_dice,
+)
+from robustmed_monai.utils.errors import DataError
+
+
+class Thresholds(nn.Module):
+    """A segmentation that is right on images which are their labels divided by 3."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return -(image - torch.arange(4).view(1, 4, 1, 1) / 3).abs()
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    small = torch.randint(0, 4, (6, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    small[0][small[0] == 2] = 1  # nothing of class 2 in the first
+    return small.to(torch.uint8)
+
+
+def test_dice_of_each_class(labels: torch.Tensor) -> None:
+    predicted = labels.clone()
+    predicted[1][predicted[1] == 3] = 2
+    dice = slice_dice(predicted, labels)
+    assert dice.shape == (6, 4)
+    assert torch.isnan(dice[0]).tolist() == [False, False, True, False]
+    assert torch.equal(dice[2:], torch.ones(4, 4))
+    two, three = (labels[1] == 2).sum(), (labels[1] == 3).sum()
+    mixed = 2 * int(two) / (2 * int(two) + int(three))
+    torch.testing.assert_close(dice[1], torch.tensor([1.0, 1.0, mixed, 0.0]))
+
+
+def test_subjects_count_alike_whatever_their_slices(labels: torch.Tensor) -> None:
+    images = labels / 3
+    images[0] = 1 - images[0]
+    shown = {"t1": labels / 3, "one wrong": images}
+    subjects = torch.tensor([4, 4, 4, 4, 4, 9])
+    found = evaluate_segmenter(Thresholds(), shown, labels, subjects)
+    assert found.figures["t1"] == found.figures["t1_tissue"] == 1
+    wrong = slice_dice(segment(Thresholds(), images[:1]), labels[:1])[0]
+    expected = ((float(np.nanmean(wrong)) + 4) / 5 + 1) / 2
+    assert found.figures["one wrong"] == pytest.approx(expected)
+    assert found.subjects["one wrong"].tolist() == pytest.approx([2 * expected - 1, 1])
+    tissue = ((float(np.nanmean(wrong[1:])) + 4) / 5 + 1) / 2
+    assert found.figures["one wrong_tissue"] == pytest.approx(tissue)
+    low, high = found.intervals["one wrong"]
+    assert low <= expected <= high
+    with pytest.raises(DataError, match="no test image"):
+        evaluate_segmenter(Thresholds(), shown, labels[:0], subjects[:0])
+
+
+def test_the_network_is_left_as_it_was(labels: torch.Tensor) -> None:
+    network = nn.Sequential(Thresholds(), nn.Dropout(0.9)).train()
+    assert torch.equal(segment(network, labels / 3, batch_size=4), labels)
+    assert network.training
+
+
+def test_contrasts_show_the_same_anatomy(labels: torch.Tensor) -> None:
+    images = labels / 3
+    shown = shown_contrasts(images, labels)
+    assert set(shown) == {"t1", "inverted", "inverted_frame", "remapped", "t2_like"}
+    assert all(x.shape == images.shape and 0 <= x.min() <= x.max() <= 1 for x in shown.values())
+    assert torch.equal(shown["inverted_frame"], 1 - images)
+    background = shown["inverted"] == images
+    assert (background | (shown["inverted"] == 1 - images)).all()
+    again = shown_contrasts(images, labels)
+    assert all(torch.equal(x, again[name]) for name, x in shown.items())
+    assert "t2_like" not in shown_contrasts(images, labels, num_classes=5)
+
+
+def test_paired_tests_average_the_seeds_first() -> None:
+    rng = np.random.default_rng(0)
+    base, better = rng.random((2, 20)), rng.random((2, 20)) + 0.3
+
+    def runs(values: np.ndarray) -> list[SegmentationResult]:
+        return [SegmentationResult({}, {}, {"t1": v}) for v in values]
+
+    tests = paired_tests({"raw": runs(base), "mine": runs(better)}, against=["raw", "absent"])
+    (test,) = tests
+    difference = better.mean(0) - base.mean(0)
+    assert (test["row"], test["against"], test["column"], test["n"]) == ("mine", "raw", "t1", 20)
+    assert test["difference"] == pytest.approx(difference.mean())
+    assert test["p"] == pytest.approx(float(wilcoxon(difference).pvalue))
+    (same,) = paired_tests({"raw": runs(base), "copy": runs(base)}, against=["raw"])
+    assert (same["p"], same["difference"]) == (1.0, 0.0)
+
+
+def test_output_for_the_handler() -> None:
+    logits, label = torch.rand(2, 4, 3, 3), torch.zeros(2, 1, 3, 3)
+    predicted, true = class_maps({"pred": logits, "label": label})
+    assert torch.equal(predicted[:, 0], logits.argmax(1))
+    assert true is label
