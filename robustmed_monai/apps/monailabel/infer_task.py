@@ -1,0 +1,121 @@
+"""One inference task for all bundles: an image in, a file on its grid and the bundle's report out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+
+from robustmed_monai.apps.monailabel.methods import Method, run_inference, weight_files
+from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.transforms.load import LoadCheckedImage
+from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.files import read_json
+
+_SUFFIXES = (".nii.gz", ".png")
+
+
+class BundleInferTask(InferTask):
+    """Runs a bundle's inference config on the image of a request.
+
+    Args:
+        name: name of the model.
+        method: what viewers have to know of it.
+        root: folder of the bundle.
+        trained: weights that take the place of the bundle's once a training through the server wrote them.
+    """
+
+    def __init__(self, name: str, method: Method, root: Path, trained: Path) -> None:
+        config = {} if method.threshold is None else {"threshold": method.threshold}
+        super().__init__(method.kind, dict(method.labels), 3, method.description, config)
+        self.name = name
+        self.method = method
+        self.root = root
+        self.trained = trained
+        self.shipped = weight_files(root)
+
+    def get_path(self, validate: bool = True) -> str:
+        """The weights that answer at present."""
+        return str(self.trained if self.trained.is_file() else self.shipped[0])
+
+    def is_valid(self) -> bool:
+        """Whether all weights are there; only then is the model listed."""
+        return all(path.is_file() for path in (Path(self.get_path()), *self.shipped[1:]))
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Run the bundle.
+
+        Args:
+            request: ``image`` and, where the bundle takes a second image, its path by name; ``result``, the
+                name of another result file of the bundle; ``threshold`` where the model has one; ``device``;
+                ``result_extension``, ".nrrd" for viewers that want it.
+
+        Returns:
+            Path of a file that the caller removes, and the bundle's report.
+
+        Raises:
+            RobustMedError: for an image, file or setting that cannot be used.
+        """
+        first, *others = self.method.inputs
+        # Absolute, so that no name can look like an expression of the config.
+        images = {first: request["image"], **{key: request[key] for key in others}}
+        settings: dict[str, Any] = {key: os.path.abspath(path) for key, path in images.items()}
+        settings["weights"] = self.get_path()
+        if torch.cuda.is_available() and "device" in request:
+            settings["device"] = _device(str(request["device"]))
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as folder:
+            results = run_inference(self.root, Path(folder), settings)
+            report = read_json(results / self.method.report)
+            if self.method.threshold is not None:
+                report["threshold"] = float(request.get("threshold", self.method.threshold))
+                _write_mask(results, str(request["image"]), report["threshold"])
+            chosen = str(request.get("result", self.method.result))
+            answer = _sent(results, chosen, request.get("result_extension"))
+        names = {"label_names": dict(self.method.labels)} if chosen == self.method.result else {}
+        return answer, {"model": self.name, "result": chosen, **names, **report}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r}: there is no such device; use 'cuda' or 'cpu'.") from error
+
+
+def _write_mask(results: Path, image: str, threshold: float) -> None:
+    """Cut the anomaly map; a picture's map was scaled to show its unit as white."""
+    for path in (results / f"anomaly_map{suffix}" for suffix in _SUFFIXES):
+        if path.is_file():
+            map_ = LoadCheckedImage(channels=1)(path)
+            picture = path.suffix == ".png"
+            cut = ((map_ / 255 if picture else map_) >= threshold).float()
+            mask = results / f"anomaly_mask{path.name.removeprefix('anomaly_map')}"
+            write_like(cut, image, mask, np.uint8)
+
+
+def _sent(results: Path, name: str, extension: str | None) -> str:
+    """Copy of a result file out of the bundle's temporary folder, of the type that is asked for."""
+    there = {path.name.split(".")[0]: path for path in sorted(results.iterdir()) if path.suffix != ".json"}
+    if name not in there:
+        raise ConfigError(f"result={name!r}: the bundle wrote no such file; choose one of {sorted(there)}.")
+    source = there[name]
+    suffix = source.name.removeprefix(name)
+    convert = extension == ".nrrd" and suffix == ".nii.gz"
+    with tempfile.NamedTemporaryFile(
+        prefix=f"{name}-", suffix=".nrrd" if convert else suffix, delete=False
+    ) as target:
+        pass
+    if convert:
+        import SimpleITK
+
+        # Uncompressed: OHIF reads the voxels without asking for the encoding.
+        SimpleITK.WriteImage(SimpleITK.ReadImage(str(source)), target.name, False)
+    else:
+        shutil.copyfile(source, target.name)
+    return target.name

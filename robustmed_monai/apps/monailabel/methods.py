@@ -1,0 +1,165 @@
+"""What the app serves of each bundle, and how it runs one: by the bundle's own inference config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from robustmed_monai.utils.errors import ImageError, RobustMedError
+
+Report = Mapping[str, Any]
+
+# Keys of a config that name files of weights which it reads.
+_WEIGHTS = ("weights", "features_weights")
+
+
+@dataclass(frozen=True)
+class Urgency:
+    """How urgently a study should be looked at, as an active learning strategy.
+
+    Args:
+        name: name of the strategy.
+        description: one sentence for users.
+        score: number from a bundle's report; the highest study comes first.
+    """
+
+    name: str
+    description: str
+    score: Callable[[Report], float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What viewers have to know of a bundle.
+
+    Args:
+        description: one sentence for users.
+        kind: type of the model in MONAI Label; Slicer and OHIF offer those of "segmentation".
+        result: name of the bundle's result file that is sent unless another is asked for.
+        report: name of the bundle's JSON file.
+        labels: name of each value in the result, where it is a label map.
+        inputs: keys of the inference config that take images: first that of the request's image, then those
+            that the request's parameters name.
+        threshold: cut through "anomaly_map" for a bundle that writes no "anomaly_mask", in the map's unit.
+        urgency: active learning strategy by this bundle.
+        trainable: whether the bundle's training takes images and label maps.
+    """
+
+    description: str
+    kind: str
+    result: str
+    report: str = "scores.json"
+    labels: Mapping[str, int] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ("input",)
+    threshold: float | None = None
+    urgency: Urgency | None = None
+    trainable: bool = False
+
+
+def _ra_score(report: Report) -> float:
+    return float(report["score"])
+
+
+def _pchvae_score(report: Report) -> float:
+    return float(report["scores"]["elbo"])
+
+
+def _class_uncertainty(report: Report) -> float:
+    return 1 - float(max(report["probabilities"].values()))
+
+
+METHODS: Mapping[str, Method] = {
+    "ra": Method(
+        "RA: where a brain slice differs from its pseudo-healthy twin",
+        kind="segmentation",
+        result="anomaly_mask",
+        labels={"anomaly": 1},
+        urgency=Urgency("ra_anomaly_score", "the study most abnormal to RA first", _ra_score),
+    ),
+    "pchvae": Method(
+        "pchVAE: where a brain slice is not explained by a model of healthy ones",
+        kind="segmentation",
+        result="anomaly_mask",
+        labels={"anomaly": 1},
+        # Half a standard deviation of the brain; the shipped weights say no better one.
+        threshold=0.5,
+        urgency=Urgency("pchvae_anomaly_score", "the study least likely to pchVAE first", _pchvae_score),
+    ),
+    "unoranic": Method("unORANIC: the image without its corruptions", kind="others", result="anatomy_image"),
+    "risc": Method(
+        "RISC: class of the image after its rotation has been undone",
+        kind="classification",
+        result="corrected",
+        report="prediction.json",
+        urgency=Urgency("risc_uncertainty", "the study that RISC is least sure of first", _class_uncertainty),
+    ),
+    "cifl_segmentation": Method(
+        "CIFL: brain tissues, in any contrast",
+        kind="segmentation",
+        result="labels",
+        report="volumes.json",
+        labels={"CSF": 1, "grey matter": 2, "white matter": 3},
+        trainable=True,
+    ),
+    "cifl_registration": Method(
+        "CIFL: another image moved onto this one, in any contrasts",
+        kind="others",
+        result="moved",
+        report="registration.json",
+        inputs=("fixed", "moving"),
+    ),
+}
+
+
+def weight_files(root: Path, config: str = "inference.json") -> list[Path]:
+    """Weights that a config of the bundle in the folder ``root`` reads, there or not."""
+    parser = _parser(root, config)
+    named = [parser.get_parsed_content(key) for key in _WEIGHTS if key in parser]
+    return [Path(path) for path in named if path is not None]
+
+
+def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> Path:
+    """Run a bundle's inference config on one image.
+
+    Args:
+        root: folder of the bundle.
+        output_dir: empty folder for its results.
+        settings: overrides of the config: the image or images, the device, the weights.
+
+    Returns:
+        The folder with the image's results, inside ``output_dir``.
+
+    Raises:
+        RobustMedError: what the bundle says of an image, weights or settings that it cannot use.
+    """
+    parser = _parser(root, "inference.json")
+    parser.update({**settings, "output_dir": str(output_dir)})
+    try:
+        for key in ("initialize", "run", "finalize"):
+            parser.get_parsed_content(key)
+    except Exception as error:
+        raise _own(error) from error
+    folders = [path for path in output_dir.iterdir() if path.is_dir()]
+    if len(folders) != 1:
+        raise ImageError(f"{len(folders)} images in {settings}; give one image, or a folder of one series.")
+    return folders[0]
+
+
+def _parser(root: Path, config: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(root / "configs" / config)
+    parser.read_meta(root / "configs" / "metadata.json")
+    parser["bundle_root"] = str(root)
+    return parser
+
+
+def _own(error: BaseException) -> BaseException:
+    """The error of this package that MONAI wrapped into another, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RobustMedError):
+        cause = cause.__cause__
+    return cause or error

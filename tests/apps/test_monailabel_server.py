@@ -1,0 +1,430 @@
+"""A real MONAI Label server with the app, in the environment of the extra `label`, asked over the loopback.
+
+Its interpreter is named by ROBUSTMED_LABEL_PYTHON, or lies in `.venv-label`, which `make label-demo` makes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from robustmed_monai.apps.monailabel.demo import wait_until_ready
+from robustmed_monai.apps.monailabel.methods import METHODS, weight_files
+from robustmed_monai.apps.monailabel.server import make_app_folder, server_command
+from robustmed_monai.utils.files import read_json, write_json
+from robustmed_monai.utils.weights import save_weights
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUNDLES = REPOSITORY / "bundles"
+MODELS = [name for name in METHODS if (BUNDLES / name / "configs" / "inference.json").is_file()]
+TRAINED = [name for name in MODELS if METHODS[name].trainable]
+VOLUMES = ("healthy", "lesion")
+ANGLE = np.deg2rad(11)
+AFFINE = np.array(
+    [
+        [-1.5 * np.cos(ANGLE), 0, 4.0 * np.sin(ANGLE), 30.25],
+        [0, 1.5, 0, -41.5],
+        [1.5 * np.sin(ANGLE), 0, 4.0 * np.cos(ANGLE), 12.125],
+        [0, 0, 0, 1],
+    ]
+)
+
+
+# Between the parts of a form.
+_MARK = "robustmed-test"
+
+
+@dataclass
+class Server:
+    """A running server and what it works on."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    studies: Path
+    output: Path
+    log: Path
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+        body: Any = None,
+    ) -> tuple[int, bytes]:
+        """Status and content of the answer to a request."""
+        request = urllib.request.Request(self.url + path, method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        elif fields or files:
+            request.data = _form(fields or {}, files or {})
+            request.add_header("Content-Type", f"multipart/form-data; boundary={_MARK}")
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                return int(answer.status), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def json(self, method: str, path: str, **content: Any) -> Any:
+        """Content of an answer that has to be good."""
+        status, found = self.ask(method, path, **content)
+        assert status == 200, found
+        return json.loads(found)
+
+    def infer(
+        self, model: str, image: str, params: Mapping[str, Any] | None = None, output: str = "image"
+    ) -> bytes:
+        """Answer of a model, which has to be good; a second image is the first one again."""
+        given = {**dict.fromkeys(METHODS[model].inputs[1:], image), **(params or {})}
+        query = urllib.parse.urlencode({"image": image, "output": output})
+        status, found = self.ask("POST", f"/infer/{model}?{query}", {"params": json.dumps(given)})
+        assert status == 200, found
+        return found
+
+
+def _form(fields: Mapping[str, str], files: Mapping[str, Path]) -> bytes:
+    data = io.BytesIO()
+    for name, text in fields.items():
+        data.write(f'--{_MARK}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode())
+    for name, path in files.items():
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{path.name}"'
+        data.write(f"--{_MARK}\r\n{head}\r\n\r\n".encode() + path.read_bytes() + b"\r\n")
+    data.write(f"--{_MARK}--\r\n".encode())
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def label_python() -> str:
+    given = os.environ.get("ROBUSTMED_LABEL_PYTHON")
+    own = REPOSITORY / ".venv-label" / "bin" / "python"
+    if not given and not own.is_file():
+        pytest.skip("neither ROBUSTMED_LABEL_PYTHON nor .venv-label: MONAI Label needs its own environment")
+    return given or str(own)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of the bundles; those without weights yet get random ones, those that train a small network."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name in MODELS:
+        root = folder / name
+        shutil.copytree(BUNDLES / name, root, ignore=shutil.ignore_patterns("docs"))
+        if METHODS[name].trainable:
+            train = root / "configs" / "train.json"
+            tiny = {"features_weights": None, "image_size": 32, "channels": [4, 8]}
+            write_json(train, {**read_json(train), **tiny})
+        for path in weight_files(root):
+            if not path.is_file():
+                _save_random(root, path)
+    return folder
+
+
+def _save_random(root: Path, path: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(root / "configs" / "inference.json")
+    parser.read_meta(root / "configs" / "metadata.json")
+    for key in ("info", "rotnet_info", "classifier_info"):
+        if key in parser:
+            parser[key] = {}
+    save_weights(parser.get_parsed_content("network_def").state_dict(), path)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A healthy volume, one with a bright spot, a picture, and a file that is cut off."""
+    folder = tmp_path_factory.mktemp("studies")
+    x, y, z = np.meshgrid(
+        np.linspace(-1, 1, 40), np.linspace(-1, 1, 44), np.linspace(-0.6, 0.6, 6), indexing="ij"
+    )
+    head = 500 * (x**2 + y**2 + z**2 < 0.8) + 150 * (x**2 + y**2 + z**2 < 0.4)
+    spot = (x - 0.3) ** 2 + (y - 0.2) ** 2 < 0.05
+    for name, voxels in zip(VOLUMES, (head, np.where(spot, 1200, head)), strict=True):
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), AFFINE), folder / f"{name}.nii.gz")
+    Image.fromarray((head[:, :, 3].T / 4).astype(np.uint8)).save(folder / "slice.png")
+    whole = (folder / "healthy.nii.gz").read_bytes()
+    (folder / "broken.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(
+    label_python: str, bundles: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app, output = make_app_folder(folder / "app"), folder / "trained"
+    command = [label_python, *server_command(app, studies, port, {"output": str(output)})[1:]]
+    nowhere = "http://127.0.0.1:9"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "ROBUSTMED_BUNDLES": str(bundles),
+        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        # Whoever asks for the internet fails, as offline.
+        **{name: nowhere for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")},
+        "no_proxy": "127.0.0.1",
+    }
+    url = f"http://127.0.0.1:{port}"
+    log = folder / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            assert wait_until_ready(url, process), log.read_text()[-3000:]
+            yield Server(url, process, studies, output, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_what_is_served(server: Server) -> None:
+    info = server.json("GET", "/info/")
+    assert set(info["models"]) == set(MODELS)
+    assert set(info["trainers"]) == set(TRAINED)
+    urgencies = {m.urgency.name for name, m in METHODS.items() if name in MODELS and m.urgency}
+    assert set(info["strategies"]) == {"random", *urgencies}
+    assert info["models"]["ra"]["type"] == "segmentation"
+    assert info["models"]["ra"]["labels"] == {"anomaly": 1}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_volume_is_answered_with_a_volume_on_its_grid(server: Server, model: str) -> None:
+    found = nib.Nifti1Image.from_bytes(gzip.decompress(server.infer(model, "lesion")))
+    if model == "risc":
+        # Turned back and padded to squares: its affine says where it lay.
+        assert found.shape == (44, 44, 6)
+        return
+    assert found.shape == (40, 44, 6)
+    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-4)
+    if METHODS[model].labels:
+        assert found.get_data_dtype() == np.uint8
+        assert set(np.unique(found.get_fdata())) <= {0, *METHODS[model].labels.values()}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_picture_is_answered_with_a_picture_of_its_size(server: Server, model: str) -> None:
+    with Image.open(io.BytesIO(server.infer(model, "slice"))) as picture:
+        assert picture.size == ((44, 44) if model == "risc" else (40, 44))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_report_of_the_bundle_comes_as_json(server: Server, model: str) -> None:
+    report = json.loads(server.infer(model, "lesion", output="json"))
+    assert report["model"] == model
+    assert report["result"] == METHODS[model].result
+    urgency = METHODS[model].urgency
+    assert urgency is None or np.isfinite(urgency.score(report))
+
+
+def test_file_and_report_come_together_by_default(server: Server) -> None:
+    status, found = server.ask("POST", "/infer/ra?image=lesion", {"params": "{}"})
+    assert status == 200
+    assert b'name="params"' in found
+    assert b'filename="anomaly_mask-' in found
+
+
+@pytest.mark.parametrize("model", [name for name in ("ra", "pchvae") if name in MODELS])
+def test_the_mask_is_the_map_above_its_threshold(server: Server, model: str) -> None:
+    params = {"threshold": 0.2}
+    report = json.loads(server.infer(model, "lesion", params, output="json"))
+    maps = nib.Nifti1Image.from_bytes(
+        gzip.decompress(server.infer(model, "lesion", {**params, "result": "anomaly_map"}))
+    )
+    mask = nib.Nifti1Image.from_bytes(gzip.decompress(server.infer(model, "lesion", params)))
+    assert maps.get_data_dtype() == np.float32
+    expected = maps.get_fdata() >= np.float32(report["threshold"])
+    assert expected.any()
+    if model == "pchvae":
+        assert report["threshold"] == 0.2
+        np.testing.assert_array_equal(mask.get_fdata(), expected)
+    else:
+        # RA leaves slices out that are unlike its training data.
+        assert not (mask.get_fdata().astype(bool) & ~expected).any()
+
+
+def test_viewers_get_a_plain_nrrd(server: Server, tmp_path: Path) -> None:
+    import SimpleITK
+
+    (tmp_path / "mask.nii.gz").write_bytes(server.infer("ra", "lesion"))
+    # What Slicer and OHIF send.
+    sent = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
+    (tmp_path / "mask.nrrd").write_bytes(server.infer("ra", "lesion", sent))
+    assert b"encoding: raw" in (tmp_path / "mask.nrrd").read_bytes()[:2000]
+    plain, ours = (SimpleITK.ReadImage(str(tmp_path / f"mask.{kind}")) for kind in ("nii.gz", "nrrd"))
+    assert plain.GetPixelID() == ours.GetPixelID() == SimpleITK.sitkUInt8
+    for name in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(ours, name)(), getattr(plain, name)(), atol=1e-4)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(ours), SimpleITK.GetArrayFromImage(plain))
+
+
+def test_an_upload_is_answered_like_a_study(server: Server) -> None:
+    files = {"file": server.studies / "slice.png"}
+    status, found = server.ask("POST", "/infer/ra?output=image", {"params": "{}"}, files)
+    assert status == 200
+    assert found == server.infer("ra", "slice")
+
+
+def test_a_session_of_slicer_is_answered_like_a_study(server: Server) -> None:
+    files = {"files": server.studies / "slice.png"}
+    session = server.json("PUT", "/session/?uncompress=false", files=files)["session_id"]
+    status, found = server.ask("POST", f"/infer/ra?output=image&session_id={session}", {"params": "{}"})
+    assert status == 200
+    assert found == server.infer("ra", "slice")
+
+
+BAD = {
+    "no such model": ("POST", "/infer/nope?image=healthy", {}, 404, "there is no 'nope'"),
+    "no such image": ("POST", "/infer/ra?image=nope", {}, 404, "image 'nope'"),
+    "no image": ("POST", "/infer/ra", {}, 400, "Neither Image nor File"),
+    "no such session": ("POST", "/infer/ra?session_id=nope", {}, 404, "no such image"),
+    "corrupt image": ("POST", "/infer/ra?image=broken", {}, 400, "damaged or cut off"),
+    "no JSON": ("POST", "/infer/ra?image=healthy", {"params": "{"}, 400, "JSONDecodeError"),
+    "no object": ("POST", "/infer/ra?image=healthy", {"params": "[1]"}, 400, "TypeError"),
+    "another model": ("POST", "/infer/ra?image=slice", {"params": '{"model": "x"}'}, 400, "model='x'"),
+    "no name": ("POST", "/infer/ra?image=slice", {"params": '{"image": 0}'}, 400, "image=0"),
+    "no such result": ("POST", "/infer/ra?image=slice", {"params": '{"result": "x"}'}, 400, "anomaly_map"),
+    "no such strategy": ("POST", "/activelearning/nope", {}, 404, "ra_anomaly_score"),
+    "no such training": ("POST", "/train/ra", {}, 404, "there is no 'ra'"),
+    "no such batch": ("POST", "/batch/infer/nope", {}, 404, "there is no 'nope'"),
+    "no such scoring": ("POST", "/scoring/nope", {}, 404, "there is no 'nope'"),
+    "no such image to load": ("GET", "/datastore/image?image=nope", {}, 404, "NOT Found"),
+    "no such image to remove": ("DELETE", "/datastore/image?id=nope", {}, 404, "nope"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_is_answered_with_the_reason_and_the_server_lives_on(server: Server, case: str) -> None:
+    method, path, fields, status, reason = BAD[case]
+    answered, found = server.ask(method, path, fields)
+    assert (answered, reason in json.loads(found)["detail"]) == (status, True), found
+    assert server.ask("GET", "/info/")[0] == 200
+
+
+def test_a_file_that_is_no_image_is_refused(server: Server) -> None:
+    status, found = server.ask("POST", "/infer/ra", {"params": "{}"}, {"file": server.log})
+    assert status == 400
+    assert "not an image type" in json.loads(found)["detail"]
+
+
+def test_a_label_for_no_image_is_refused(server: Server) -> None:
+    files = {"label": server.studies / "healthy.nii.gz"}
+    assert server.ask("PUT", "/datastore/label?image=nope", files=files)[0] == 404
+
+
+@pytest.mark.skipif("cifl_registration" not in MODELS, reason="the bundle is not there yet")
+def test_a_registration_without_a_second_image_is_refused(server: Server) -> None:
+    status, found = server.ask("POST", "/infer/cifl_registration?image=healthy", {"params": "{}"})
+    assert status == 400
+    assert "moving" in json.loads(found)["detail"]
+
+
+@pytest.mark.parametrize("name", ["ra_anomaly_score", "risc_uncertainty"])
+def test_the_study_with_the_highest_score_comes_first(server: Server, name: str) -> None:
+    model, urgency = next((k, m.urgency) for k, m in METHODS.items() if m.urgency and m.urgency.name == name)
+    assert urgency
+    scores = {
+        image: urgency.score(json.loads(server.infer(model, image, output="json")))
+        for image in (*VOLUMES, "slice")
+    }
+    # One image at a time when there is no time, the rest with the next request.
+    assert server.json("POST", f"/activelearning/{name}", body={"max_seconds": 0})["waiting"] >= 1
+    found = server.json("POST", f"/activelearning/{name}")
+    assert found["id"] == max(scores, key=lambda image: scores[image])
+    assert found["score"] == pytest.approx(scores[found["id"]], rel=1e-4)
+    assert (found["scored"], found["waiting"], found["unusable"]) == (3, 0, 1)
+
+
+def test_a_batch_goes_on_after_a_corrupt_file(server: Server) -> None:
+    server.json("POST", "/batch/infer/unoranic?images=all", body={})
+    done = _wait(server, "/batch/infer")
+    assert done["status"] == "DONE", done
+    assert {path.name for path in (server.studies / "labels" / "original").iterdir()} == {
+        "healthy.nii.gz",
+        "lesion.nii.gz",
+        "slice.png",
+    }
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_a_training_needs_labels(server: Server, model: str) -> None:
+    status, found = server.ask("POST", f"/train/{model}?run_sync=true", body={})
+    assert status == 400
+    assert "label at least two" in json.loads(found)["detail"]
+
+
+def test_a_label_is_kept_and_its_image_does_not_come_again(server: Server, tmp_path: Path) -> None:
+    voxels = np.zeros((40, 44, 6), np.uint8)
+    voxels[8:32, 8:36], voxels[12:28, 12:32], voxels[16:24, 16:28] = 1, 2, 3
+    nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / "label.nii.gz")
+    before = server.json("POST", "/activelearning/ra_anomaly_score")["scored"]
+    for image in VOLUMES:
+        files = {"label": tmp_path / "label.nii.gz"}
+        found = server.json("PUT", f"/datastore/label?image={image}", fields={"params": "{}"}, files=files)
+        assert found["image"] == image
+        kept = server.studies / "labels" / "final" / f"{image}.nii.gz"
+        assert kept.read_bytes() == (tmp_path / "label.nii.gz").read_bytes()
+    assert server.json("GET", "/datastore/")["completed"] == 2
+    assert before == 3
+    assert server.json("POST", "/activelearning/ra_anomaly_score")["id"] == "slice"
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_a_training_reads_the_labels_and_its_weights_answer_from_then_on(server: Server, model: str) -> None:
+    before = server.json("GET", f"/model/info/{model}")["checksum"]
+    request = {"max_epochs": 1, "batch_size": 2}
+    assert server.json("POST", f"/train/{model}", body=request)["status"] in ("SUBMITTED", "RUNNING")
+    done = _wait(server, "/train/")
+    assert done["status"] == "DONE", done
+    assert (server.output / model / "model.pt").is_file()
+    assert server.json("GET", f"/model/info/{model}")["checksum"] != before
+    assert nib.Nifti1Image.from_bytes(gzip.decompress(server.infer(model, "lesion"))).shape == (40, 44, 6)
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_a_setting_of_a_training_is_a_number(server: Server, model: str) -> None:
+    status, found = server.ask("POST", f"/train/{model}?run_sync=true", body={"max_epochs": "$print(1)"})
+    assert status == 400
+    assert "$print" in json.loads(found)["detail"]
+
+
+def test_the_server_stops_and_has_written_nothing_into_the_package(server: Server) -> None:
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(60)
+    package = Path(make_app_folder.__code__.co_filename).parent
+    assert not {"model", "lib", "logs", "bin"} & {path.name for path in package.iterdir()}
+    assert b"Traceback" not in server.log.read_bytes()
+
+
+def _wait(server: Server, path: str, seconds: float = 600) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        task = server.json("GET", path)
+        if task["status"] not in ("SUBMITTED", "RUNNING"):
+            return task
+        time.sleep(0.5)
+    return task
