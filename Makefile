@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+VENV_LABEL ?= .venv-label
 PY     := $(VENV)/bin/python
 BUNDLE := $(PY) -m monai.bundle run --config_file
 
@@ -16,7 +17,8 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc results-pchvae bench clean
+.PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
+    label-demo clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,9 +79,21 @@ results-risc: $(VENV)/.installed ## the results tables of RISC on MedMNIST in RO
 results-pchvae: $(VENV)/.installed ## the results tables of pchVAE on the brains in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_pchvae.py
 
+results-cifl: $(VENV)/.installed ## the results tables of CIFL on OASIS in ROBUSTMED_DATA (hours)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_cifl.py
+
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done
 
+# MONAI Label holds numpy and pydicom at older versions: an environment of its own.
+$(VENV_LABEL)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV_LABEL)
+	$(VENV_LABEL)/bin/python -m pip install --editable '.[label]'
+	@touch $@
+
+label-demo: $(VENV_LABEL)/.installed ## MONAI Label server with embedded brains on http://127.0.0.1:8000
+	$(VENV_LABEL)/bin/python -m robustmed_monai.apps.monailabel.demo
+
 clean: ## remove the environment and what tools left behind; the runs in out/ stay
-	rm -rf $(VENV) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_LABEL) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

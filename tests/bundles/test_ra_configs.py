@@ -9,18 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow, load, onnx_export, verify_metadata, verify_net_in_out
-from packaging.version import Version
+from monai.bundle import ConfigWorkflow, load, verify_net_in_out
 from torch import nn
 
-import robustmed_monai
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
-from robustmed_monai.utils.files import sha256
-from robustmed_monai.utils.weights import load_info, load_into, save_weights, verify_bundle_weights
+from robustmed_monai.utils.weights import load_info, load_into
 
 Workflow = Callable[..., ConfigWorkflow]
 
@@ -195,56 +191,6 @@ class TestOverlays:
 
 
 class TestMetadata:
-    def test_has_what_the_specification_asks(self, configs: Path) -> None:
-        """The required keys and forms of the official schema, for where that is not at hand."""
-        meta = json.loads((configs / "metadata.json").read_text())
-        texts = {
-            "schema",
-            "version",
-            "monai_version",
-            "pytorch_version",
-            "numpy_version",
-            "task",
-            "description",
-        }
-        texts |= {"authors", "copyright"}
-        for key in texts:
-            assert isinstance(meta[key], str), key
-            assert meta[key], key
-        assert meta["version"] == robustmed_monai.__version__
-        assert meta["version"] in meta["changelog"]
-        assert "optional_packages_version" not in meta
-        assert all(Version(v) for v in meta["required_packages_version"].values())
-        assert meta["required_packages_version"]["robustmed_monai"] == robustmed_monai.__version__
-        assert meta["schema"].endswith("meta_schema_20240725.json")
-        assert isinstance(meta["references"], list)
-        formats = meta["network_data_format"]
-        tensors = [*formats["inputs"].values(), *formats["outputs"].values()]
-        assert set(formats["inputs"]) == {"image"}
-        assert set(formats["outputs"]) == {"pred"}
-        for tensor in tensors:
-            needed = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
-            assert needed <= set(tensor)
-            assert isinstance(tensor["num_channels"], int)
-            assert all(isinstance(side, int | str) for side in tensor["spatial_shape"])
-
-    def test_fits_the_official_schema(self, configs: Path, data_root: Path, tmp_path: Path) -> None:
-        # MONAI takes a schema that is there instead of fetching it.
-        path = data_root / "schema" / "meta_schema_20240725.json"
-        known: dict[str, Any] = {"filepath": str(path), "hash_val": sha256(path), "hash_type": "sha256"}
-        verify_metadata(meta_file=str(configs / "metadata.json"), **known)
-        broken = json.loads((configs / "metadata.json").read_text())
-        del broken["network_data_format"]["inputs"]["image"]["dtype"]
-        (tmp_path / "broken.json").write_text(json.dumps(broken))
-        with pytest.raises(ValueError, match="'dtype' is a required property"):
-            verify_metadata(meta_file=str(tmp_path / "broken.json"), **known)
-
-    def test_folder_has_what_a_bundle_needs(self, configs: Path) -> None:
-        root = configs.parent
-        assert (configs / "logging.conf").is_file()
-        extra = {p.name for p in (root / "models").glob("*")} - {"model.pt", "model.json", ".gitkeep"}
-        assert not extra, "models/ holds model.pt and its digest alone"
-
     @pytest.mark.parametrize("name", ["train.json", "inference.json"])
     def test_network_takes_and_gives_what_it_says(self, configs: Path, name: str) -> None:
         meta = str(configs / "metadata.json")
@@ -275,9 +221,6 @@ class TestWeights:
         model = configs.parent / "models" / "model.pt"
         if not model.is_file():
             pytest.skip("bundles/ra/models/model.pt is not there: no weights ship yet")
-        assert model.stat().st_size <= 25 * 2**20
-        digests = verify_bundle_weights(configs.parent)
-        assert set(digests) == {"model.pt"}
         info = load_info(model)
         assert {"calibration", "reference", "provenance"} <= set(info)
         assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
@@ -285,38 +228,6 @@ class TestWeights:
         assert isinstance(network, ReversedAutoEncoder)
         with torch.no_grad():
             assert network.eval()(torch.zeros(1, 1, 128, 128)).shape == (1, 1, 128, 128)
-
-
-class TestExport:
-    # 2026-11: the exporter of torch 2.15 still calls names that torch itself has deprecated, and MONAI 1.6.1
-    # passes `dynamic_axes`, which torch wants to be `dynamic_shapes`.
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-    def test_onnx_equals_torch(self, configs: Path, tmp_path: Path) -> None:
-        import onnxruntime
-
-        network = _as_if_trained()
-        save_weights(network.state_dict(), tmp_path / "model.pt")
-        names = {"input_names": ["image"], "output_names": ["pred"]}
-        names["dynamic_axes"] = {"image": {0: "batch"}, "pred": {0: "batch"}}  # type: ignore[assignment]
-        onnx_export(
-            net_id="network_def",
-            filepath=str(tmp_path / "model.onnx"),
-            ckpt_file=str(tmp_path / "model.pt"),
-            meta_file=str(configs / "metadata.json"),
-            config_file=str(configs / "inference.json"),
-            converter_kwargs=names,
-        )
-        session = onnxruntime.InferenceSession(
-            str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
-        )
-        generator = torch.Generator().manual_seed(0)
-        for batch in (1, 3, 16):
-            image = torch.rand(batch, 1, 128, 128, generator=generator)
-            with torch.no_grad():
-                expected = network(image).numpy()
-            (found,) = session.run(["pred"], {"image": image.numpy()})
-            assert expected.std() > 0.05, "an export of a constant would prove nothing"
-            assert np.abs(found - expected).max() < 1e-4
 
 
 def _copy(configs: Path, root: Path, overrides: dict[str, Any]) -> Path:
@@ -333,17 +244,3 @@ def _load(bundle_dir: Path) -> Any:
         # A config is a program, MONAI says; this one is ours.
         warnings.filterwarnings("ignore", category=UserWarning)
         return load(name="ra", bundle_dir=str(bundle_dir))
-
-
-def _as_if_trained() -> ReversedAutoEncoder:
-    """The shipped network, its layers fitted to their input: the output is neither constant nor saturated."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        network = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch")
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None
-                nn.init.uniform_(layer.weight, 0.5, 1.5)
-        with torch.no_grad():
-            network.train()(torch.rand(8, 1, 128, 128))
-    return network.eval()

@@ -215,8 +215,8 @@ class TestFolder:
             for entry in summary["images"]
         }
         assert done == {
-            "a/test-0.png": "test-0",
-            "b/test-0.png": "test-0-2",
+            "a/test-0.png": "a_test-0",
+            "b/test-0.png": "b_test-0",
             "sub-01_T1w.nii.gz": "sub-01_T1w",
         }
         for name in done.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,39 +157,6 @@ class TestOverlays:
         while cause is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__
         assert "first_epochs=5 does not lie in 0 to max_epochs=4" in str(cause)
-
-
-def test_two_processes_equal_one(
-    bundle: Any, process: Any, configs: Path, dataset_dir: Path, tiny: Overrides, tmp_path: Path
-) -> None:
-    # BatchNorm takes the statistics of each process's own part of the batch; the published norm has none.
-    tiny |= {"norm": "affine", "val_interval": 4, "device": "cpu"}
-    bundle("train.json", tiny, output_dir=str(tmp_path / "one"))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    launcher = [
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(port),
-        "-m",
-        "monai.bundle",
-    ]
-    del tiny["device"]
-    files = f"['{configs / 'train.json'}','{configs / 'multi_gpu_train.json'}']"
-    done = process(tmp_path, "--config_file", files, module=launcher, output_dir=tmp_path / "two", **tiny)
-    assert done.code == 0, done.last_line
-    one, two = (_checkpoint(tmp_path / name)["state"] for name in ("one", "two"))
-    for name, tensor in one["network"].items():
-        torch.testing.assert_close(two["network"][name], tensor, atol=1e-5, rtol=1e-5, msg=name)
-    assert two["best"]["value"] == pytest.approx(one["best"]["value"], abs=1e-5)
-    load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "affine"), tmp_path / "two" / "model.pt")
-    known = load_info(tmp_path / "one" / "model.pt")["calibration"]["thresholds"]
-    assert load_info(tmp_path / "two" / "model.pt")["calibration"]["thresholds"] == pytest.approx(
-        known, rel=1e-2
-    )
 
 
 def _cut_power_at(iteration: int) -> Callable[[ConfigWorkflow], None]:

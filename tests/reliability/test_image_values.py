@@ -76,14 +76,14 @@ def test_i5_dimensions_and_channels_name_expected_and_got(tmp_path: Path) -> Non
     Image.new("P", (8, 6)).save(tmp_path / "palette.png")
     Image.new("CMYK", (8, 6)).save(tmp_path / "print.jpg")
     frames = [Image.new("L", (8, 6), n) for n in range(3)]
-    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
     nib.save(nib.Nifti1Image(np.ones((6, 5), np.float32), np.eye(4)), tmp_path / "flat.nii")
     nib.save(nib.Nifti1Image(np.ones((6, 5, 4, 2), np.float32), np.eye(4)), tmp_path / "two.nii")
     cases = {
         "alpha.png": r"\(RGBA\) has transparent pixels, expected grey",
         "palette.png": "mode 'P' is not supported; save it as grey",
         "print.jpg": "mode 'CMYK' is not supported",
-        "stack.tif": "holds 3 pictures, expected one",
+        "film.png": "holds 3 pictures, expected one",
         "flat.nii": r"expected an image of shape \(C, X, Y, Z\), got \(1, 6, 5\)",
         "two.nii": r"expected 1 channel\(s\), got 2",
     }

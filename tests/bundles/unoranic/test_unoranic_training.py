@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -153,25 +152,3 @@ class TestSchedules:
         )
         assert load_info(tmp_path / "model.pt")["epoch"] == 3
         assert not _item(done, "loss").views_at_once
-
-
-def test_two_processes_train_together(process: Any, configs: Path, dataset_dir: Path, tmp_path: Path) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    launcher = [
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(port),
-        "-m",
-        "monai.bundle",
-    ]
-    files = f"['{configs / 'train.json'}','{configs / 'multi_gpu_train.json'}']"
-    overrides = {"dataset_dir": dataset_dir, "channels": [4, 4, 4, 8], "batch_size": 4, "max_epochs": 1}
-    done = process(
-        tmp_path, "--config_file", files, module=launcher, output_dir=tmp_path / "two", **overrides
-    )
-    assert done.code == 0, done.last_line
-    load_into(UNORANIC(1, 28, (4, 4, 4, 8)), tmp_path / "two" / "model.pt")

@@ -1,0 +1,299 @@
+"""Exported networks give the scores of the torch ones: whole inference runs, preprocessing included.
+
+A bundle is covered when CASES lists it; one without inference.json, or not listed, is a skip that says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser, ckpt_export, onnx_export
+from torch import nn
+from torch.jit._trace import TracerWarning
+
+from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
+from robustmed_monai.utils.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
+from robustmed_monai.utils.files import read_json, write_json
+from robustmed_monai.utils.weights import save_weights
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs" / "metadata.json").is_file())
+TOLERANCE = 1e-4
+EXPORTED = "robustmed_monai.utils.export.ExportedNetwork"
+
+Overrides = dict[str, Any]
+# Tiny networks: overrides of inference.json, what the weights' info says, and the parts that it loads apart.
+CASES: dict[str, Overrides] = {
+    "ra": {
+        "overrides": {"image_size": 32, "channels": [4, 8, 8], "latent_size": 8},
+        "info": {"calibration": {"thresholds": {"0.05": 1e-5}}},
+    },
+    "unoranic": {
+        "overrides": {"hidden": 16},
+        "info": {"heads": {"corruption": {"characteristics": {
+            "weight": np.random.default_rng(0).normal(size=(2, 256)).tolist(), "bias": [0.0, 0.1],
+            "strength": 1.0,
+        }}}},
+    },
+    "pchvae": {"overrides": {"channels": [4, 6, 6, 8], "high_channels": 4, "image_size": 32}},
+    "risc": {
+        # Heat maps take gradients, which do not pass an exported network.
+        "overrides": {"layers": None},
+        "info": {
+            "rotnet": {"depth": 10, "width": 0.125, "temperature": 1.5},
+            "classifier": {"depth": 10, "width": 0.125, "num_classes": 2},
+        },
+        "parts": {"network": "classifier", "rotnet": "rotnet"},
+    },
+}  # fmt: skip
+
+
+class Exported:
+    """A bundle's tiny network, its weights, and the folder of its export."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        case = CASES[name]
+        self.name, self.folder, self.weights = name, root / "export", root / "model.pt"
+        self.configs = BUNDLES / name / "configs"
+        self.given: Overrides = {**case["overrides"], "weights": str(self.weights), "device": "cpu"}
+        self.parts: dict[str, str] = case.get("parts", {"network": "forward"})
+        info = case.get("info", {})
+        # Some configs take the sizes of the network from the weights' info.
+        save_weights({"nothing": torch.zeros(1)}, self.weights, info)
+        parser = self._parser()
+        self.network: nn.Module = parser.get_parsed_content("network_def")
+        self.inputs = example_inputs(parser["_meta_"])
+        side = parser.get_parsed_content("image_size")
+        self.inputs = {k: torch.rand(4, v.shape[1], side, side) for k, v in self.inputs.items()}
+        _fit(self.network, self.inputs)
+        save_weights(self.network.state_dict(), self.weights, info)
+        self.record = export_network(self.network, self.inputs, self.folder)
+
+    def _parser(self) -> Any:
+        parser = ConfigParser()
+        parser.read_config(self.configs / "inference.json")
+        parser.read_meta(self.configs / "metadata.json")
+        for key, value in self.given.items():
+            parser[key] = value
+        return parser
+
+    def replaced(self, form: str) -> Overrides:
+        """Overrides that put the exported graphs in the place of the torch networks."""
+        given = {"_target_": EXPORTED, "folder": str(self.folder), "form": form}
+        return {key: {**given, "entry": entry} for key, entry in self.parts.items()}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    name: str = request.param
+    if not (BUNDLES / name / "configs" / "inference.json").is_file():
+        pytest.skip(f"bundles/{name} has no inference.json yet")
+    if name not in CASES:
+        pytest.skip(f"bundles/{name} has no case here yet: add its tiny network to CASES")
+    with _quiet():
+        return Exported(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three slices of a textured ellipse, float32 in [0, 1]."""
+    rng = np.random.default_rng(3)
+    x, y = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 48), indexing="ij")
+    inside = np.hypot(x / 0.8, y / 0.9) < 1
+    slices = [
+        np.where(inside, 0.6 + 0.2 * np.sin(5 * x + k) + rng.normal(0, 0.05, x.shape), 0) for k in range(3)
+    ]
+    path = tmp_path_factory.mktemp("volume") / "head.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack(slices, -1).clip(0, 1).astype(np.float32), np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_inference_gives_the_same_scores(
+    exported: Exported, volume: Path, workflow: Any, form: str, tmp_path: Path
+) -> None:
+    def run(folder: str, **more: Any) -> dict[str, Any]:
+        settings = {**exported.given, "input": str(volume), "output_dir": str(tmp_path / folder), **more}
+        files = str(exported.configs / "inference.json")
+        return _outputs(workflow(files, settings, workflow_type="infer"))
+
+    expected, found = run("torch"), run(form, **exported.replaced(form))
+    assert found.keys() == expected.keys()
+    figures = [key for key, value in expected.items() if isinstance(value, torch.Tensor)]
+    assert any(float(expected[key].std()) > 1e-3 for key in figures if expected[key].numel() > 1)
+    assert not any("error" in key for key in expected), "the input was refused, so nothing was compared"
+    for key in figures:
+        scale = max(1.0, float(expected[key].abs().max()))
+        difference = float((found[key] - expected[key]).abs().max()) / scale
+        assert difference < TOLERANCE, f"{key} differs by {difference:.2g}"
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_any_batch_size(exported: Exported, form: str) -> None:
+    network = ExportedNetwork(exported.folder, form, next(iter(exported.parts.values())))
+    entry = network.entry
+    torch_entry = exported.network if entry == "forward" else exported.network.get_submodule(entry)
+    for batch in (1, 3, 16):
+        images = [torch.rand(batch, *x.shape[1:]) for x in exported.inputs.values()]
+        with torch.no_grad():
+            expected = torch_entry(*images)
+        assert expected.std() > 1e-3, "an export of a constant would prove nothing"
+        torch.testing.assert_close(network(*images), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_monai_commands_write_onnx_and_torchscript(exported: Exported, tmp_path: Path) -> None:
+    import onnxruntime
+
+    shape = [list(x.shape) for x in exported.inputs.values()]
+    if len(shape) > 1:
+        pytest.skip("MONAI's commands know networks of one input alone")
+    common: Overrides = {
+        "net_id": "network_def",
+        "ckpt_file": str(exported.weights),
+        "meta_file": str(exported.configs / "metadata.json"),
+        "config_file": str(exported.configs / "inference.json"),
+        "input_shape": shape[0],
+        **exported.given,
+    }
+    names: Overrides = {"input_names": ["image"], "output_names": ["pred"]}
+    names["dynamic_axes"] = {"image": {0: "batch"}, "pred": {0: "batch"}}
+    with _quiet():
+        onnx_export(filepath=str(tmp_path / "model.onnx"), converter_kwargs=names, **common)
+        ckpt_export(filepath=str(tmp_path / "model.ts"), use_trace=True, **common)
+        script = torch.jit.load(tmp_path / "model.ts")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for batch in (1, 7):
+        image = torch.rand(batch, *shape[0][1:])
+        with torch.no_grad():
+            expected = exported.network(image)
+            torch.testing.assert_close(script(image), expected, atol=TOLERANCE, rtol=TOLERANCE)
+        (found,) = session.run(["pred"], {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+class TestCommand:
+    def test_writes_what_it_is_asked_for(self, tmp_path: Path) -> None:
+        with _quiet():
+            assert main([str(BUNDLES / "ra"), "--output", str(tmp_path), "--formats", "pt2", "ts"]) == 0
+        assert {p.name for p in tmp_path.iterdir()} == {
+            "export.json", "forward.pt2", "encoder.features.pt2", "model.ts",
+        }  # fmt: skip
+        known = read_json(tmp_path / "export.json")["entries"]["forward"]
+        assert (known["inputs"], known["outputs"]) == ({"image": ["batch", 1, 128, 128]}, ["pred"])
+
+    def test_refuses_what_is_no_bundle(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"holds no configs/inference\.json; give the folder"):
+            export_bundle(tmp_path, tmp_path / "out")
+
+
+class TestErrors:
+    def test_an_altered_graph_is_refused(self, tmp_path: Path) -> None:
+        export_network(nn.Conv2d(1, 1, 3), {"image": torch.rand(2, 1, 8, 8)}, tmp_path, ["pt2"])
+        assert ExportedNetwork(tmp_path, "pt2")(torch.rand(5, 1, 8, 8)).shape == (5, 1, 6, 6)
+        with pytest.raises(DataError, match=r"holds no 'forward' as onnx.*--formats onnx"):
+            ExportedNetwork(tmp_path, "onnx")
+        data = bytearray((tmp_path / "forward.pt2").read_bytes())
+        data[len(data) // 2] ^= 1
+        (tmp_path / "forward.pt2").write_bytes(data)
+        with pytest.raises(WeightsError, match=r"forward\.pt2: was altered"):
+            ExportedNetwork(tmp_path, "pt2")
+
+    def test_an_unknown_format_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"found \['tflite'\]; choose of \['onnx', 'pt2'\]"):
+            export_network(nn.Identity(), {"image": torch.rand(2, 1)}, tmp_path, ["tflite"])
+
+    def test_a_network_of_one_batch_size_is_named(self, tmp_path: Path) -> None:
+        class Fixed(nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return image.reshape(len(image), -1) * torch.ones(2, 1)
+
+        with pytest.raises(ConfigError, match=r"Fixed\.forward: cannot be exported for any batch size"):
+            export_network(Fixed(), {"image": torch.rand(2, 4)}, tmp_path, ["pt2"])
+
+    def test_free_sides_of_the_metadata(self) -> None:
+        sides = {"num_channels": 1, "spatial_shape": ["*", "16*n", 28]}
+        content = {"network_data_format": {"inputs": {"moving": sides, "fixed": sides}}}
+        found = example_inputs(content)
+        assert {k: tuple(v.shape) for k, v in found.items()} == dict.fromkeys(found, (2, 1, 64, 64, 28))
+        assert list(found) == ["moving", "fixed"]
+
+
+def test_outputs_of_mappings_keep_their_names(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"sum": moving + fixed, "difference": moving - fixed}
+
+    inputs = {"moving": torch.rand(2, 1, 4), "fixed": torch.rand(2, 1, 4)}
+    record = read_json(export_network(Pair(), inputs, tmp_path, ["onnx"]))
+    assert record["entries"]["forward"]["outputs"] == ["sum", "difference"]
+    moving, fixed = torch.rand(3, 1, 4), torch.rand(3, 1, 4)
+    found = ExportedNetwork(tmp_path)(moving, fixed)
+    torch.testing.assert_close(found["difference"], moving - fixed)
+    write_json(tmp_path / "export.json", {**record, "entries": {}})
+    with pytest.raises(DataError):
+        ExportedNetwork(tmp_path)
+
+
+def _fit(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Spread norms and outputs, as a training would: neither constant nor saturated."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+        with torch.no_grad():
+            for part in (network, *network.children()):
+                if part is network or _takes_images(part):
+                    part.train()(*inputs.values())
+    network.eval()
+
+
+def _takes_images(part: nn.Module) -> bool:
+    # RISC's parts see other images than the whole hands on to them.
+    return type(part).__name__ in ("RotNet", "ResNet")
+
+
+def _outputs(workflow: Any) -> dict[str, Any]:
+    """Run an inference and return all that its evaluator gave, by path."""
+    workflow.initialize()
+    evaluator, found = workflow.parser.get_parsed_content("evaluator"), []
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: found.append(dict(e.state.output)))
+    workflow.run()
+    workflow.finalize()
+    return dict(_leaves([{k: v for k, v in output.items() if k not in ("meta", "path")} for output in found]))
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{where}/{index}")
+    elif isinstance(value, torch.Tensor | float | int) and not isinstance(value, bool):
+        yield where, torch.as_tensor(value).as_subclass(torch.Tensor).double()
+    else:
+        yield where, value
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801
+    """2026-11: torch 2.15 has deprecated what its own exporters and torch.jit, which MONAI calls, do.
+
+    MONAI 1.6.1 also hands the exporter `dynamic_axes`, which is now `dynamic_shapes`; and a traced network
+    leaves out the checks of sizes.
+    """
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        for kind in (DeprecationWarning, FutureWarning, UserWarning, TracerWarning):
+            warnings.simplefilter("ignore", kind)
+        return entered
