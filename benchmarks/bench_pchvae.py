@@ -10,6 +10,7 @@ and written, against the time that issue 5 asks for (10 s on two cores); threads
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ def volume_work(folder: Path, depth: int) -> Work:
     save_weights(pchvae().state_dict(), folder / "model.pt")
 
     def infer() -> None:
+        # A result that is there already would be kept.
+        shutil.rmtree(folder / "out", ignore_errors=True)
         workflow = ConfigWorkflow(
             str(INFERENCE),
             logging_file=False,

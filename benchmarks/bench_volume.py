@@ -10,6 +10,7 @@ where it has none, random ones are calibrated and used, which takes the same tim
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -97,6 +98,8 @@ def apply(volume: Path, weights: Path, output: Path, device: str, per_image: boo
     settings: dict[str, Any] = {**places, **peer, "device": torch.device(device)}
 
     def work() -> None:
+        # A result that is there already would be kept.
+        shutil.rmtree(output, ignore_errors=True)
         workflow = ConfigWorkflow([str(INFERENCE)], logging_file=False, workflow_type="infer", **settings)
         workflow.initialize()
         workflow.run()
@@ -146,7 +149,7 @@ def _rows(title: str, volume: Path, weights: Path, output: Path, chosen: Any) ->
         return rows
     read = interleaved(loading(volume), 3 * rounds, "cpu")
     rows.append(row(f"{title}, read", read["ours"], read["MONAI's reader"], "MONAI's reader"))
-    runs = [command(volume, weights, output / "command", device) for _ in range(rounds)]
+    runs = [command(volume, weights, output / f"command-{i}", device) for i in range(rounds)]
     took, peaks = ([run[k] for run in runs] for k in (0, 1))
     imports = watch([sys.executable, "-c", "import monai.bundle, robustmed_monai.engines.anomaly_inference"])
     ours, peer = (
