@@ -61,7 +61,7 @@ def test_defaults_are_the_documented_ones(parsed: Any) -> None:
         "channel",
     )
     assert network.maps[0].out_channels == 32
-    assert (loss.tau_a, loss.tau_b, loss.tau_g, loss.crop, loss.center) == (1.0, 1.0, 1.0, 8, True)
+    assert (loss.tau_a, loss.tau_b, loss.tau_g, loss.crop, loss.center) == (1.0, 1.0, 0.3, 8, True)
     assert not loss.symmetric
 
 

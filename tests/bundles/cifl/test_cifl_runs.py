@@ -31,7 +31,7 @@ class TestTraining:
     def test_weights_say_what_they_are(self, trained: Path) -> None:
         info = load_info(trained / "model.pt")
         assert (info["spatial_dims"], info["out_channels"], info["channels"]) == (2, 4, 4)
-        assert (info["metric"], info["steps"], info["tau_g"]) == ("brains_margin", 6, 1.0)
+        assert (info["metric"], info["steps"], info["tau_g"]) == ("brains_margin", 6, 0.3)
         settings = feature_settings(trained / "model.pt")
         assert settings is not None
         load_into(CIFL(**settings), trained / "model.pt")
