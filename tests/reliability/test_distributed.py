@@ -178,8 +178,8 @@ def test_a_killed_rank_ends_the_attempt_and_the_restart_goes_on_exactly(
         "2",
         "--max-restarts",
         "1",
-        "--master_port",
-        str(_free_port()),
+        # Keeps the attempts apart; with --master_port one may dial a dead process of the last attempt.
+        "--standalone",
     ]
     # Rank 1 dies in its third epoch, after two checkpoints.
     done = subprocess.run(
