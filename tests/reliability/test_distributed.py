@@ -178,10 +178,11 @@ def test_a_killed_rank_ends_the_attempt_and_the_restart_goes_on_exactly(
         "2",
         "--max-restarts",
         "1",
-        # Keeps the attempts apart; with --master_port one may dial a dead process of the last attempt.
         "--standalone",
     ]
-    # Rank 1 dies in its third epoch, after two checkpoints.
+    # Rank 1 dies in its third epoch, after two checkpoints. Left to itself torchrun shares one store among
+    # all attempts, where a restarted rank may find the address of a dead one.
+    settled = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(
         [
             sys.executable,
@@ -196,7 +197,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_restart_goes_on_exactly(
         text=True,
         check=False,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(probe), "KILL_IN": "3"},
+        env={**os.environ, **settled, "PYTHONPATH": str(probe), "KILL_IN": "3"},
     )
     assert done.returncode == 0, done.stderr[-30000:] + done.stdout[-10000:]
     times = {p.name: float(p.read_text()) for p in killed.glob("*-?-?")}
