@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from monai.networks.utils import eval_mode
 
+from robustmed_monai.apps.segmentation_table import rows_of_runs
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.engines.anomaly_study import summarize
 from robustmed_monai.engines.registration_study import (
@@ -21,7 +22,6 @@ from robustmed_monai.engines.registration_study import (
 )
 from robustmed_monai.engines.segmentation_study import paired_tests, shown_contrasts
 from robustmed_monai.networks.registration import load_registration_net
-from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
@@ -62,14 +62,7 @@ class RegistrationTable:
         seed: int = 0,
         amp: bool = False,
     ) -> None:
-        counts = {name: len(files) for name, files in runs.items()}
-        if len(set(counts.values())) > 1 or 0 in counts.values() or not (counts or methods):
-            raise ConfigError(
-                f"runs: found {counts} weights; give as many, one per seed, for some of "
-                f"{sorted(set(rows.values()))}, or for runs by names of your own."
-            )
-        self.rows = {row: run for row, run in rows.items() if run in runs}
-        self.rows |= {run: run for run in runs if run not in rows.values()}
+        self.rows = rows_of_runs(rows, runs, may_be_empty=bool(methods))
         self.runs = runs
         self.pairs = pairs
         self.methods = dict(methods or {})

@@ -57,14 +57,7 @@ class SegmentationTable:
         seed: int = 0,
         amp: bool = False,
     ) -> None:
-        counts = {name: len(files) for name, files in runs.items()}
-        if not counts or len(set(counts.values())) > 1 or 0 in counts.values():
-            raise ConfigError(
-                f"runs: found {counts} weights; give as many, one per seed, for some of "
-                f"{sorted(set(rows.values()))}, or for runs by names of your own."
-            )
-        self.rows = {row: run for row, run in rows.items() if run in runs}
-        self.rows |= {run: run for run in runs if run not in rows.values()}
+        self.rows = rows_of_runs(rows, runs)
         self.runs = runs
         self.test = test
         self.against = against
@@ -114,6 +107,29 @@ class SegmentationTable:
 
     def _grey(self, classes: torch.Tensor) -> torch.Tensor:
         return classes.float() / (self.num_classes - 1)
+
+
+def rows_of_runs(
+    rows: Mapping[str, str], runs: Mapping[str, Sequence[str]], may_be_empty: bool = False
+) -> dict[str, str]:
+    """Rows of a table to their runs: the named rows that have one, then runs by names of the user's own.
+
+    Args:
+        rows: row name to run name.
+        runs: run name to weights files, one per seed.
+        may_be_empty: accept that there is no run.
+
+    Raises:
+        ConfigError: when there is no run, or they have different numbers of seeds.
+    """
+    counts = {name: len(files) for name, files in runs.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values() or not (counts or may_be_empty):
+        raise ConfigError(
+            f"runs: found {counts} weights; give as many, one per seed, for some of "
+            f"{sorted(set(rows.values()))}, or for runs by names of your own."
+        )
+    found = {row: run for row, run in rows.items() if run in runs}
+    return found | {run: run for run in runs if run not in rows.values()}
 
 
 def load_segmenter(weights: str | os.PathLike[str], num_classes: int | None = None) -> OnFeatures:
