@@ -86,7 +86,7 @@ def calibrate_weights(
     network: torch.nn.Module,
     weights: str,
     inferer: Callable[..., dict[str, torch.Tensor]],
-    training: Any,
+    training: Any | None,
     validation: Batches,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
@@ -96,18 +96,19 @@ def calibrate_weights(
         network: network of these weights; it is left with them loaded.
         weights: weights file of the training.
         inferer: anomaly map inferer.
-        training: training data as a SliceDataset.
-        validation: batches of healthy images.
+        training: training data as a SliceDataset; None where the info has its `reference` already.
+        validation: batches of healthy images; where they have "brain", its pixels alone are counted.
         device: where the network runs.
 
     Returns:
-        The ``info`` now stored with the weights: `calibration` and `reference` were added.
+        The ``info`` now stored with the weights: `calibration` and, of training data, `reference` were added.
     """
     info = load_info(weights)
     load_into(network, weights).eval()
     seen = _detect(lambda x: inferer(x, network), validation, device, "calibrate", "validation")
-    info["calibration"] = calibrate_thresholds(seen["anomaly_map"], FPRS)
-    info["reference"] = image_reference(training.tensors["image"])
+    info["calibration"] = calibrate_thresholds(seen["anomaly_map"], FPRS, seen.get("brain"))
+    if training is not None:
+        info["reference"] = image_reference(training.tensors["image"])
     if idist.get_rank() == 0:
         save_weights(network.state_dict(), weights, info)
     return info
@@ -122,7 +123,7 @@ def _detect(
         for batch in tqdm(batches, desc=title, leave=False, disable=None):
             image = torch.as_tensor(batch["image"]).to(device)
             case = {"image": image, **detector(image)}
-            case |= {k: torch.as_tensor(batch[k]) for k in ("mask", "healthy") if k in batch}
+            case |= {k: torch.as_tensor(batch[k]) for k in ("mask", "healthy", "brain") if k in batch}
             for key, value in case.items():
                 found.setdefault(key, []).append(value.cpu())
     if not found:

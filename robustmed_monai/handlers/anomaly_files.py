@@ -12,7 +12,7 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
 
@@ -51,14 +51,9 @@ class AnomalyFileWriter(ResultFileWriter):
         vmax: float | None = None,
         items: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        thresholds = (calibration or {}).get("thresholds", {})
-        if str(fpr) not in thresholds:
-            raise ConfigError(
-                f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."
-            )
+        self.threshold = threshold_at(calibration, fpr)
         super().__init__(output_dir, items)
         self.fpr = fpr
-        self.threshold = float(thresholds[str(fpr)])
         self.worst = worst
         self.vmax = vmax or 4 * self.threshold
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
+from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
 
@@ -22,8 +24,8 @@ class ComponentFileWriter(ResultFileWriter):
 
     For an image ``name.ext`` it writes into ``output_dir/name``: ``x_high``, ``x_low`` (signed), ``x_sum``
     and ``anomaly_map`` (NIfTI with the source's affine and shape; PNG for pictures, where x_low is shown
-    around the middle grey and the map from 0 to ``vmax``), ``scores.json`` and ``slices.png``; and at the
-    end ``summary.json``.
+    around the middle grey and the map from 0 to ``vmax``), with calibrated weights ``anomaly_mask``, and
+    ``scores.json`` and ``slices.png``; and at the end ``summary.json``.
 
     Args:
         output_dir: folder to write into.
@@ -31,8 +33,11 @@ class ComponentFileWriter(ResultFileWriter):
         vmax: value of the anomaly map that a picture shows as white.
         shown: slices on the sheet, those with the highest scores.
         items: all images of the run, see ResultFileWriter.
+        calibration: thresholds from the weights' info (``calibrate_weights``); None writes no mask.
+        fpr: rate among healthy pixels of brains at which the mask is cut; one of the calibrated ones.
 
     Raises:
+        ConfigError: when ``calibration`` has no threshold for ``fpr``.
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
@@ -46,8 +51,12 @@ class ComponentFileWriter(ResultFileWriter):
         vmax: float = 1.0,
         shown: int = 6,
         items: Sequence[Mapping[str, Any]] | None = None,
+        calibration: Mapping[str, Any] | None = None,
+        fpr: float = 0.05,
     ) -> None:
         super().__init__(output_dir, items)
+        self.threshold = None if calibration is None else threshold_at(calibration, fpr)
+        self.fpr = fpr
         self.clip = clip
         self.vmax = vmax
         self.shown = shown
@@ -60,7 +69,15 @@ class ComponentFileWriter(ResultFileWriter):
                 values = self._pictured(key, output) if picture else output[key]
                 write_like(values, output["meta"], folder / f"{name}{'.png' if picture else '.nii.gz'}")
         self._sheet(output, folder / "slices.png")
-        return _report(output)
+        return _report(output) | self._mask(output, folder, picture)
+
+    def _mask(self, output: Mapping[str, Any], folder: Path, picture: bool) -> dict[str, Any]:
+        if self.threshold is None:
+            return {}
+        mask = (torch.as_tensor(output["anomaly_map"]) >= self.threshold).to(torch.uint8)
+        path = folder / f"anomaly_mask{'.png' if picture else '.nii.gz'}"
+        write_like(mask.float() if picture else mask, output["meta"], path, np.uint8)
+        return {"anomalous_voxels": int(mask.sum()), "threshold": self.threshold, "threshold_fpr": self.fpr}
 
     def _pictured(self, key: str, output: Mapping[str, Any]) -> torch.Tensor:
         values = torch.as_tensor(output[key])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -70,6 +70,28 @@ def calibrate_thresholds(
         result["thresholds"][f"{fpr:g}"] = metric.edge(first)
         result["fpr"][f"{fpr:g}"] = float(above[first] / pixels)
     return result
+
+
+def threshold_at(calibration: Mapping[str, Any] | None, fpr: float) -> float:
+    """Threshold of a rate among those that the weights are calibrated at.
+
+    Args:
+        calibration: from ``calibrate_thresholds``, as the weights' info keeps it.
+        fpr: one of its rates.
+
+    Raises:
+        ConfigError: when there is none for this rate.
+
+    Example:
+        >>> threshold_at({"thresholds": {"0.05": 0.25}}, 0.05)
+        0.25
+    """
+    thresholds = (calibration or {}).get("thresholds", {})
+    if f"{fpr:g}" not in thresholds:
+        raise ConfigError(
+            f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."
+        )
+    return float(thresholds[f"{fpr:g}"])
 
 
 def _seen(maps: Images | PixelAnomalyMetric, head: Images | None) -> PixelAnomalyMetric:

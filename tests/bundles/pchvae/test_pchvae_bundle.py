@@ -242,6 +242,28 @@ def test_inference(bundle: Run, trained: dict[str, Path], volumes: Path, tmp_pat
     assert low.any()
 
 
+def test_weights_are_calibrated(trained: dict[str, Path]) -> None:
+    for folder in trained.values():
+        calibration = load_info(folder / "model.pt")["calibration"]
+        thresholds = [calibration["thresholds"][rate] for rate in ("0.01", "0.02", "0.05")]
+        assert thresholds == sorted(thresholds, reverse=True)
+        assert 0 < calibration["pixels"] < 11 * 32 * 32  # those of the brain
+
+
+def test_mask_is_cut_at_the_calibrated_rate(
+    bundle: Run, trained: dict[str, Path], volumes: Path, tmp_path: Path
+) -> None:
+    overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02, "output_dir": str(tmp_path)}
+    overrides["handlers#0#calibration"] = {"thresholds": {"0.02": 0.5}}
+    more = {"input": str(volumes / "test0.nii.gz"), "weights": str(trained["pchVAE"] / "model.pt")}
+    bundle(paths(["inference"]), overrides | more, workflow_type="infer")
+    mask = np.asarray(read_nifti(tmp_path / "test0/anomaly_mask.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask, read_nifti(tmp_path / "test0/anomaly_map.nii.gz").get_fdata() >= 0.5)
+    report = json.loads((tmp_path / "test0/scores.json").read_text())
+    assert report["anomalous_voxels"] == mask.sum() > 0
+    assert (report["threshold"], report["threshold_fpr"]) == (0.5, 0.02)
+
+
 def test_network_maps_one_tensor_to_one_tensor() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
