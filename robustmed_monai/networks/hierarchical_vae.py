@@ -16,6 +16,8 @@ from torch import nn
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 CHANNELS = (64, 128, 128, 256)
+SLOPE = 0.01
+FIRST_LOGVAR = -4.0
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
     "instance": nn.InstanceNorm2d,
@@ -224,9 +226,9 @@ def high_vae(
 
 def low_vae(
     in_channels: int = 1,
-    channels: Sequence[int] = (64, 128),
+    channels: Sequence[int] = (64, 256),
     low_channels: int = 2,
-    depth: int = 8,
+    depth: int = 2,
     norm: str = "none",
 ) -> HierarchicalVAE:
     """Low VAE: a plain VAE with its code at 1/4 of the size, as many latents and weights as pchVAE.
@@ -240,7 +242,7 @@ def low_vae(
     """
     wide = channels[1]
     more = [[_conv(wide, wide, norm) for _ in range(depth)] for _ in range(2)]
-    encoder = nn.Sequential(*more[0], nn.Conv2d(wide, 2 * low_channels, 3, padding=1))
+    encoder = nn.Sequential(*more[0], _posterior(wide, low_channels))
     decoder = nn.Sequential(
         _conv(low_channels, wide, norm), *more[1], _fine_decoder(in_channels, channels, norm)
     )
@@ -259,7 +261,7 @@ def _high_parts(
         "high_encoder": nn.Sequential(
             _down(quarter, eighth, norm),
             _down(eighth, wide, norm),
-            nn.Conv2d(wide, 2 * high_channels, 3, padding=1),
+            _posterior(wide, high_channels),
         ),
         "coarse_decoder": nn.Sequential(
             _conv(high_channels, wide, norm), _up(wide, eighth, norm), _up(eighth, quarter, norm)
@@ -273,7 +275,7 @@ def _low_parts(
     half, quarter = channels[:2]
     return {
         "low_encoder": nn.Sequential(
-            _conv(2 * quarter, wide, norm), nn.Conv2d(wide, 2 * low_channels, 3, padding=1)
+            _conv(2 * quarter, wide, norm), _posterior(wide, low_channels)
         ),
         "low_decoder": nn.Sequential(
             _conv(low_channels + quarter, wide, norm), _fine_decoder(in_channels, (half, wide), norm)
@@ -302,11 +304,27 @@ def _conv(before: int, after: int, norm: str) -> nn.Module:
     return _finished(nn.Conv2d(before, after, 3, padding=1), after, norm)
 
 
-def _finished(layer: nn.Module, width: int, norm: str) -> nn.Module:
+def _posterior(before: int, code_channels: int) -> nn.Module:
+    """Layer that gives mean and log-variance; it starts with sharp codes.
+
+    A code that starts as noise is soon ignored by its decoder, and then never used (posterior collapse).
+    """
+    layer = nn.Conv2d(before, 2 * code_channels, 3, padding=1)
+    nn.init.kaiming_normal_(layer.weight[:code_channels], nonlinearity="linear")
+    nn.init.zeros_(layer.weight[code_channels:])
+    nn.init.zeros_(layer.bias[:code_channels])
+    nn.init.constant_(layer.bias[code_channels:], FIRST_LOGVAR)
+    return layer
+
+
+def _finished(layer: nn.Conv2d | nn.ConvTranspose2d, width: int, norm: str) -> nn.Module:
     if norm not in NORMS:
         raise ConfigError(f"norm={norm!r} is unknown; use one of {list(NORMS)}.")
     make = NORMS[norm]
-    return nn.Sequential(layer, *([make(width)] if make else []), nn.LeakyReLU(0.01, inplace=True))
+    # Torch's own start halves the signal from layer to layer: without norms, deep parts would learn nothing.
+    nn.init.kaiming_normal_(layer.weight, SLOPE)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, *([make(width)] if make else []), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 def _beside(first: torch.Tensor | None, coarse: torch.Tensor | None) -> torch.Tensor | None:

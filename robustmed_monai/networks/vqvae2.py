@@ -44,7 +44,13 @@ class Quantizer(nn.Module):
 
     def __init__(self, size: int, width: int, decay: float) -> None:
         super().__init__()
-        self.book = VectorQuantizer(EMAQuantizer(2, size, width, decay=decay))
+        book = EMAQuantizer(2, size, width, decay=decay)
+        # As MONAI starts them, a vector that the first batch does not choose flies off (its sum is divided by a
+        # count of 0) and most are not chosen: one is shorter than all others. So: short, and counted once.
+        nn.init.uniform_(book.embedding.weight, -1 / size, 1 / size)
+        book.ema_w.copy_(book.embedding.weight)
+        nn.init.ones_(book.ema_cluster_size)
+        self.book = VectorQuantizer(book)
 
     def forward(self, encoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded vectors (B, width, X, Y) as float32, and the quantized ones with a straight gradient."""
