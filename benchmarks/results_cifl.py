@@ -1,37 +1,44 @@
 """All result tables of CIFL on the real images, by one command: prepare, train, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_cifl.py [--seeds 0 1 2] [--datasets segmentation sweep]
+    ROBUSTMED_DATA=... python benchmarks/results_cifl.py [--seeds 0 1 2] [--datasets segmentation tables]
 
 Data: labelled slices of OASIS at 128 pixels, T1. 272 subjects train, 30 choose weights, 35 others are
-reported on and nothing is chosen by them. ``--datasets`` names the parts to do:
+reported on and nothing is chosen by them. ``--datasets`` names the parts to do, in order:
 
+* features: CIFL on synthesised shapes, and how invariant it is on shapes and brains;
 * segmentation: U-Nets on T1 (`raw`), on frozen CIFL features (`features`), on remapped T1 (`augmented`) and
   on images painted from labels (`synth`), tested on T1 and on contrasts none of them saw;
-* registration: the same for registration networks on 100 fixed pairs, also with the images compared in place
-  of the features (`images`) and on MIND-SSC (`mind`), beside methods that learn nothing;
-* sweep: features of other settings after a shorter training, and a U-Net on each.
+* registration: the same for registration networks on 100 fixed pairs, also with the features compared in
+  place of the images (`compared`) and on MIND-SSC (`mind`), beside methods that learn nothing;
+* sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
+  seed it takes half an hour of one core: ``--seeds 0``.
 
-The features of a seed are trained when a part first needs them; that is the long step. Every step is one
-command that anybody can run alone; it is printed before it runs. Stopped, it goes on where it was. The tables
-are copied to ``bundles/cifl_segmentation/docs/results`` and ``bundles/cifl_registration/docs/results``.
+Each ends with its table of what is done by then: of the seeds that all rows have that have any.
+``registration/raw`` trains one row of a part and makes no table; ``tables`` makes those of all parts and
+trains nothing.
+
+The features of a seed are trained when a part first needs them. Every step is one command that anybody can
+run alone; it is printed before it runs. Stopped, it goes on where it was. The tables are copied to
+``docs/results`` of the bundles.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks.results_common import bundle, keep, options, run, train
+from benchmarks.results_common import bundle, keep, log, options, run, train
 
+# Overrides of train.json for each row of a part; those of a task are its overlays.
 # What one CPU core does in a quarter of an hour per seed.
-FEATURES: dict[str, Any] = {"max_epochs": 20, "epoch_length": 250, "val_interval": 5, "amp": True}
-# A shorter training for each setting of the sweep. Some are known to stop looking at the image: they are
-# trained to their end all the same, to be measured.
-SWEEP_EPOCHS = 10
+FEATURES: dict[str, Any] = {"max_epochs": 20, "epoch_length": 250, "val_interval": 5}
+# Three minutes for each setting of the sweep, measured at its end. Some are known to stop looking at the
+# image: they are trained on all the same.
+SHORT: dict[str, Any] = {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "grace_epochs": 4}
 SWEEP: dict[str, dict[str, Any]] = {
     "tau_g 0.3": {},
     "tau_g 1": {"tau_g": 1.0},
@@ -43,107 +50,117 @@ SWEEP: dict[str, dict[str, Any]] = {
     "not centred": {"center": False},
     "as printed": {"crop": 0, "center": False},
 }
-# Rows of each task: the overlays on train.json. Those of ON_FEATURES get the features of their seed.
-TASKS: dict[str, dict[str, list[str]]] = {
+OVERLAYS: dict[str, dict[str, list[str]]] = {
     "segmentation": {"raw": ["raw"], "features": [], "augmented": ["augmented"], "synth": ["synth"]},
     "registration": {
         "raw": ["raw"],
         "features": [],
-        "images": ["images"],
-        "mind": ["mind"],
         "augmented": ["augmented"],
+        "compared": ["compared"],
+        "mind": ["mind"],
         "synth": ["synth"],
     },
 }
-ON_FEATURES = ("features", "images")
-EPOCHS = {"segmentation": 40, "registration": 60}
+# Rows that get the features of their seed.
+ON_FEATURES = ("features", "compared")
+# Of registration 2,040 steps of 8 pairs: four to six minutes of one core for each row.
+EPOCHS = {"segmentation": 40, "registration": 20}
+ROWS: dict[str, list[str]] = {
+    "features": ["features"],
+    **{task: list(rows) for task, rows in OVERLAYS.items()},
+    "sweep": list(SWEEP),
+}
 
 
-def train_features(data: Path, seeds: Sequence[int], output: Path) -> list[str]:
-    """Train the features with all seeds, chosen on T1 of the choosing subjects, and return their weights."""
-    return [
-        train(output / "features" / str(seed), "cifl", ["train"], dataset_dir=data, seed=seed, **FEATURES)
-        for seed in seeds
-    ]
+def folder(part: str, row: str, seed: object, output: Path) -> Path:
+    """Where one run is trained."""
+    return output / part / (f"{seed}" if part == "features" else f"{row}-{seed}")
 
 
-def train_task(
-    task: str, name: str, overlays: Sequence[str], features: Sequence[str], context: Mapping[str, Any]
-) -> list[str]:
-    """Train one row of a task with all seeds.
-
-    Args:
-        task: "segmentation" or "registration".
-        name: of the row.
-        overlays: configs of the bundle beside train.json.
-        features: weights of the features, one per seed; none for a row without.
-        context: data, seeds and output of this run.
-
-    Returns:
-        Weights, one per seed.
-    """
-    settings = {"dataset_dir": context["data"], "max_epochs": EPOCHS[task], "val_interval": 5, "amp": True}
-    found = []
-    for number, seed in enumerate(context["seeds"]):
-        own = {"features_weights": Path(features[number]).absolute()} if features else {}
-        folder = context["output"] / task / f"{name}-{seed}"
-        found.append(train(folder, f"cifl_{task}", ["train", *overlays], seed=seed, **settings, **own))
-    return found
+def train_run(part: str, row: str, seed: int, output: Path) -> str:
+    """Train one row of a part with one seed, and the features that it stands on, and return its weights."""
+    place = folder(part, row, seed, output)
+    settings = {"dataset_dir": _data(output), "seed": seed, "amp": True}
+    if part == "features":
+        return train(place, "cifl", ["train"], **settings, **FEATURES)
+    if part == "sweep":
+        return train(place, "cifl", ["train"], **settings, **SHORT, **SWEEP[row])
+    if row in ON_FEATURES:
+        features = Path(train_run("features", "features", seed, output))
+        settings["features_weights"] = features.absolute()
+    schedule = {"max_epochs": EPOCHS[part], "val_interval": 5}
+    return train(place, f"cifl_{part}", ["train", *OVERLAYS[part][row]], **settings, **schedule)
 
 
-def evaluate(task: str, table: str, runs: Mapping[str, list[str]], context: Mapping[str, Any]) -> None:
-    """Evaluate weights and copy the table to the bundle's documents."""
-    folder = context["output"] / "tables" / task
+def make_table(part: str, output: Path) -> None:
+    """Evaluate what is done of a part and copy the table to the bundle's documents."""
+    done = {row: _seeds_done(part, row, output) for row in ROWS[part]}
+    done = {row: seeds for row, seeds in done.items() if seeds}
+    seeds = sorted(set.intersection(*done.values())) if done else []
+    if not seeds:
+        log.info("no table of %s: there is no seed that all rows have; done: %s", part, done)
+        return
+    left = {row: sorted(more) for row, found in done.items() if (more := found - set(seeds))}
+    log.info("table of %s: rows %s, seeds %s; left out: %s", part, list(done), seeds, left or "none")
+    runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
+    name, table = (f"cifl_{part}", "oasis") if part in OVERLAYS else ("cifl", part)
+    place = output / "tables" / part
+    amp = {"amp": True} if part == "registration" else {}
     bundle(
-        f"cifl_{task}",
+        name,
         ["evaluate"],
         runs=json.dumps(runs),
         table=table,
-        output_dir=folder,
-        dataset_dir=context["data"],
-        seeds=context["seeds"],
+        output_dir=place,
+        dataset_dir=_data(output),
+        seeds=seeds,
+        **amp,
     )
-    keep(f"cifl_{task}", folder / f"{table}.json")
+    keep(name, place / f"{table}.json")
 
 
-def sweep(context: Mapping[str, Any]) -> None:
-    """Features of other settings, a U-Net on each, one table."""
-    output, runs = context["output"], {}
-    settings = {**FEATURES, "max_epochs": SWEEP_EPOCHS, "grace_epochs": SWEEP_EPOCHS}
-    for name, more in SWEEP.items():
-        features = [
-            train(
-                output / "sweep" / f"{name}-{seed}",
-                "cifl",
-                ["train"],
-                dataset_dir=context["data"],
-                seed=seed,
-                **{**settings, **more},
-            )
-            for seed in context["seeds"]
-        ]
-        runs[name] = train_task("segmentation", f"sweep-{name}", [], features, context)
-    evaluate("segmentation", "sweep", runs, context)
+def chosen_steps(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Part to the rows to train, and the parts to make the table of.
+
+    Args:
+        words: parts, such as "sweep", rows of parts, such as "registration/raw", and "tables".
+    """
+    rows: dict[str, list[str]] = {}
+    tables: list[str] = []
+    for word in words:
+        part, _, row = word.partition("/")
+        if word == "tables":
+            tables += [part for part in ROWS if part not in tables]
+        elif part not in ROWS or (row and row not in ROWS[part]):
+            sys.exit(f"--datasets {word}: choose of tables and {ROWS}, as part or part/row.")
+        else:
+            rows[part] = [*rows.get(part, []), *([row] if row else ROWS[part])]
+            tables += [part] if not row and part not in tables else []
+    return rows, tables
 
 
 def main() -> None:
     """Run all steps."""
-    chosen = options("cifl", __doc__, datasets=["segmentation", "registration", "sweep"])
-    output, seeds = chosen.output, chosen.seeds
-    data = output / "data" / "oasis"
-    context = {"data": data, "seeds": seeds, "output": output}
-    run(
-        "-m", "data_prep.oasis_slices", "--source", str(chosen.source / "oasis_slices"), "--output", str(data)
-    )
-    for task in (task for task in TASKS if task in chosen.datasets):
-        features = train_features(data, seeds, output)
-        runs = {
-            name: train_task(task, name, overlays, features if name in ON_FEATURES else [], context)
-            for name, overlays in TASKS[task].items()
-        }
-        evaluate(task, "oasis", runs, context)
-    if "sweep" in chosen.datasets:
-        sweep(context)
+    chosen = options("cifl", __doc__, datasets=list(ROWS))
+    (parts, tables), output = chosen_steps(chosen.datasets), chosen.output
+    source = str(chosen.source / "oasis_slices")
+    run("-m", "data_prep.oasis_slices", "--source", source, "--output", str(_data(output)))
+    for part in dict.fromkeys([*parts, *tables]):
+        # All rows of a seed first: stopped, whole seeds are done.
+        for seed in chosen.seeds:
+            for row in parts.get(part, []):
+                train_run(part, row, seed, output)
+        if part in tables:
+            make_table(part, output)
+
+
+def _data(output: Path) -> Path:
+    return output / "data" / "oasis"
+
+
+def _seeds_done(part: str, row: str, output: Path) -> set[int]:
+    pattern = folder(part, row, "*", output).relative_to(output)
+    return {int(done.parent.name.rpartition("-")[2]) for done in output.glob(f"{pattern}/done")}
 
 
 if __name__ == "__main__":

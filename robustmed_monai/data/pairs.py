@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
@@ -86,7 +87,7 @@ class RandomPairs(Dataset[dict[str, torch.Tensor]]):
     """Each case as moving image, with a case of another subject, drawn anew each time, as fixed image.
 
     Use with ``DataLoader(..., collate_fn=keep_batch)``. To resume a training exactly, keep ``generator`` in
-    the checkpoint.
+    the checkpoint. Under torchrun, with a DistributedSampler, the pairs of all processes are those of one.
 
     Args:
         data: `image`, `label`, `subject` and `group`, see ``tissue_images``.
@@ -100,6 +101,7 @@ class RandomPairs(Dataset[dict[str, torch.Tensor]]):
         self.data = data.data
         self.tensors = data.tensors
         self.generator = torch.Generator().manual_seed(seed)
+        self.rank, self.world = idist.get_rank(), idist.get_world_size()
         self.partners = [_partners(data.tensors, i) for i in range(len(data))]
 
     def __len__(self) -> int:
@@ -116,8 +118,9 @@ class RandomPairs(Dataset[dict[str, torch.Tensor]]):
         return _pairs(self.tensors, torch.tensor(list(indices)), torch.tensor(chosen))
 
     def _draw(self, partners: torch.Tensor) -> int:
-        place = torch.randint(len(partners), (), generator=self.generator)
-        return int(partners[place])
+        # The draws go to the processes in turn, as a DistributedSampler deals out the cases.
+        places = [torch.randint(len(partners), (), generator=self.generator) for _ in range(self.world)]
+        return int(partners[places[self.rank]])
 
 
 def fixed_pairs(data: TensorDataset, count: int = 100, seed: int = 0) -> TensorDataset:

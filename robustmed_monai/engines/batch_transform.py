@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from monai.engines.utils import PrepareBatch, default_prepare_batch
 
+from robustmed_monai.utils.random import drawn_alike
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -40,5 +42,6 @@ class PrepareTransformed(PrepareBatch):
         )
         batch = {"image": image, "label": label}
         if self.transform is not None:
-            batch = self.transform(batch, torch.Generator().manual_seed(self.seed))
+            with drawn_alike():
+                batch = self.transform(batch, torch.Generator().manual_seed(self.seed))
         return batch["image"], batch["label"]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from monai.engines.utils import PrepareBatch
 
+from robustmed_monai.utils.random import drawn_alike
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -65,5 +67,6 @@ class PreparePair(PrepareBatch):
         image, label = both(""), None if self.label is None else both(f"_{self.label}")
         if self.transform is not None:
             batch = {"image": image} if label is None else {"image": image, "label": label}
-            image = self.transform(batch, torch.Generator().manual_seed(self.seed))["image"]
+            with drawn_alike():
+                image = self.transform(batch, torch.Generator().manual_seed(self.seed))["image"]
         return image, label

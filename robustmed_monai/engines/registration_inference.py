@@ -32,6 +32,9 @@ from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import SliceGeometry, volume_to_slices
 from robustmed_monai.utils.errors import ImageShapeError
 
+# Voxels between the lines that show a field.
+_LINES = 8
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -89,7 +92,8 @@ class RegistrationFileIteration:
             the moving image's intensities; `field` (d, *S) from the fixed grid to the moving image and
             `inverse_field` (d, *T) back, in mm along (R, A, S), with `affine` and `moving_affine` of their
             grids; `matrix` of the alignment or None; `folds`; `slices` as the network saw them (`fixed`,
-            `moving`, `moved`: (N, 1, X, Y)); or `path` and `error` when a file cannot be used.
+            `moving`, `moved`, and `field`, what it does to straight lines: (N, 1, X, Y)); or `path` and
+            `error` when a file cannot be used.
         """
         return file_iteration(engine, item, lambda engine, _: self._infer(engine, item))
 
@@ -121,7 +125,7 @@ class RegistrationFileIteration:
             "moving_affine": moving.affine,
             "matrix": matrix,
             "folds": float(folding(found["ddf"]).mean()),
-            "slices": _shown(first, second, warp(first, found["ddf"])),
+            "slices": _shown(first, second, found["ddf"]),
         }
 
     def _read(self, path: str) -> _Source:
@@ -215,7 +219,9 @@ def _scaled(volume: torch.Tensor, percentile: float) -> torch.Tensor:
     return (volume / top).clamp(0, 1)
 
 
-def _shown(moving: torch.Tensor, fixed: torch.Tensor, moved: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The images as stacks of slices (N, 1, X, Y)."""
-    images = {"fixed": fixed, "moving": moving, "moved": moved}
+def _shown(moving: torch.Tensor, fixed: torch.Tensor, ddf: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The images, and straight lines moved by the field, as stacks of slices (N, 1, X, Y)."""
+    lines = torch.zeros_like(fixed)
+    lines[:, :, ::_LINES] = lines[:, :, :, ::_LINES] = 1
+    images = {"fixed": fixed, "moving": moving, "moved": warp(moving, ddf), "field": warp(lines, ddf)}
     return {k: v if v.ndim == 4 else v[0].permute(3, 0, 1, 2) for k, v in images.items()}

@@ -29,7 +29,8 @@ class RegistrationFileWriter(ResultFileWriter):
     with the moving image's intensities), ``field.nii.gz`` and ``inverse_field.nii.gz`` (ITK's displacement
     fields, alignment included: the first on the fixed grid resamples the moving image, the second on the
     moving grid the fixed one), ``registration.json`` and ``checkerboard.png``; and at the end
-    ``summary.json``.
+    ``summary.json``. The picture shows slices of the fixed, the moving and the moved image, straight lines
+    moved by the field, and the two images in turn on a checkerboard, before and after.
 
     Args:
         output_dir: folder to write into.
@@ -91,16 +92,17 @@ def checkerboard(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _sheet(slices: Mapping[str, torch.Tensor], shown: int) -> dict[str, torch.Tensor]:
-    fixed, moving, moved = (slices[k] for k in ("fixed", "moving", "moved"))
+    fixed = slices["fixed"]
     filled = torch.nonzero(fixed.flatten(1).any(1)).flatten()
     # From the middle half, where there is most to see.
     places = torch.linspace(0.25, 0.75, min(shown, len(filled))) if len(filled) > 1 else torch.zeros(1)
     chosen = filled[(places * (len(filled) - 1)).round().long()] if len(filled) else torch.zeros(1).long()
-    fixed, moving, moved = fixed[chosen], moving[chosen], moved[chosen]
+    fixed, moving, moved, field = (slices[k][chosen] for k in ("fixed", "moving", "moved", "field"))
     return {
         "fixed": fixed,
         "moving": moving,
         "moved": moved,
+        "field": field,
         "before": checkerboard(moving, fixed),
         "after": checkerboard(moved, fixed),
     }

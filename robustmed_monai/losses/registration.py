@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 import torch
 from monai.losses.image_dissimilarity import LocalNormalizedCrossCorrelationLoss
 from torch import nn
+from torch.nn import functional as F
 
 from robustmed_monai.transforms.fields import folding, warp
 from robustmed_monai.utils.errors import ConfigError
@@ -61,6 +62,20 @@ def smoothness(ddf: torch.Tensor) -> torch.Tensor:
     return torch.stack([ddf.float().diff(dim=axis).square().mean() for axis in axes]).mean()
 
 
+def averaged(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean of the voxels around each within a square or cube of an odd side, the border's of those inside.
+
+    Args:
+        images: (B, C, *S), two or three spatial axes.
+        side: in voxels; 1 changes nothing.
+    """
+    if side == 1:
+        return images
+    pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
+    mean: torch.Tensor = pool(images, side, 1, side // 2, count_include_pad=False)
+    return mean
+
+
 def _standardised(images: torch.Tensor) -> torch.Tensor:
     values = images.float()
     axes = list(range(2, values.ndim))
@@ -79,6 +94,9 @@ class RegistrationLoss:
             PreparePair put there.
         weight: weight of the smoothness.
         kernel_size: window of "lncc" in voxels.
+        blur: side of the square over which both are averaged before one is moved, odd. Features are full of
+            detail that does not match between subjects. Interpolation averages it away, so that fields of
+            half a voxel make them alike where nothing was found: averaging all before takes that gain away.
         represented: the batch holds features instead of images.
         network: name of the network among those of the trainer.
 
@@ -92,6 +110,7 @@ class RegistrationLoss:
         compare: str = "features",
         weight: float = 0.1,
         kernel_size: int = 9,
+        blur: int = 1,
         represented: bool = False,
         network: str = "network",
     ) -> None:
@@ -100,14 +119,16 @@ class RegistrationLoss:
                 f"similarity={similarity!r}, compare={compare!r}; choose one of {list(SIMILARITIES)} and of "
                 f"{list(COMPARED)}."
             )
-        if weight < 0 or kernel_size < 3 or kernel_size % 2 == 0:
+        if weight < 0 or kernel_size < 3 or kernel_size % 2 == 0 or blur < 1 or blur % 2 == 0:
             raise ConfigError(
-                f"weight={weight}, kernel_size={kernel_size}; give a weight >= 0 and an odd window >= 3."
+                f"weight={weight}, kernel_size={kernel_size}, blur={blur}; give a weight >= 0, an odd window "
+                ">= 3 and an odd blur >= 1."
             )
         self.similarity = similarity
         self.compare = compare
         self.weight = weight
         self.kernel_size = kernel_size
+        self.blur = blur
         self.represented = represented
         self.network = network
 
@@ -132,7 +153,8 @@ class RegistrationLoss:
         else:
             first, second = batch[self.compare].chunk(2, dim=1)
         with torch.autocast(moving.device.type, enabled=False):
-            similarity = self._compare(warp(first.float(), found["ddf"]), second)
+            first, second = (averaged(x.float(), self.blur) for x in (first, second))
+            similarity = self._compare(warp(first, found["ddf"]), second)
             smooth = smoothness(found["ddf"])
         batch["pred"] = found["ddf"].detach()
         return {

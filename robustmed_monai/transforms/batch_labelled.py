@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ignite.distributed as idist
 import torch
 
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
@@ -12,7 +11,7 @@ from robustmed_monai.transforms.contrasts import head_classes, sample_curves, sm
 from robustmed_monai.transforms.corruption.core import take, to_device
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.random import shared_rand
+from robustmed_monai.utils.random import shared_rand, sharing
 
 Batch = dict[str, torch.Tensor]
 
@@ -115,11 +114,11 @@ class BatchFromLabels:
         """Return the batch with `image` (B, 1, *spatial) in [0, 1] painted; `label` stays."""
         image = batch["image"]
         classes = head_classes(image, batch["label"], self.num_classes, self.bounds)
-        world, rows = idist.get_world_size(), len(image)
+        (world, rank), rows = sharing(), len(image)
         count = self.num_classes + len(self.bounds)
         drawn = self.paint.sample(rows * world, count, image.shape[2:], generator)
         # Each process keeps its samples of the global batch, see ``shared_randn``.
-        own = take(drawn, torch.arange(idist.get_rank(), rows * world, world)) if world > 1 else drawn
+        own = take(drawn, torch.arange(rank, rows * world, world)) if world > 1 else drawn
         return {**batch, "image": self.paint.apply(classes, to_device(own, image.device))}
 
 

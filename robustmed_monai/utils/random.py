@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import ignite.distributed as idist
 import torch
+
+_alike = ContextVar("alike", default=False)
+
+
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """All processes draw and keep the same within: each holds all images, as in validation."""
+    token = _alike.set(True)
+    try:
+        yield
+    finally:
+        _alike.reset(token)
+
+
+def sharing() -> tuple[int, int]:
+    """Number of processes that a draw is for, and the place of this one among them."""
+    return (1, 0) if _alike.get() else (idist.get_world_size(), idist.get_rank())
 
 
 def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -20,12 +41,12 @@ def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     Returns:
         Float32 tensor of ``like``'s shape and device.
     """
-    world, rank = idist.get_world_size(), idist.get_rank()
+    world, rank = sharing()
     noise = torch.randn(like.shape[0] * world, *like.shape[1:], generator=generator)
     return noise[rank::world].to(like.device)
 
 
 def shared_rand(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
     """Uniform numbers in [0, 1) as ``shared_randn`` draws them: (rows, columns) on the CPU."""
-    world, rank = idist.get_world_size(), idist.get_rank()
+    world, rank = sharing()
     return torch.rand(rows * world, columns, generator=generator)[rank::world]

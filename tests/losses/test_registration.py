@@ -11,6 +11,7 @@ from torch import nn
 
 from robustmed_monai.losses.registration import (
     RegistrationLoss,
+    averaged,
     local_cross_correlation,
     mean_squared_difference,
     smoothness,
@@ -102,6 +103,31 @@ class TestObjective:
             expected = mean_squared_difference(pair[:, :1], pair[:, 1:])
             assert found["similarity"].item() == pytest.approx(expected.item(), rel=1e-5)
 
+    def test_averaging_takes_the_gain_of_interpolation_away(self) -> None:
+        """Two noises have nothing in common, and half a voxel anywhere makes them more alike."""
+        batch = {"image": noise(4, 2, 64, 64) - 0.5}
+        gain = []
+        for blur in (1, 5):
+            loss = RegistrationLoss(blur=blur)
+            still, half = (
+                loss({"network": Given(torch.full((4, 2, 64, 64), shift))}, batch, torch.Generator())
+                for shift in (0.0, 0.5)
+            )
+            gain.append(1 - (half["similarity"] / still["similarity"]).item())
+        assert gain[0] > 0.25
+        assert abs(gain[1]) < 0.15
+
+    @pytest.mark.parametrize("shape", [(1, 2, 9, 8), (1, 2, 6, 7, 5)])
+    def test_averages_are_of_what_is_there(self, shape: tuple[int, ...]) -> None:
+        images = noise(*shape)
+        assert torch.equal(averaged(images, 1), images)
+        mean = averaged(images, 3)
+        assert mean.shape == images.shape
+        centre = tuple(slice(1, 4) for _ in shape[2:])
+        place = (2,) * (len(shape) - 2)
+        assert mean[0, 1][place].item() == pytest.approx(images[0, 1][centre].mean().item())
+        torch.testing.assert_close(averaged(torch.ones(shape), 3), torch.ones(shape))
+
     @pytest.mark.parametrize("similarity", ["mse", "lncc"])
     def test_training_brings_two_squares_together(self, similarity: str) -> None:
         torch.manual_seed(0)
@@ -122,7 +148,8 @@ class TestObjective:
         assert course[-1] < {"mse": 0.6, "lncc": 0.85}[similarity] * course[0]
 
     @pytest.mark.parametrize(
-        "settings", [{"similarity": "ncc"}, {"compare": "x"}, {"weight": -1.0}, {"kernel_size": 4}]
+        "settings",
+        [{"similarity": "ncc"}, {"compare": "x"}, {"weight": -1.0}, {"kernel_size": 4}, {"blur": 2}],
     )
     def test_settings_out_of_range(self, settings: dict[str, object]) -> None:
         with pytest.raises(ConfigError):

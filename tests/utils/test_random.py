@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.utils.random import shared_rand, shared_randn
+from robustmed_monai.utils.random import drawn_alike, shared_rand, shared_randn
 
 
 def _generator() -> torch.Generator:
@@ -41,6 +41,17 @@ def test_processes_share_the_draw_of_one(monkeypatch: pytest.MonkeyPatch, kind: 
         # The samples that a DistributedSampler hands to this rank.
         assert torch.equal(part, whole[rank::world])
         assert torch.equal(generator.get_state(), alone.get_state())
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_where_all_processes_hold_all_images_they_draw_alike(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    whole = _draw(kind, 8, _generator())
+    _as_rank(monkeypatch, 1, 2)
+    with drawn_alike():
+        assert torch.equal(_draw(kind, 8, _generator()), whole)
+    assert not torch.equal(_draw(kind, 8, _generator()), whole)
 
 
 def test_noise_has_the_shape_of_what_it_is_for_and_its_own_type() -> None:

@@ -14,6 +14,7 @@ import SimpleITK
 import torch
 from PIL import Image
 
+from robustmed_monai.engines.registration_inference import _shown
 from robustmed_monai.networks.registration import RegistrationNet, load_registration_net
 from robustmed_monai.transforms.field_files import read_field
 from robustmed_monai.utils.errors import RobustMedError
@@ -21,7 +22,7 @@ from robustmed_monai.utils.provenance import read_results
 from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "cifl_registration" / "configs"
-OVERLAYS = ["raw", "mind", "augmented", "synth", "images"]
+OVERLAYS = ["raw", "mind", "augmented", "synth", "compared"]
 SHAPE = (20, 24, 12)
 
 Overrides = dict[str, Any]
@@ -118,10 +119,10 @@ class TestConfigs:
 
     @pytest.mark.parametrize("overlay", OVERLAYS)
     def test_overlays_train(self, bundle: Any, tiny: Overrides, tmp_path: Path, overlay: str) -> None:
-        given = tiny if overlay == "images" else raw(tiny)
+        given = tiny if overlay == "compared" else raw(tiny)
         bundle(configs("train", overlay), {**given, "max_epochs": 1}, output_dir=str(tmp_path))
         network = load_registration_net(tmp_path / "model.pt")
-        assert (network.features is None) == (overlay not in ("mind", "images"))
+        assert (network.features is None) == (overlay not in ("mind", "compared"))
         assert load_info(tmp_path / "model.pt")["metric"] == "val_mean_dice"
 
 
@@ -279,6 +280,15 @@ class TestInference:
         middle = ddf[:, 7:13, 8:16, 4:8]
         assert middle[:2].abs().mean().item() == pytest.approx(1.5 * 24 / 32, rel=0.25)
         assert middle[2].abs().max() < 1e-4
+
+    def test_the_sheet_shows_the_field(self) -> None:
+        image = torch.rand(1, 1, 33, 25, generator=torch.Generator().manual_seed(0))
+        shift = torch.zeros(1, 2, 33, 25)
+        shift[:, 0] = -2
+        still, moved = (_shown(image, image, ddf)["field"][0, 0] for ddf in (torch.zeros_like(shift), shift))
+        assert still[8].min() == still[:, 8].min() == 1
+        assert still.mean() < 0.3
+        assert torch.equal(moved[10], still[8]), "lines move as the image does"
 
     def test_pictures_of_a_folder_against_one(
         self, bundle: Any, network_file: Any, heads: Path, tmp_path: Path
