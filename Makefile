@@ -18,7 +18,7 @@ DEMO_VOLUME := $(PY) -c 'import json; \
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
-    label-demo clean
+    label-demo docs clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,13 @@ $(VENV_LABEL)/.installed: setup.cfg pyproject.toml
 
 label-demo: $(VENV_LABEL)/.installed ## MONAI Label server with embedded brains on http://127.0.0.1:8000
 	$(VENV_LABEL)/bin/python -m robustmed_monai.apps.monailabel.demo
+
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(PY)
+	$(PY) -m pip install --editable '.[docs]'
+	@touch $(VENV)/.installed $@
+
+docs: $(VENV)/.installed-docs ## the documentation site, out/site/index.html; a warning is an error
+	$(PY) -m sphinx -q -W --keep-going -b html -d out/site-cache -c docs . out/site
 
 clean: ## remove the environment and what tools left behind; the runs in out/ stay
 	rm -rf $(VENV) $(VENV_LABEL) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache

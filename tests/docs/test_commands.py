@@ -1,0 +1,246 @@
+"""Every command on the pages runs, or stands in a list with the reason why it does not."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustmed_monai import cli
+from robustmed_monai.utils.bundle import check_overrides
+
+Module = Callable[[Sequence[str]], tuple[int, str]]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    str(path.relative_to(REPOSITORY))
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "bundles/*/docs/README.md",
+        "data_prep/README.md",
+        "benchmarks/README.md",
+    )
+    for path in REPOSITORY.glob(pattern)
+)
+
+# What makes a run short, by bundle and first config. A key that the command gives itself stays.
+_SMALL = {"dataset_dir": "my_slices", "max_epochs": 1}
+_RA = {"image_size": 32, "channels": [4, 8, 8], "latent_size": 8}
+_RISC = {"max_epochs": 1, "depth": 10, "width": 0.125}
+_CIFL = {
+    "epoch_length": 2,
+    "val_images": 4,
+    "spatial_size": [24, 24],
+    "image_size": 32,
+    "filters": 4,
+}
+_TISSUE = {"image_size": 32, "channels": [4, 4, 4, 4], "batch_size": 8}
+SHORT: dict[str, dict[str, Any]] = {
+    "ra/train": {**_SMALL, **_RA, "warmup_epochs": 0},
+    "ra/evaluate": {"dataset_dir": "my_slices", **_RA},
+    "unoranic/train": {**_SMALL, "channels": [4, 4, 4, 8], "batch_size": 8},
+    "risc/train": {"dataset_dir": "my_slices", **_RISC},
+    "risc/evaluate": {key: _RISC[key] for key in ("depth", "width")},
+    "cifl/train": {**_SMALL, **_CIFL},
+    "cifl/evaluate": {"dataset_dir": "my_slices"},
+    "cifl_segmentation/train": {**_SMALL, **_TISSUE, "channels": [8, 16]},
+    "cifl_segmentation/evaluate": {"image_size": 32},
+    "cifl_registration/train": {**_SMALL, **_TISSUE, "val_pairs": 3},
+}
+# Words of a page that stand for something of the reader's.
+STANDS_FOR = {
+    "<folder of pneumoniamnist.npz>": "medmnist",
+    "--dataset_dir ...": "--dataset_dir medmnist",
+    "<data_prep.oasis_slices>": "data/oasis_slices",
+    "--weights ...": "--weights out/cifl_registration/train/model.pt",
+    "--config_file ...": "--config_file bundles/ra/configs/inference.json",
+}
+# Commands that are not run here, and why. The files that they name have to exist all the same.
+NOT_RUN = {
+    r"python -m monai\.bundle run( --config_file \S+inference\.json)?": "a name in a sentence",
+    r"make \S+": "CI runs `make test`; the other targets are its parts, take hours, or start a server",
+    r"(pip|\S+/pip) install .*|python3 -m venv .*|hf .*|\S+/pre-commit install": "installs from the index",
+    r"(export|cd|source|mkdir) .*": "sets up a shell",
+    r"curl .*|.*-m monailabel\.main .*": "tests/apps/test_monailabel_server.py has the real server",
+    r"python -c .*push_to_hf_hub.*": "uploads",
+    r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
+    r"python (-W ignore )?benchmarks/\S+\.py.*|robustmed results .*": "takes hours; tests/benchmarks",
+    r"python docs/notebooks\.py": "tests/docs/test_gallery.py runs the scripts",
+    r"python -m data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py has made-up slices for it",
+    r"python -m robustmed_monai\.visualize\.\w+_gallery": "tests/visualize draws both galleries small",
+    r".*ExportedNetwork.*|.* (onnx|ckpt)_export .*|.*utils\.export .*": "tests/bundles/test_export.py",
+    r"(srun )?(torchrun|python -m torch\.distributed\.run) .*|srun .*": (
+        "tests/reliability/test_distributed.py starts several processes; keys and files are checked here"
+    ),
+}
+
+# What a line of a shell starts with, in a block of code; anything else there is a file, output or Python.
+_PROGRAMS = (
+    *(
+        "python",
+        "python3",
+        "robustmed",
+        "torchrun",
+        "srun",
+        "make",
+        "pip",
+        "curl",
+        "hf",
+        "ssh",
+        "docker",
+        "kubectl",
+    ),
+    *("sbatch", "mkdir", "export", "source", "cd", "antsApplyTransforms", ".venv/bin/pre-commit"),
+    *(".venv-label/bin/pip", ".venv-label/bin/python"),
+)
+# In the middle of a sentence only these are commands.
+_INLINE = ("python ", "robustmed ", "torchrun ", "make ", "pip install ")
+_FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n?)+", re.MULTILINE)
+# The footer of a results table is a record of what was run, cut short; not something to type.
+_RECORD = re.compile(r"^(?:Mean ± standard deviation|One run).*$", re.MULTILINE)
+
+
+def commands(text: str) -> list[str]:
+    """Commands of a page in its order, one line each, without comments, the page's variables filled in."""
+    text = _RECORD.sub("", text)
+    found: list[tuple[int, str]] = []
+    for pattern in (_FENCE, _INDENTED):
+        for block in pattern.finditer(text):
+            if pattern is _INDENTED or block[2] in ("", "bash", "sh", "shell", "console"):
+                found += _lines(block[0 if pattern is _INDENTED else 3], block.start())
+        # Blanked, not cut, so that what is found keeps its place.
+        text = pattern.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)
+    for span in re.finditer(r"`([^`]+)`", text):
+        if span[1].startswith(_INLINE) and "..." not in span[1]:
+            found.append((span.start(), " ".join(span[1].split())))
+    return list(dict.fromkeys(_filled_in([line for _, line in sorted(found)])))
+
+
+def _lines(block: str, start: int) -> Iterator[tuple[int, str]]:
+    for i, line in enumerate(re.sub(r"\\\n\s*", "", block).splitlines()):
+        # VARIABLE=value before a command, or alone, belongs to the shell too.
+        words = re.sub(r"^(\w+=('[^']*'|\S*)\s*)+", "", line.strip()).split()
+        if (words and words[0] in _PROGRAMS) or re.match(r"^[A-Z]\w*=\S+$", line.strip()):
+            yield start + i, line.strip()
+
+
+def _filled_in(lines: list[str]) -> Iterator[str]:
+    values: dict[str, str] = {}
+    for line in lines:
+        if match := re.match(r"^([A-Z]\w*)=(\S+)$", line):
+            values[match[1]] = match[2]
+            continue
+        for name, value in values.items():
+            line = line.replace(f"${name}/", f"{value}/")
+        yield re.sub(r"\s+#\s.*$", "", line)
+
+
+def test_commands_are_found() -> None:
+    page = "`make test` and `python -m this ...`\n\n    C=a/b\n    # why\n    python -m x $C/y \\\n"
+    page += "        --z  # note\n    {}\n"
+    assert commands(page + "```bash\npip install .\n```\n```python\nmake = 1\n```\n") == [
+        "make test",
+        "python -m x a/b/y --z",
+        "pip install .",
+    ]
+    found = [
+        command for page in PAGES for command in commands((REPOSITORY / page).read_text(encoding="utf-8"))
+    ]
+    for pattern in NOT_RUN:
+        assert any(re.fullmatch(pattern, command) for command in found), (
+            f"{pattern}: no page has such a command"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page: str, place: Path, module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    for printed in commands((REPOSITORY / page).read_text(encoding="utf-8")):
+        command = printed
+        for words, meant in STANDS_FOR.items():
+            command = command.replace(words, meant)
+        _files_exist(command)
+        if any(re.fullmatch(pattern, printed) for pattern in NOT_RUN):
+            if "monai.bundle run" in command:
+                _keys_exist(command, monkeypatch)
+            continue
+        status, said = _run(_words(command), module, monkeypatch)
+        assert status == 0, f"{page}: {printed}\n{said}"
+
+
+def _run(words: Sequence[str], module: Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    if words[0] == "robustmed":
+        return _run(_stood_for(words[1:], monkeypatch), module, monkeypatch)
+    assert tuple(words[:2]) == ("python", "-m"), f"{shlex.join(words)}: neither run nor in NOT_RUN"
+    words = words[2:]
+    if words[0] == "torch.distributed.run":  # what each of the processes would do
+        words = words[words.index("-m") + 1 :]
+    if words[:2] == ["monai.bundle", "run"]:
+        # The bundle's logging.conf would bind the root logger to a stream that ends with this test.
+        words = [*words, *_short(words), "--logging_file", "False"]
+    return module(words)
+
+
+def _words(command: str) -> list[str]:
+    """What a shell makes of a command; within double quotes `shlex` alone keeps the backslash of `\\$`."""
+    return shlex.split(command.replace("\\$", "$"))
+
+
+def _stood_for(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that `robustmed words...` prints and starts."""
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("robustmed_monai.cli.subprocess.run", start)
+    monkeypatch.setattr(
+        cli, "demo_volume", lambda method: "brain_t1.nii.gz"
+    )  # its whole volume takes a minute
+    assert cli.main(words) == 0, f"robustmed {shlex.join(words)}"
+    return ["python", *started[0][1:]]
+
+
+def _short(words: Sequence[str]) -> list[str]:
+    """Overrides that make a run of the bundle short, but for the keys that the command gives."""
+    first = re.search(r"bundles/(\w+)/configs/(\w+)\.json", words[words.index("--config_file") + 1])
+    assert first, f"{shlex.join(words)}: names no config of bundles/"
+    given = {word.lstrip("-").split("=")[0].split("#")[-1] for word in words if word.startswith("--")}
+    short = dict(SHORT.get("/".join(first.groups()), {}))
+    if first[2] == "evaluate" and not re.search("out/", " ".join(words)):
+        short = {"dataset_dir": "my_slices"}  # the shipped weights have the size that they have
+    if "volumes.json" in " ".join(words):  # it names the embedded volumes itself
+        short |= {"spatial_size": [16, 16, 16], "depth": 2}
+        given.add("dataset_dir")
+    if "oasis.json" in " ".join(words):  # it names data/oasis_slices itself
+        given.add("dataset_dir")
+    # An epoch is what the reader chose; here one of few steps is enough.
+    given -= {"max_epochs", "epoch_length"} if first[1] == "cifl" else set()
+    return [word for key, value in short.items() if key not in given for word in (f"--{key}", str(value))]
+
+
+def _files_exist(command: str) -> None:
+    named = re.findall(r"(?:bundles|benchmarks|robustmed_monai|docs)/[\w./-]+", command)
+    missing = [path for path in named if not (REPOSITORY / path).exists()]
+    assert not missing, f"{command}: there is no {missing}"
+    if target := re.fullmatch(r"make (\S+)", command):
+        makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"^{re.escape(target[1])}:", makefile, re.MULTILINE), f"{command}: no such target"
+
+
+def _keys_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config has every key that a command of several processes, or of another test, overrides."""
+    words = _words(command.split("monai.bundle run", 1)[1])
+    program = str(Path(sys.modules["monai.bundle"].__path__[0]) / "__main__.py")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [program, "run", *words])
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        check_overrides()
