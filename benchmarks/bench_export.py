@@ -4,7 +4,8 @@
 
 A row is one batch through the graph image -> pred of a bundle (RISC: its classifier, half of its work), with
 shipped weights where there are some, else those of the start, on which time does not depend. Times are CPU
-times of the process, because the machine may be shared; the peer is torch in the same rounds.
+times of the process, because the machine may be shared; the peer is torch in the same rounds. onnxruntime's
+sessions are opened with one thread too: its other threads would wait by spinning, at the cost of CPU time.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 seconds = cpu_seconds(works(name, Path(folder), batch), chosen.rounds)
             for form, title in (("onnx", "onnxruntime"), ("pt2", "torch.export")):
                 rows.append(row(f"{name}, batch {batch}, {title}", seconds[form], seconds["torch"], "torch"))
-    note: dict[str, Any] = {"time": "CPU time of the process, one thread; other jobs ran on the machine"}
+    note: dict[str, Any] = {
+        "time": "CPU time of the process; one thread of torch, one intra-op thread of onnxruntime"
+    }
     save(chosen, rows, **note)
 
 

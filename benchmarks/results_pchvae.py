@@ -32,8 +32,8 @@ METHODS: dict[str, list[str]] = {
     "VQVAE-2": ["vqvae2"],
 }
 # The paper's 10 epochs see some 80 000 slices each. These sets are a hundredth of that, hence the schedule of
-# train.json (Adam 1e-3, batches of 16) and epochs that make nearly eight hundred steps: what two CPU cores can
-# do in some hours.
+# train.json (Adam 1e-3, batches of 16) and epochs that make nearly eight hundred steps: what two CPU cores
+# can do in some hours.
 EPOCHS = {"lgg": 16, "ixi": 30}
 # With the variance of train.json, 0.1, "beta 10" is the model of variance 1 and beta 1.
 SWEEP: dict[str, dict[str, Any]] = {

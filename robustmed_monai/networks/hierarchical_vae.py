@@ -274,9 +274,7 @@ def _low_parts(
 ) -> dict[str, nn.Module]:
     half, quarter = channels[:2]
     return {
-        "low_encoder": nn.Sequential(
-            _conv(2 * quarter, wide, norm), _posterior(wide, low_channels)
-        ),
+        "low_encoder": nn.Sequential(_conv(2 * quarter, wide, norm), _posterior(wide, low_channels)),
         "low_decoder": nn.Sequential(
             _conv(low_channels + quarter, wide, norm), _fine_decoder(in_channels, (half, wide), norm)
         ),
@@ -310,10 +308,11 @@ def _posterior(before: int, code_channels: int) -> nn.Module:
     A code that starts as noise is soon ignored by its decoder, and then never used (posterior collapse).
     """
     layer = nn.Conv2d(before, 2 * code_channels, 3, padding=1)
-    nn.init.kaiming_normal_(layer.weight[:code_channels], nonlinearity="linear")
-    nn.init.zeros_(layer.weight[code_channels:])
-    nn.init.zeros_(layer.bias[:code_channels])
-    nn.init.constant_(layer.bias[code_channels:], FIRST_LOGVAR)
+    weight, bias = layer.weight, layer.get_parameter("bias")
+    nn.init.kaiming_normal_(weight[:code_channels], nonlinearity="linear")
+    nn.init.zeros_(weight[code_channels:])
+    nn.init.zeros_(bias[:code_channels])
+    nn.init.constant_(bias[code_channels:], FIRST_LOGVAR)
     return layer
 
 
@@ -323,7 +322,7 @@ def _finished(layer: nn.Conv2d | nn.ConvTranspose2d, width: int, norm: str) -> n
     make = NORMS[norm]
     # Torch's own start halves the signal from layer to layer: without norms, deep parts would learn nothing.
     nn.init.kaiming_normal_(layer.weight, SLOPE)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.get_parameter("bias"))
     return nn.Sequential(layer, *([make(width)] if make else []), nn.LeakyReLU(SLOPE, inplace=True))
 
 

@@ -45,8 +45,8 @@ class Quantizer(nn.Module):
     def __init__(self, size: int, width: int, decay: float) -> None:
         super().__init__()
         book = EMAQuantizer(2, size, width, decay=decay)
-        # As MONAI starts them, a vector that the first batch does not choose flies off (its sum is divided by a
-        # count of 0) and most are not chosen: one is shorter than all others. So: short, and counted once.
+        # As MONAI starts them, a vector that the first batch does not choose flies off (its sum is divided by
+        # a count of 0), and most are not chosen: one is shorter than the others. So: short, and counted once.
         nn.init.uniform_(book.embedding.weight, -1 / size, 1 / size)
         book.ema_w.copy_(book.embedding.weight)
         nn.init.ones_(book.ema_cluster_size)

@@ -6,11 +6,14 @@ MONAI's ``onnx_export`` and ``ckpt_export`` write the one graph image -> ``pred`
 map the encoder's features, pchVAE's bound the codes, unORANIC's score the characteristics, RISC's
 probabilities its two networks apart. So every entry that an inferer asks a network for becomes a graph of its
 own, and ``ExportedNetwork`` offers them under their names: it takes the torch network's place in the inferer.
+A graph is what an entry does with tensors alone; options that are given by name are fixed at their defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import json
 import os
 import sys
 import warnings
@@ -43,6 +46,8 @@ ENTRIES = (
     "rotnet",
     "classifier",
 )
+# Settings of a network that its inferers and file iterations read.
+SETTINGS = ("out_channels",)
 RECORD = "export.json"
 
 Named = dict[str, torch.Tensor]
@@ -65,7 +70,7 @@ def export_network(
         formats: "onnx" (extra `export`), "pt2".
 
     Returns:
-        Path of ``export.json``: per entry its inputs, outputs, kind and the files' sha256.
+        Path of ``export.json``: per entry its inputs, options, outputs, kind and the files' sha256.
 
     Raises:
         ConfigError: for an unknown format, or when a graph cannot be made for any batch size.
@@ -88,14 +93,22 @@ def export_network(
                 _save(program, temporary, form, list(inputs), list(outputs))
             files[form] = {"file": path.name, "sha256": sha256(path)}
         shapes = {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()}
-        record[entry] = {"inputs": shapes, "outputs": list(outputs), "kind": kind, "files": files}
-    return write_json(Path(folder) / RECORD, {"torch": torch.__version__, "entries": record})
+        options = _options(function.function)
+        record[entry] = {
+            "inputs": shapes, "options": options, "outputs": list(outputs), "kind": kind, "files": files
+        }  # fmt: skip
+    settings = {name: getattr(network, name) for name in SETTINGS if hasattr(network, name)}
+    return write_json(
+        Path(folder) / RECORD, {"torch": torch.__version__, "settings": settings, "entries": record}
+    )
 
 
 class ExportedNetwork(nn.Module):
     """The graphs of ``export_network`` as a network, for the inferers and configs of this package.
 
-    Gradients do not pass, so GradCAM and the "gradient" and "product" maps of ``ElboInferer`` need torch.
+    Gradients do not pass, so GradCAM and the "gradient" and "product" maps of ``ElboInferer`` need torch. The
+    files' sha256 are among its attributes, so that results are made anew when a file changes, see
+    ``utils.fingerprint``. onnxruntime gets as many threads as torch has when the network is made.
 
     Args:
         folder: folder of ``export_network``.
@@ -121,6 +134,8 @@ class ExportedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         content = read_json(Path(folder) / RECORD)
+        for name, value in content["settings"].items():
+            setattr(self, name, value)
         self.entries: dict[str, Any] = content["entries"]
         if entry not in self.entries or any(form not in e["files"] for e in self.entries.values()):
             raise DataError(
@@ -128,6 +143,7 @@ class ExportedNetwork(nn.Module):
                 f"Export it with --formats {form}."
             )
         self.entry = entry
+        self.form = form
         open_graph = partial(_onnx_graph, providers=providers) if form == "onnx" else _torch_graph
         # In a dictionary, so that train() and eval() do not reach exported modules, which refuse them.
         self._graphs: dict[str, Graph] = {}
@@ -138,9 +154,13 @@ class ExportedNetwork(nn.Module):
             self._graphs[name] = open_graph(path)
             self._offer(name)
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        """What ``entry`` of the torch network returns."""
-        return self._call(self.entry, *inputs)
+    def forward(self, *inputs: torch.Tensor, **options: Any) -> Any:
+        """What ``entry`` of the torch network returns.
+
+        Raises:
+            ConfigError: for an option that is not at its default.
+        """
+        return self._call(self.entry, *inputs, **options)
 
     def _offer(self, name: str) -> None:
         if name == "forward":
@@ -150,10 +170,15 @@ class ExportedNetwork(nn.Module):
             setattr(self, owner, SimpleNamespace())
         setattr(getattr(self, owner) if owner else self, attribute, partial(self._call, name))
 
-    def _call(self, name: str, *inputs: torch.Tensor) -> Any:
+    def _call(self, name: str, *inputs: torch.Tensor, **options: Any) -> Any:
+        known = self.entries[name]
+        fixed = known["options"]
+        if any(key not in fixed or fixed[key] != value for key, value in options.items()):
+            raise ConfigError(
+                f"{name}: found {options}; an exported graph has {fixed}. Use the torch network."
+            )
         plain = [x.detach().as_subclass(torch.Tensor).float() for x in inputs]
         found = self._graphs[name](plain)
-        known = self.entries[name]
         named = dict(zip(known["outputs"], (y.to(inputs[0].device) for y in found), strict=True))
         return _rebuild(known["kind"], named)
 
@@ -166,9 +191,13 @@ class _Entry(nn.Module):
         self.network = network
         self.entry = entry
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        found: Callable[..., Any] = attrgetter(self.entry)(self.network)
+        return found
+
     def call(self, *inputs: torch.Tensor) -> Any:
-        function = self.network if self.entry == "forward" else attrgetter(self.entry)(self.network)
-        return function(*inputs)
+        return (self.network if self.entry == "forward" else self.function)(*inputs)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(_flatten(self.call(*inputs), self.entry)[1].values())
@@ -179,6 +208,13 @@ def _offers(network: nn.Module, entry: str) -> bool:
         return callable(attrgetter(entry)(network))
     except AttributeError:
         return False
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments that have a default, which a graph has fixed."""
+    made = function.forward if isinstance(function, nn.Module) else function
+    known = inspect.signature(made).parameters.values()
+    return {p.name: p.default for p in known if isinstance(p.default, bool | int | float | str | None)}
 
 
 def _flatten(value: Any, entry: str) -> tuple[str, Named]:
@@ -238,7 +274,10 @@ def _save(program: Any, path: Path, form: str, inputs: list[str], outputs: list[
 def _onnx_graph(path: Path, providers: Sequence[str]) -> Graph:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=list(providers))
+    options = onnxruntime.SessionOptions()
+    # Left to itself it takes all cores, whatever torch was told.
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     names = [known.name for known in session.get_inputs()]
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -279,8 +318,8 @@ def export_bundle(
     Args:
         bundle: folder of the bundle.
         output: folder to write into.
-        formats: "onnx", "pt2", and "ts" for ``model.ts``: the one graph image -> ``pred`` by MONAI's
-            ``ckpt_export``, with metadata and config inside, as MONAI Deploy reads it.
+        formats: "onnx", "pt2", and "ts" for ``model.ts``: the one graph inputs -> prediction, traced, with
+            metadata and config inside, as MONAI's ``ckpt_export`` writes it and MONAI Deploy reads it.
         weights: weights file; None takes the config's.
         overrides: other items of the config.
 
@@ -308,7 +347,8 @@ def export_bundle(
     inputs = example_inputs(parser["_meta_"])
     record = export_network(network, inputs, output, [form for form in formats if form != "ts"])
     if "ts" in formats:
-        _torchscript(configs, Path(output) / "model.ts", path, inputs, given)
+        extra = {"inference.json": json.dumps(read_json(configs / "inference.json")).encode()}
+        _torchscript(network, inputs, Path(output) / "model.ts", parser["_meta_"], extra)
     return record
 
 
@@ -332,23 +372,17 @@ def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
 
 
 def _torchscript(
-    configs: Path, path: Path, weights: Path, inputs: Named, overrides: Mapping[str, Any]
+    network: nn.Module, inputs: Named, path: Path, metadata: Mapping[str, Any], extra: Mapping[str, bytes]
 ) -> None:
-    from monai.bundle import ckpt_export
+    from monai.data.torchscript_utils import save_net_with_metadata
 
-    (example,) = inputs.values()
-    with atomic_path(path) as temporary, _exporter_warnings():
+    with atomic_path(path) as temporary, _exporter_warnings(), torch.no_grad():
         # The checks of shapes that tracing leaves out are warned of; a traced network takes these sizes only.
         warnings.simplefilter("ignore", TracerWarning)
-        ckpt_export(
-            net_id="network_def",
-            filepath=str(temporary),
-            ckpt_file=str(weights),
-            meta_file=str(configs / "metadata.json"),
-            config_file=str(configs / "inference.json"),
-            use_trace=True,
-            input_shape=list(example.shape),
-            **overrides,
+        # MONAI's command knows networks of one input alone, and none that return a mapping.
+        traced = torch.jit.trace(network, tuple(inputs.values()), strict=False)
+        save_net_with_metadata(
+            traced, str(temporary), include_config_vals=False, meta_values=metadata, more_extra_files=extra
         )
 
 

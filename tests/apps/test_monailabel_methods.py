@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from robustmed_monai.apps.monailabel.methods import METHODS, run_inference, weight_files
+from robustmed_monai.apps.monailabel.methods import METHODS, calibrated, run_inference, weight_files
 from robustmed_monai.apps.monailabel.server import make_app_folder, server_command
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
+from robustmed_monai.utils.weights import save_weights
 
 
 @pytest.fixture
@@ -35,6 +37,15 @@ def test_the_reason_of_a_bundle_is_not_wrapped(ra: Path, tmp_path: Path) -> None
     (tmp_path / "scan.nii.gz").write_bytes(b"no gzip")
     with pytest.raises(ImageError, match=r"scan\.nii\.gz: the compressed data are damaged"):
         run_inference(ra, tmp_path / "out", {"input": str(tmp_path / "scan.nii.gz")})
+
+
+def test_a_map_is_cut_where_its_weights_are_calibrated(repository: Path, tmp_path: Path) -> None:
+    root, path = repository / "bundles" / "pchvae", tmp_path / "model.pt"
+    assert calibrated(root, path) == {}
+    save_weights({"any": torch.zeros(1)}, path, {})
+    assert calibrated(root, path) == {}
+    save_weights({"any": torch.zeros(1)}, path, {"calibration": {"thresholds": {"0.05": 0.3}}})
+    assert calibrated(root, path) == {"threshold": 0.3}
 
 
 def test_several_images_are_refused(ra: Path, tmp_path: Path) -> None:

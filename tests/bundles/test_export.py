@@ -5,6 +5,7 @@ A bundle is covered when CASES lists it; one without inference.json, or not list
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,12 +17,15 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
+from monai.data.torchscript_utils import load_net_with_metadata
 from torch import nn
 from torch.jit._trace import TracerWarning
 
+from robustmed_monai.networks.registration import registration_net
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
 from robustmed_monai.utils.files import read_json, write_json
+from robustmed_monai.utils.fingerprint import digest_objects
 from robustmed_monai.utils.weights import save_weights
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -30,7 +34,9 @@ TOLERANCE = 1e-4
 EXPORTED = "robustmed_monai.utils.export.ExportedNetwork"
 
 Overrides = dict[str, Any]
-# Tiny networks: overrides of inference.json, what the weights' info says, and the parts that it loads apart.
+FEATURES = {"out_channels": 3, "channels": 4, "depth": 3, "norm": "channel", "center": True}
+# Tiny networks: overrides of inference.json, what the weights' info says, the parts that it loads apart, and
+# its arguments for images.
 CASES: dict[str, Overrides] = {
     "ra": {
         "overrides": {"image_size": 32, "channels": [4, 8, 8], "latent_size": 8},
@@ -53,6 +59,17 @@ CASES: dict[str, Overrides] = {
         },
         "parts": {"network": "classifier", "rotnet": "rotnet"},
     },
+    # Features of images of any size; a graph has one.
+    "cifl": {"overrides": {"image_size": 32}, "info": {"spatial_dims": 2, **FEATURES}},
+    "cifl_segmentation": {
+        "overrides": {},
+        "info": {"image_size": 32, "num_classes": 4, "channels": [4, 8], "features": FEATURES},
+    },
+    "cifl_registration": {
+        "overrides": {},
+        "info": {"image_size": 32, "channels": [4, 4, 6, 6], "features": FEATURES},
+        "images": ("moving", "fixed"),
+    },
 }  # fmt: skip
 
 
@@ -65,6 +82,7 @@ class Exported:
         self.configs = BUNDLES / name / "configs"
         self.given: Overrides = {**case["overrides"], "weights": str(self.weights), "device": "cpu"}
         self.parts: dict[str, str] = case.get("parts", {"network": "forward"})
+        self.images: tuple[str, ...] = case.get("images", ("input",))
         info = case.get("info", {})
         # Some configs take the sizes of the network from the weights' info.
         save_weights({"nothing": torch.zeros(1)}, self.weights, info)
@@ -98,30 +116,35 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         pytest.skip(f"bundles/{name} has no inference.json yet")
     if name not in CASES:
         pytest.skip(f"bundles/{name} has no case here yet: add its tiny network to CASES")
-    with _quiet():
+    with _quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
         return Exported(name, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three slices of a textured ellipse, float32 in [0, 1]."""
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three slices of a textured ellipse, float32 in [0, 1], and their mirror image."""
     rng = np.random.default_rng(3)
     x, y = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 48), indexing="ij")
     inside = np.hypot(x / 0.8, y / 0.9) < 1
     slices = [
         np.where(inside, 0.6 + 0.2 * np.sin(5 * x + k) + rng.normal(0, 0.05, x.shape), 0) for k in range(3)
     ]
-    path = tmp_path_factory.mktemp("volume") / "head.nii.gz"
-    nib.save(nib.Nifti1Image(np.stack(slices, -1).clip(0, 1).astype(np.float32), np.eye(4)), path)
-    return path
+    head = np.stack(slices, -1).clip(0, 1).astype(np.float32)
+    folder = tmp_path_factory.mktemp("volumes")
+    paths = [folder / "head.nii.gz", folder / "mirrored.nii.gz"]
+    for path, image in zip(paths, (head, head[::-1]), strict=True):
+        nib.save(nib.Nifti1Image(image, np.eye(4)), path)
+    return paths
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_inference_gives_the_same_scores(
-    exported: Exported, volume: Path, workflow: Any, form: str, tmp_path: Path
+    exported: Exported, volumes: list[Path], workflow: Any, form: str, tmp_path: Path
 ) -> None:
     def run(folder: str, **more: Any) -> dict[str, Any]:
-        settings = {**exported.given, "input": str(volume), "output_dir": str(tmp_path / folder), **more}
+        images = dict(zip(exported.images, map(str, volumes), strict=False))
+        settings = {**exported.given, **images, "output_dir": str(tmp_path / folder), **more}
         files = str(exported.configs / "inference.json")
         return _outputs(workflow(files, settings, workflow_type="infer"))
 
@@ -145,7 +168,8 @@ def test_any_batch_size(exported: Exported, form: str) -> None:
         images = [torch.rand(batch, *x.shape[1:]) for x in exported.inputs.values()]
         with torch.no_grad():
             expected = torch_entry(*images)
-        assert expected.std() > 1e-3, "an export of a constant would prove nothing"
+        figures = expected.values() if isinstance(expected, dict) else [expected]
+        assert all(x.std() > 1e-3 for x in figures), "an export of a constant would prove nothing"
         torch.testing.assert_close(network(*images), expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -189,6 +213,23 @@ class TestCommand:
         known = read_json(tmp_path / "export.json")["entries"]["forward"]
         assert (known["inputs"], known["outputs"]) == ({"image": ["batch", 1, 128, 128]}, ["pred"])
 
+    def test_torchscript_of_two_images(self, tmp_path: Path) -> None:
+        """MONAI's command cannot write it: it knows networks of one input that return a tensor."""
+        bundle, names = BUNDLES / "cifl_registration", ["inference.json"]
+        network = registration_net(channels=[4, 4], integration_steps=1)
+        info = {"channels": [4, 4], "integration_steps": 1}
+        save_weights(network.state_dict(), tmp_path / "model.pt", info)
+        with _quiet():
+            export_bundle(bundle, tmp_path, ["ts"], tmp_path / "model.pt")
+            script, metadata, files = load_net_with_metadata(
+                str(tmp_path / "model.ts"), more_extra_files=names
+            )
+        assert metadata == read_json(bundle / "configs" / "metadata.json")
+        assert json.loads(files["inference.json"]) == read_json(bundle / "configs" / "inference.json")
+        images = [torch.rand(3, 1, 128, 128) for _ in range(2)]
+        with torch.no_grad():
+            torch.testing.assert_close(script(*images), network(*images), rtol=TOLERANCE, atol=1e-8)
+
     def test_refuses_what_is_no_bundle(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"holds no configs/inference\.json; give the folder"):
             export_bundle(tmp_path, tmp_path / "out")
@@ -205,6 +246,19 @@ class TestErrors:
         (tmp_path / "forward.pt2").write_bytes(data)
         with pytest.raises(WeightsError, match=r"forward\.pt2: was altered"):
             ExportedNetwork(tmp_path, "pt2")
+
+    def test_a_graph_has_the_options_it_was_made_with(self, tmp_path: Path) -> None:
+        class Scaled(nn.Module):
+            def forward(self, image: torch.Tensor, twice: bool = False) -> torch.Tensor:
+                return image * (2 if twice else 1)
+
+        export_network(Scaled(), {"image": torch.rand(2, 4)}, tmp_path, ["pt2"])
+        network, image = ExportedNetwork(tmp_path, "pt2"), torch.rand(3, 4)
+        torch.testing.assert_close(network(image, twice=False), image)
+        with pytest.raises(
+            ConfigError, match=r"found {'twice': True}; an exported graph has {'twice': False}"
+        ):
+            network(image, twice=True)
 
     def test_an_unknown_format_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"found \['tflite'\]; choose of \['onnx', 'pt2'\]"):
@@ -242,6 +296,20 @@ def test_outputs_of_mappings_keep_their_names(tmp_path: Path) -> None:
         ExportedNetwork(tmp_path)
 
 
+def test_results_of_other_files_are_made_anew(tmp_path: Path) -> None:
+    """The digest that decides whether a result is kept changes with the files and not with where they lie."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)
+    with _quiet():
+        for folder, network in (("a", first), ("b", second), ("c", first)):
+            export_network(network, {"image": torch.rand(2, 1, 8, 8)}, tmp_path / folder)
+    digests = {name: digest_objects(ExportedNetwork(tmp_path / name)) for name in "abc"}
+    assert digest_objects(ExportedNetwork(tmp_path / "a")) == digests["a"] != digests["b"]
+    assert digest_objects(ExportedNetwork(tmp_path / "a", "pt2")) != digests["a"]
+    export_network(second, {"image": torch.rand(2, 1, 8, 8)}, tmp_path / "a")
+    assert digest_objects(ExportedNetwork(tmp_path / "a")) != digests["a"]
+
+
 def _fit(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
     """Spread norms and outputs, as a training would: neither constant nor saturated."""
     with torch.random.fork_rng():
@@ -250,6 +318,9 @@ def _fit(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None
                 nn.init.uniform_(layer.weight, 0.5, 1.5)
+            elif isinstance(layer, nn.Conv2d) and layer.weight.std() < 1e-3:
+                # A registration starts from the identity.
+                nn.init.normal_(layer.weight, std=0.1)
         with torch.no_grad():
             for part in (network, *network.children()):
                 if part is network or _takes_images(part):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
-from robustmed_monai.apps.monailabel.methods import Method, run_inference, weight_files
+from robustmed_monai.apps.monailabel.methods import Method, calibrated, run_inference, weight_files
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError
@@ -32,13 +32,14 @@ class BundleInferTask(InferTask):
     """
 
     def __init__(self, name: str, method: Method, root: Path, trained: Path) -> None:
-        config = {} if method.threshold is None else {"threshold": method.threshold}
-        super().__init__(method.kind, dict(method.labels), 3, method.description, config)
         self.name = name
         self.method = method
         self.root = root
         self.trained = trained
         self.shipped = weight_files(root)
+        # Viewers show these options and send them back.
+        options = calibrated(root, Path(self.get_path())) if method.cut else {}
+        super().__init__(method.kind, dict(method.labels), 3, method.description, options)
 
     def get_path(self, validate: bool = True) -> str:
         """The weights that answer at present."""
@@ -53,8 +54,8 @@ class BundleInferTask(InferTask):
 
         Args:
             request: ``image`` and, where the bundle takes a second image, its path by name; ``result``, the
-                name of another result file of the bundle; ``threshold`` where the model has one; ``device``;
-                ``result_extension``, ".nrrd" for viewers that want it.
+                name of another result file of the bundle; ``threshold`` where the model takes one;
+                ``device``; ``result_extension``, ".nrrd" for viewers that want it.
 
         Returns:
             Path of a file that the caller removes, and the bundle's report.
@@ -62,6 +63,25 @@ class BundleInferTask(InferTask):
         Raises:
             RobustMedError: for an image, file or setting that cannot be used.
         """
+        chosen = str(request.get("result", self.method.result))
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as folder:
+            results, report = self._run(request, Path(folder))
+            if self.method.cut and chosen == "anomaly_mask" and "threshold" not in report:
+                raise ConfigError(
+                    f"{self.name}: its weights are not calibrated, so nothing says from where on the map is "
+                    "an anomaly; give 'threshold' in the unit of the map, or ask for 'result': 'anomaly_map'."
+                )
+            answer = _sent(results, chosen, request.get("result_extension"))
+        names = {"label_names": dict(self.method.labels)} if chosen == self.method.result else {}
+        return answer, {"model": self.name, "result": chosen, **names, **report}
+
+    def report(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The bundle's report alone, see ``__call__``."""
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as folder:
+            return self._run(request, Path(folder))[1]
+
+    def _run(self, request: dict[str, Any], folder: Path) -> tuple[Path, dict[str, Any]]:
+        """Folder of the results, within ``folder``, and the report."""
         first, *others = self.method.inputs
         # Absolute, so that no name can look like an expression of the config.
         images = {first: request["image"], **{key: request[key] for key in others}}
@@ -69,16 +89,14 @@ class BundleInferTask(InferTask):
         settings["weights"] = self.get_path()
         if torch.cuda.is_available() and "device" in request:
             settings["device"] = _device(str(request["device"]))
-        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as folder:
-            results = run_inference(self.root, Path(folder), settings)
-            report = read_json(results / self.method.report)
-            if self.method.threshold is not None:
-                report["threshold"] = float(request.get("threshold", self.method.threshold))
-                _write_mask(results, str(request["image"]), report["threshold"])
-            chosen = str(request.get("result", self.method.result))
-            answer = _sent(results, chosen, request.get("result_extension"))
-        names = {"label_names": dict(self.method.labels)} if chosen == self.method.result else {}
-        return answer, {"model": self.name, "result": chosen, **names, **report}
+        results = run_inference(self.root, folder, settings)
+        report = read_json(results / self.method.report)
+        if self.method.cut and "threshold" in request:
+            for key in ("anomalous_voxels", "threshold_fpr"):
+                report.pop(key, None)
+            report["threshold"] = float(request["threshold"])
+            _write_mask(results, str(request["image"]), report["threshold"])
+        return results, report
 
 
 def _device(name: str) -> torch.device:

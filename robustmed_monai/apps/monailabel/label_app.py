@@ -150,6 +150,4 @@ def _folder(name: str) -> Path | None:
 
 
 def _score(task: BundleInferTask, urgency: Urgency, image: str) -> float:
-    result, report = task({"image": image})
-    Path(result).unlink()
-    return urgency.score(report)
+    return urgency.score(task.report({"image": image}))

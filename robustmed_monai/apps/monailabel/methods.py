@@ -9,7 +9,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.utils.errors import ImageError, RobustMedError
+from robustmed_monai.utils.files import read_json
+from robustmed_monai.utils.weights import load_info
 
 Report = Mapping[str, Any]
 
@@ -44,7 +47,8 @@ class Method:
         labels: name of each value in the result, where it is a label map.
         inputs: keys of the inference config that take images: first that of the request's image, then those
             that the request's parameters name.
-        threshold: cut through "anomaly_map" for a bundle that writes no "anomaly_mask", in the map's unit.
+        cut: whether a request may name the ``threshold`` from which "anomaly_map" is "anomaly_mask"; without
+            one it is that of the weights' calibration.
         urgency: active learning strategy by this bundle.
         trainable: whether the bundle's training takes images and label maps.
     """
@@ -55,7 +59,7 @@ class Method:
     report: str = "scores.json"
     labels: Mapping[str, int] = field(default_factory=dict)
     inputs: tuple[str, ...] = ("input",)
-    threshold: float | None = None
+    cut: bool = False
     urgency: Urgency | None = None
     trainable: bool = False
 
@@ -85,8 +89,7 @@ METHODS: Mapping[str, Method] = {
         kind="segmentation",
         result="anomaly_mask",
         labels={"anomaly": 1},
-        # Half a standard deviation of the brain; the shipped weights say no better one.
-        threshold=0.5,
+        cut=True,
         urgency=Urgency("pchvae_anomaly_score", "the study least likely to pchVAE first", _pchvae_score),
     ),
     "unoranic": Method("unORANIC: the image without its corruptions", kind="others", result="anatomy_image"),
@@ -120,6 +123,22 @@ def weight_files(root: Path, config: str = "inference.json") -> list[Path]:
     parser = _parser(root, config)
     named = [parser.get_parsed_content(key) for key in _WEIGHTS if key in parser]
     return [Path(path) for path in named if path is not None]
+
+
+def calibrated(root: Path, weights: Path) -> dict[str, float]:
+    """``{"threshold": value}`` at which weights are calibrated to cut the map; nothing where they are not.
+
+    Args:
+        root: folder of the bundle, whose inference config says at which rate of false alarms.
+        weights: weights file.
+
+    Raises:
+        ConfigError: when they are calibrated at other rates.
+    """
+    calibration = load_info(weights).get("calibration") if weights.is_file() else None
+    if calibration is None:
+        return {}
+    return {"threshold": threshold_at(calibration, read_json(root / "configs" / "inference.json")["fpr"])}
 
 
 def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> Path:

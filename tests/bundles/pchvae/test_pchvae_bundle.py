@@ -253,10 +253,10 @@ def test_weights_are_calibrated(trained: dict[str, Path]) -> None:
 def test_mask_is_cut_at_the_calibrated_rate(
     bundle: Run, trained: dict[str, Path], volumes: Path, tmp_path: Path
 ) -> None:
-    overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02, "output_dir": str(tmp_path)}
+    overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02}
     overrides["handlers#0#calibration"] = {"thresholds": {"0.02": 0.5}}
     more = {"input": str(volumes / "test0.nii.gz"), "weights": str(trained["pchVAE"] / "model.pt")}
-    bundle(paths(["inference"]), overrides | more, workflow_type="infer")
+    bundle(paths(["inference"]), overrides | more, workflow_type="infer", output_dir=str(tmp_path))
     mask = np.asarray(read_nifti(tmp_path / "test0/anomaly_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(mask, read_nifti(tmp_path / "test0/anomaly_map.nii.gz").get_fdata() >= 0.5)
     report = json.loads((tmp_path / "test0/scores.json").read_text())
