@@ -9,11 +9,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Pictures are written, never shown.
 os.environ["MPLBACKEND"] = "Agg"
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
+
+from robustmed_monai.utils.bundle import BUNDLES_VARIABLE
 
 torch.set_num_threads(1)
 
@@ -24,6 +29,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def rng() -> np.random.Generator:
     """A fresh generator, seeded 0."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def no_network() -> Iterator[None]:
+    """Connections fail, and bundles are those of this checkout."""
+
+    def refuse(*_: Any) -> NoReturn:
+        raise OSError("this test has no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.delenv(BUNDLES_VARIABLE, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from robustmed_monai.utils.bundle import BUNDLES_VARIABLE
 from robustmed_monai.utils.files import write_json
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "ra" / "configs"
@@ -34,16 +32,8 @@ class Done(NamedTuple):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_network() -> Iterator[None]:
+def _offline(no_network: None) -> None:
     """No bundle needs a network; one that asks for it fails here as it would offline."""
-
-    def refuse(*_: Any) -> NoReturn:
-        raise OSError("this test has no network")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.delenv(BUNDLES_VARIABLE, raising=False)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,37 +6,27 @@ import hashlib
 import io
 import json
 import runpy
-import socket
 import sys
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from robustmed_monai.data.embedded import embedded_dataset
-from robustmed_monai.utils.bundle import BUNDLES_VARIABLE
 from robustmed_monai.utils.files import read_json, write_json
 
 SUBJECTS = {"training": 4, "validation": 2, "test": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_network() -> Iterator[None]:
+def _offline(no_network: None) -> None:
     """No command of a page needs a network; one that asks for it fails here as it would offline."""
-
-    def refuse(*_: Any) -> NoReturn:
-        raise OSError("this test has no network")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.delenv(BUNDLES_VARIABLE, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
