@@ -10,7 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration, white_of
 from robustmed_monai.inferers.anomaly_map import image_score
-from robustmed_monai.inferers.familiarity import unfamiliar
+from robustmed_monai.inferers.familiarity import known_slices, strange_slices, warn_of_strange
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
 
@@ -68,12 +68,9 @@ class FileIteration:
         for part in filled.split(self.batch_size) if len(filled) else ():
             found = engine.inferer(stack[part].to(engine.state.device), engine.network)
             pred[part], maps[part] = found["pred"].cpu(), found["anomaly_map"].cpu()
-        strange = [
-            unfamiliar(stack[i : i + 1], self.reference) if self.reference else [] for i in filled.tolist()
-        ]
-        familiar = [i for i, s in zip(filled.tolist(), strange, strict=True) if not s] or filled.tolist()
+        strange = strange_slices(stack, filled, self.reference)
         assessed = torch.zeros_like(maps)
-        assessed[familiar] = 1
+        assessed[known_slices(strange)] = 1
         return {
             "path": path,
             "meta": source.meta,
@@ -83,19 +80,6 @@ class FileIteration:
             "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
             "full_scale": white_of(source),
             "scores": image_score(maps),
-            "unfamiliar": dict(zip(filled.tolist(), strange, strict=True)),
-            "warnings": self._warnings(stack[filled], strange),
+            "unfamiliar": strange,
+            "warnings": warn_of_strange(stack, strange, self.reference),
         }
-
-    def _warnings(self, slices: torch.Tensor, strange: list[list[str]]) -> list[str]:
-        if not len(slices):
-            return ["the image is empty: no voxel is above 0"]
-        if not self.reference:
-            return [
-                "the weights do not say what they were trained on; the scores cannot be put into relation"
-            ]
-        alien = sum(bool(s) for s in strange)
-        if not alien:
-            return []
-        share = f"{alien} of {len(strange)} slices lie far outside the training data; see their entries"
-        return [share, *unfamiliar(slices, self.reference)]

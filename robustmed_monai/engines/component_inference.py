@@ -9,7 +9,7 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration, white_of
-from robustmed_monai.inferers.familiarity import unfamiliar
+from robustmed_monai.inferers.familiarity import known_slices, strange_slices, warn_of_strange
 from robustmed_monai.transforms.brain_zscore import ZScored, brain_zscore
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
@@ -54,8 +54,9 @@ class ComponentFileIteration:
             `path`, `meta` of the source; on its grid `high`, `pred` (x_sum), in its intensities, `low`, the
             signed part of them, and `anomaly_map`, in standard deviations of the brain; `slices` (what the
             network saw, the same keys and `image`, and `index`), `scores` by name per slice of `index`,
-            `full_scale` (255 or 65535, white in a picture) and `warnings`; or `path` and `error` when the
-            file cannot be used.
+            `assessed` (1 where a slice looks like the training data, or everywhere when none does),
+            `full_scale` (255 or 65535, white in a picture), `unfamiliar` and `warnings` as sentences; or
+            `path` and `error` when the file cannot be used.
         """
         return file_iteration(engine, item, self._infer)
 
@@ -74,19 +75,20 @@ class ComponentFileIteration:
                 empty = 0.0 if key in ("low", "anomaly_map") else -self.clip
                 slices[key] = torch.full_like(scaled.slices, empty)
                 slices[key][index] = found[key]
-        strange = (
-            unfamiliar((scaled.slices[index] + self.clip) / (2 * self.clip), self.reference)
-            if self.reference
-            else []
-        )
+        grey = (scaled.slices + self.clip) / (2 * self.clip)
+        strange = strange_slices(grey, index, self.reference)
+        assessed = torch.zeros_like(scaled.slices)
+        assessed[known_slices(strange)] = 1
         return {
             "path": path,
             "meta": source.meta,
             "slices": slices,
             **_on_source(slices, scaled, geometry),
             "scores": {k.removeprefix("score_"): v for k, v in found.items() if k.startswith("score_")},
+            "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
             "full_scale": white_of(source),
-            "warnings": strange,
+            "unfamiliar": strange,
+            "warnings": warn_of_strange(grey, strange, self.reference),
         }
 
     def _apply(self, engine: Any, scaled: ZScored, index: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
+from robustmed_monai.inferers.familiarity import known_slices
 from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
@@ -75,8 +76,7 @@ class AnomalyFileWriter(ResultFileWriter):
 
     def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]
-        known = [i for i, sentences in strange.items() if not sentences]
-        judged = known or list(strange)
+        judged = known_slices(strange)
         slices = [
             {"slice": i, "score": float(scores[i]), "warnings": strange.get(i, [])}
             for i in range(len(scores))
@@ -86,7 +86,7 @@ class AnomalyFileWriter(ResultFileWriter):
             "image": output["path"],
             "score": float(scores[judged].mean()) if judged else 0.0,
             "score_of": f"{len(judged)} of {len(scores)} slices"
-            + ("" if known else ", none like the training data"),
+            + (", none like the training data" if any(strange[i] for i in judged) else ""),
             "anomalous_voxels": int(mask.sum()),
             "threshold": self.threshold,
             "threshold_fpr": self.fpr,
@@ -96,8 +96,7 @@ class AnomalyFileWriter(ResultFileWriter):
 
     def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
         slices, strange = output["slices"], output["unfamiliar"]
-        known = [i for i, sentences in strange.items() if not sentences] or list(strange)
-        worst = sorted(known, key=lambda i: -float(output["scores"][i]))[: self.worst]
+        worst = sorted(known_slices(strange), key=lambda i: -float(output["scores"][i]))[: self.worst]
         if not worst:
             return
         titles = [f"slice {i}\nscore {float(output['scores'][i]):.4f}" for i in worst]

@@ -12,6 +12,7 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
+from robustmed_monai.inferers.familiarity import known_slices
 from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
@@ -34,7 +35,8 @@ class ComponentFileWriter(ResultFileWriter):
         shown: slices on the sheet, those with the highest scores.
         items: all images of the run, see ResultFileWriter.
         calibration: thresholds from the weights' info (``calibrate_weights``); None writes no mask.
-        fpr: rate among healthy pixels of brains at which the mask is cut; one of the calibrated ones.
+        fpr: rate among healthy pixels of brains at which the mask is cut; one of the calibrated ones. Slices
+            unlike the training data stay out of the mask as long as others are like it.
 
     Raises:
         ConfigError: when ``calibration`` has no threshold for ``fpr``.
@@ -74,7 +76,8 @@ class ComponentFileWriter(ResultFileWriter):
     def _mask(self, output: Mapping[str, Any], folder: Path, picture: bool) -> dict[str, Any]:
         if self.threshold is None:
             return {}
-        mask = (torch.as_tensor(output["anomaly_map"]) >= self.threshold).to(torch.uint8)
+        maps = torch.as_tensor(output["anomaly_map"])
+        mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
         path = folder / f"anomaly_mask{'.png' if picture else '.nii.gz'}"
         write_like(mask.float() if picture else mask, output["meta"], path, np.uint8)
         return {"anomalous_voxels": int(mask.sum()), "threshold": self.threshold, "threshold_fpr": self.fpr}
@@ -89,7 +92,8 @@ class ComponentFileWriter(ResultFileWriter):
 
     def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
         slices, scores = output["slices"], output["scores"]["elbo"]
-        places = scores.topk(min(self.shown, len(scores))).indices
+        judged = _judged(output)
+        places = judged[scores[judged].topk(min(self.shown, len(judged))).indices]
         index = slices["index"][places]
         columns = {"input": self._grey(slices["image"][index])}
         for key, name in FILES.items():
@@ -103,16 +107,25 @@ class ComponentFileWriter(ResultFileWriter):
         return (images + self.clip) / (2 * self.clip)
 
 
+def _judged(output: Mapping[str, Any]) -> torch.Tensor:
+    """Places in `index` of the slices that look like the training data, or of all where none does."""
+    known = torch.tensor(known_slices(output["unfamiliar"]))
+    return torch.nonzero(torch.isin(output["slices"]["index"], known)).flatten()
+
+
 def _report(output: Mapping[str, Any]) -> dict[str, Any]:
-    scores = output["scores"]
+    scores, strange, judged = output["scores"], output["unfamiliar"], _judged(output)
+    index = output["slices"]["index"].tolist()
     slices = [
-        {"slice": place, **{name: float(values[k]) for name, values in scores.items()}}
-        for k, place in enumerate(output["slices"]["index"].tolist())
+        {"slice": place, **{name: float(v[k]) for name, v in scores.items()}, "warnings": strange[place]}
+        for k, place in enumerate(index)
     ]
+    foreign = any(strange[index[k]] for k in judged.tolist())
     return {
         "image": output["path"],
-        "scores": {name: float(values.mean()) for name, values in scores.items()},
-        "scores_of": f"{len(slices)} of {len(output['slices']['image'])} slices: those that hold brain",
+        "scores": {name: float(values[judged].mean()) for name, values in scores.items()},
+        "scores_of": f"{len(judged)} of {len(output['slices']['image'])} slices"
+        + (", none like the training data" if foreign else ""),
         "warnings": output["warnings"],
         "slices": slices,
     }

@@ -69,3 +69,44 @@ def unfamiliar(image: torch.Tensor, reference: Mapping[str, Mapping[str, float]]
                 f"{name} is {found:.2f}; the training images have {known['mean']:.2f} +- {known['std']:.2f}"
             )
     return sentences
+
+
+def strange_slices(
+    stack: torch.Tensor, index: torch.Tensor, reference: Mapping[str, Mapping[str, float]] | None
+) -> dict[int, list[str]]:
+    """What is foreign about each slice: slice to sentences, none where it looks like the training data.
+
+    Args:
+        stack: slices (S, C, X, Y) in [0, 1].
+        index: those to judge (N,).
+        reference: from ``image_reference``; None finds nothing foreign.
+    """
+    return {i: unfamiliar(stack[i : i + 1], reference) if reference else [] for i in index.tolist()}
+
+
+def known_slices(strange: Mapping[int, list[str]]) -> list[int]:
+    """Slices that look like the training data, or all where none does."""
+    return [i for i, sentences in strange.items() if not sentences] or list(strange)
+
+
+def warn_of_strange(
+    stack: torch.Tensor,
+    strange: Mapping[int, list[str]],
+    reference: Mapping[str, Mapping[str, float]] | None,
+) -> list[str]:
+    """Sentences for a report about an image: how many of its slices are foreign, and in what.
+
+    Args:
+        stack: slices (S, C, X, Y) in [0, 1].
+        strange: from ``strange_slices``.
+        reference: as there.
+    """
+    if not strange:
+        return ["the image is empty: no voxel is above 0"]
+    if not reference:
+        return ["the weights do not say what they were trained on; the scores cannot be put into relation"]
+    alien = sum(bool(sentences) for sentences in strange.values())
+    if not alien:
+        return []
+    share = f"{alien} of {len(strange)} slices lie far outside the training data; see their entries"
+    return [share, *unfamiliar(stack[list(strange)], reference)]
