@@ -254,15 +254,16 @@ def test_mask_is_cut_at_the_calibrated_rate(
     bundle: Run, trained: dict[str, Path], volumes: Path, tmp_path: Path
 ) -> None:
     overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02}
-    overrides["handlers#0#calibration"] = {"thresholds": {"0.02": 0.5}}
+    overrides["anomaly_map"] = "residual"
+    overrides["handlers#0#calibration"] = {"thresholds": {"0.02": 0.25}}
     overrides["evaluator#iteration_update#reference"] = None  # no slice is left out
     more = {"input": str(volumes / "test0.nii.gz"), "weights": str(trained["pchVAE"] / "model.pt")}
     bundle(paths(["inference"]), overrides | more, workflow_type="infer", output_dir=str(tmp_path))
     mask = np.asarray(read_nifti(tmp_path / "test0/anomaly_mask.nii.gz").dataobj)
-    np.testing.assert_array_equal(mask, read_nifti(tmp_path / "test0/anomaly_map.nii.gz").get_fdata() >= 0.5)
+    np.testing.assert_array_equal(mask, read_nifti(tmp_path / "test0/anomaly_map.nii.gz").get_fdata() >= 0.25)
     report = json.loads((tmp_path / "test0/scores.json").read_text())
     assert report["anomalous_voxels"] == mask.sum() > 0
-    assert (report["threshold"], report["threshold_fpr"]) == (0.5, 0.02)
+    assert (report["threshold"], report["threshold_fpr"]) == (0.25, 0.02)
 
 
 def test_network_maps_one_tensor_to_one_tensor() -> None:
