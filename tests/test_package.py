@@ -153,8 +153,8 @@ def test_the_floors_are_those_of_the_security_policy() -> None:
     assert "torch >= 2.10" in policy
 
 
-def test_extras_are_the_named_five() -> None:
-    assert set(_declared()) == {"core", "dev", "label", "plot", "export", "perceptual"}
+def test_extras_are_the_named_ones() -> None:
+    assert set(_declared()) == {"core", "dev", "docs", "label", "plot", "export", "perceptual"}
 
 
 def test_versions_agree() -> None:

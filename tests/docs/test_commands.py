@@ -72,7 +72,7 @@ NOT_RUN = {
     r"python -c .*push_to_hf_hub.*": "uploads",
     r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
     r"python (-W ignore )?benchmarks/\S+\.py.*|robustmed results .*": "takes hours; tests/benchmarks",
-    r"python docs/notebooks\.py": "tests/docs/test_gallery.py runs the scripts",
+    r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
     r"python -m data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py has made-up slices for it",
     r"python -m robustmed_monai\.visualize\.\w+_gallery": "tests/visualize draws both galleries small",
     r".*ExportedNetwork.*|.* (onnx|ckpt)_export .*|.*utils\.export .*": "tests/bundles/test_export.py",

@@ -98,7 +98,9 @@ class TestInferer:
         single = [inferer(image[None], model) for image in x]
         for key, value in whole.items():
             assert torch.equal(value, again[key]), "posterior means: nothing is drawn"
-            torch.testing.assert_close(value, torch.cat([s[key] for s in single]), atol=1e-4, rtol=1e-4)
+            apart = torch.cat([s[key] for s in single])
+            # Rounding differs with the size of a batch, by a share of the largest values that were summed.
+            torch.testing.assert_close(value, apart, atol=1e-4 * float(value.abs().max()), rtol=1e-4)
 
     def test_other_models(self) -> None:
         x = torch.randn(2, 1, 16, 16)
