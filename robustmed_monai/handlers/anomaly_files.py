@@ -62,19 +62,16 @@ class AnomalyFileWriter(ResultFileWriter):
         """Write maps, mask and sheet of one image and return its scores."""
         picture = is_picture(output["path"], output["meta"])
         maps = output["anomaly_map"]
-        mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
         suffix = ".png" if picture else ".nii.gz"
         shown = (maps / self.vmax).clamp(max=1) if picture else maps
         pred = output["pred"] / output["full_scale"] if picture else output["pred"]
         write_like(pred, output["meta"], folder / f"pseudo_healthy{suffix}")
         write_like(shown, output["meta"], folder / f"anomaly_map{suffix}")
-        write_like(
-            mask.float() if picture else mask, output["meta"], folder / f"anomaly_mask{suffix}", np.uint8
-        )
+        mask = write_anomaly_mask(output, self.threshold, self.fpr, folder)
         self._sheet(output, folder / "worst_slices.png")
         return self._report(output, mask)
 
-    def _report(self, output: Mapping[str, Any], mask: torch.Tensor) -> dict[str, Any]:
+    def _report(self, output: Mapping[str, Any], mask: Mapping[str, Any]) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]
         judged = known_slices(strange)
         slices = [
@@ -87,9 +84,7 @@ class AnomalyFileWriter(ResultFileWriter):
             "score": float(scores[judged].mean()) if judged else 0.0,
             "score_of": f"{len(judged)} of {len(scores)} slices"
             + (", none like the training data" if any(strange[i] for i in judged) else ""),
-            "anomalous_voxels": int(mask.sum()),
-            "threshold": self.threshold,
-            "threshold_fpr": self.fpr,
+            **mask,
             "warnings": output["warnings"],
             "slices": slices,
         }
@@ -103,3 +98,24 @@ class AnomalyFileWriter(ResultFileWriter):
         image, pred, maps = (slices[k][worst] for k in ("image", "pred", "anomaly_map"))
         sheet = anomaly_sheet(image, pred, maps, titles=titles, vmax=self.vmax, threshold=self.threshold)
         save_png(sheet, path)
+
+
+def write_anomaly_mask(
+    output: Mapping[str, Any], threshold: float, fpr: float, folder: Path
+) -> dict[str, Any]:
+    """Cut the map of an image at a threshold and write ``anomaly_mask``.
+
+    Args:
+        output: `path`, `meta`, `anomaly_map` and `assessed` of a file iteration.
+        threshold: lowest value that is an anomaly, in the unit of the map.
+        fpr: rate among healthy pixels that the threshold stands for.
+        folder: folder to write into.
+
+    Returns:
+        What the report of the image says of the mask.
+    """
+    picture = is_picture(output["path"], output["meta"])
+    mask = ((output["anomaly_map"] >= threshold) & (output["assessed"] > 0)).to(torch.uint8)
+    path = folder / f"anomaly_mask{'.png' if picture else '.nii.gz'}"
+    write_like(mask.float() if picture else mask, output["meta"], path, np.uint8)
+    return {"anomalous_voxels": int(mask.sum()), "threshold": threshold, "threshold_fpr": fpr}

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.handlers.anomaly_files import write_anomaly_mask
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.inferers.familiarity import known_slices
 from robustmed_monai.metrics.calibration import threshold_at
@@ -56,8 +56,8 @@ class ComponentFileWriter(ResultFileWriter):
         calibration: Mapping[str, Any] | None = None,
         fpr: float = 0.05,
     ) -> None:
-        super().__init__(output_dir, items)
         self.threshold = None if calibration is None else threshold_at(calibration, fpr)
+        super().__init__(output_dir, items)
         self.fpr = fpr
         self.clip = clip
         self.vmax = vmax
@@ -71,16 +71,9 @@ class ComponentFileWriter(ResultFileWriter):
                 values = self._pictured(key, output) if picture else output[key]
                 write_like(values, output["meta"], folder / f"{name}{'.png' if picture else '.nii.gz'}")
         self._sheet(output, folder / "slices.png")
-        return _report(output) | self._mask(output, folder, picture)
-
-    def _mask(self, output: Mapping[str, Any], folder: Path, picture: bool) -> dict[str, Any]:
         if self.threshold is None:
-            return {}
-        maps = torch.as_tensor(output["anomaly_map"])
-        mask = ((maps >= self.threshold) & (output["assessed"] > 0)).to(torch.uint8)
-        path = folder / f"anomaly_mask{'.png' if picture else '.nii.gz'}"
-        write_like(mask.float() if picture else mask, output["meta"], path, np.uint8)
-        return {"anomalous_voxels": int(mask.sum()), "threshold": self.threshold, "threshold_fpr": self.fpr}
+            return _report(output)
+        return _report(output) | write_anomaly_mask(output, self.threshold, self.fpr, folder)
 
     def _pictured(self, key: str, output: Mapping[str, Any]) -> torch.Tensor:
         values = torch.as_tensor(output[key])
