@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks.timing import Row, Work, options, row, same_numbers, save
-from robustmed_monai.utils.export import ExportedNetwork, example_inputs, export_network
+from robustmed_monai.export import ExportedNetwork, example_inputs, export_network
 from robustmed_monai.utils.weights import load_into
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"

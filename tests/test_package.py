@@ -38,6 +38,17 @@ MODULES = [
     # The app is imported by MONAI Label, in an environment of its own.
     if path.parent.name != "monailabel"
 ]
+# From the ground up: a folder imports from itself, its own floor and those below.
+FLOORS = (
+    {"utils"},
+    {"transforms"},
+    {"data", "networks"},
+    {"losses"},
+    {"inferers", "metrics", "visualize"},
+    {"handlers"},
+    {"engines"},
+    {"apps"},
+)
 
 
 def _name(path: Path) -> str:
@@ -75,9 +86,13 @@ def _distributions() -> Mapping[str, list[str]]:
 def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            yield node.module
+
+
+def _floor(folder: str) -> int:
+    return next(floor for floor, folders in enumerate(FLOORS) if folder in folders)
 
 
 def test_importing_the_package_loads_next_to_nothing() -> None:
@@ -132,6 +147,14 @@ def test_no_function_is_longer_than_50_lines(path: Path) -> None:
             assert length <= 50, f"{node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "robustmed_monai").glob("*/**/*.py")), ids=_name)
+def test_no_module_imports_from_a_floor_above(path: Path) -> None:
+    floor = _floor(path.relative_to(REPOSITORY).parts[1])
+    for name in _imports(path):
+        if name.startswith("robustmed_monai."):
+            assert _floor(name.split(".")[1]) <= floor, f"{name} stands above {_name(path)}"
+
+
 @pytest.mark.parametrize("path", PACKAGE_SOURCES, ids=_name)
 def test_every_import_is_a_declared_dependency(path: Path) -> None:
     allowed = {
@@ -140,7 +163,7 @@ def test_every_import_is_a_declared_dependency(path: Path) -> None:
         for line in _declared()[group]
     }
     ours = {"robustmed_monai", "data_prep", *sys.stdlib_module_names}
-    for module in set(_imports(path)) - ours:
+    for module in {name.partition(".")[0] for name in _imports(path)} - ours:
         owners = {owner.lower().replace("_", "-") for owner in _distributions().get(module, [module])}
         assert owners & allowed, f"{module} is not in install_requires of setup.cfg"
 

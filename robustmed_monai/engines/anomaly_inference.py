@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.engines.file_iteration import file_iteration, white_of
+from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import known_slices, strange_slices, warn_of_strange
+from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
 

@@ -13,11 +13,6 @@ from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.utils.errors import ImageError, RobustMedError
 
 
-def white_of(source: torch.Tensor) -> float:
-    """White of a picture whose largest value is that of ``source``: 255 or 65535."""
-    return 255.0 if float(source.max()) <= 255 else 65535.0
-
-
 def file_iteration(
     engine: Any, item: Mapping[str, Any], infer: Callable[[Any, str], dict[str, Any]]
 ) -> dict[str, Any]:

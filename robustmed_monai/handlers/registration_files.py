@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.engines.file_iteration import white_of
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.transforms.field_files import write_world_field
+from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.utils.fingerprint import input_stamp
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid

@@ -2,6 +2,7 @@
 
 from robustmed_monai.networks.cifl import CIFL, unit_maps
 from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.networks.registration import RegistrationNet
 from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.rotnet import GroupPooledResNet, RotationCorrectedNet, RotNet
@@ -11,6 +12,7 @@ from robustmed_monai.networks.vqvae2 import VQVAE2
 
 __all__ = [
     "CIFL",
+    "MINDSSC",
     "UNORANIC",
     "VQVAE2",
     "AutoEncoder",

@@ -12,8 +12,8 @@ from monai.networks.nets.voxelmorph import VoxelMorphUNet
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.inferers.mind import MINDSSC
 from robustmed_monai.networks.cifl import CIFL
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.transforms.fields import integrate
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 from robustmed_monai.utils.weights import load_info, load_into

@@ -21,9 +21,9 @@ from monai.data.torchscript_utils import load_net_with_metadata
 from torch import nn
 from torch.jit._trace import TracerWarning
 
+from robustmed_monai.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
 from robustmed_monai.networks.registration import registration_net
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
-from robustmed_monai.utils.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
 from robustmed_monai.utils.files import read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects
 from robustmed_monai.utils.weights import save_weights
@@ -31,7 +31,7 @@ from robustmed_monai.utils.weights import save_weights
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs" / "metadata.json").is_file())
 TOLERANCE = 1e-4
-EXPORTED = "robustmed_monai.utils.export.ExportedNetwork"
+EXPORTED = "robustmed_monai.export.ExportedNetwork"
 
 Overrides = dict[str, Any]
 FEATURES = {"out_channels": 3, "channels": 4, "depth": 3, "norm": "channel", "center": True}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustmed_monai.inferers.mind import MINDSSC
 from robustmed_monai.inferers.registration import RegistrationInferer
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.networks.registration import (
     BACKBONES,
     RegistrationNet,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from robustmed_monai.transforms.image_checks import (
@@ -29,6 +30,11 @@ _MAX_PIXELS = 1 << 26
 _RATIOS = {"PNG": DEFLATE_RATIO, "TIFF": 4096}
 _ONE_CHANNEL = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _CHANNELS = {"LA": 1, "RGB": 3, "RGBA": 3}
+
+
+def white_of(source: torch.Tensor) -> float:
+    """White of a picture whose largest value is that of ``source``: 255 or 65535."""
+    return 255.0 if float(source.max()) <= 255 else 65535.0
 
 
 def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Networks for other run times: ONNX, torch.export (.pt2) and TorchScript, and the way back into an inferer.
 
-    python -m robustmed_monai.utils.export bundles/ra --output out/ra/export
+    python -m robustmed_monai.export bundles/ra --output out/ra/export
 
 MONAI's ``onnx_export`` and ``ckpt_export`` write the one graph image -> ``pred``. A score needs more: RA's
 map the encoder's features, pchVAE's bound the codes, unORANIC's score the characteristics, RISC's
@@ -122,7 +122,7 @@ class ExportedNetwork(nn.Module):
 
     Example:
         A command with ``inference.json`` runs on onnxruntime when this is added:
-        ``--network "{'_target_': 'robustmed_monai.utils.export.ExportedNetwork', 'folder': 'out/ra'}"``.
+        ``--network "{'_target_': 'robustmed_monai.export.ExportedNetwork', 'folder': 'out/ra'}"``.
     """
 
     def __init__(

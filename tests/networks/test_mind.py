@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmed_monai.inferers.mind import MINDSSC
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 
