@@ -11,7 +11,8 @@ reported on and nothing is chosen by them. ``--datasets`` names the parts to do,
 * registration: the same for registration networks on 100 fixed pairs, also with the features compared in
   place of the images (`compared`) and on MIND-SSC (`mind`), beside methods that learn nothing;
 * sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
-  seed it takes half an hour of one core: ``--seeds 0``.
+  seed it takes half an hour of one core: ``--seeds 0``;
+* sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise.
 
 Each ends with its table of what is done by then: of the seeds that all rows have that have any.
 ``registration/raw`` trains one row of a part and makes no table; ``tables`` makes those of all parts and
@@ -61,14 +62,25 @@ OVERLAYS: dict[str, dict[str, list[str]]] = {
         "synth": ["synth"],
     },
 }
+# Enough to tell the settings apart: 510 steps, a minute for each.
+SHORT_UNET: dict[str, Any] = {"max_epochs": 10, "val_interval": 10}
 # Rows that get the features of their seed.
 ON_FEATURES = ("features", "compared")
 # Of registration 2,040 steps of 8 pairs: four to six minutes of one core for each row.
 EPOCHS = {"segmentation": 40, "registration": 20}
+# The bundle and the name of each part's table.
+TABLES = {
+    "features": ("cifl", "features"),
+    "segmentation": ("cifl_segmentation", "oasis"),
+    "registration": ("cifl_registration", "oasis"),
+    "sweep": ("cifl", "sweep"),
+    "sweep_segmentation": ("cifl_segmentation", "sweep"),
+}
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
     **{task: list(rows) for task, rows in OVERLAYS.items()},
     "sweep": list(SWEEP),
+    "sweep_segmentation": list(SWEEP),
 }
 
 
@@ -85,6 +97,9 @@ def train_run(part: str, row: str, seed: int, output: Path) -> str:
         return train(place, "cifl", ["train"], **settings, **FEATURES)
     if part == "sweep":
         return train(place, "cifl", ["train"], **settings, **SHORT, **SWEEP[row])
+    if part == "sweep_segmentation":
+        settings["features_weights"] = Path(train_run("sweep", row, seed, output)).absolute()
+        return train(place, "cifl_segmentation", ["train"], **settings, **SHORT_UNET)
     if row in ON_FEATURES:
         features = Path(train_run("features", "features", seed, output))
         settings["features_weights"] = features.absolute()
@@ -103,7 +118,7 @@ def make_table(part: str, output: Path) -> None:
     left = {row: sorted(more) for row, found in done.items() if (more := found - set(seeds))}
     log.info("table of %s: rows %s, seeds %s; left out: %s", part, list(done), seeds, left or "none")
     runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
-    name, table = (f"cifl_{part}", "oasis") if part in OVERLAYS else ("cifl", part)
+    name, table = TABLES[part]
     place = output / "tables" / part
     amp = {"amp": True} if part == "registration" else {}
     bundle(

@@ -53,7 +53,7 @@ def test_features_of_the_seed_come_first(calls: list[Any], tmp_path: Path) -> No
     assert "features_weights" not in calls[2][3]
 
 
-@pytest.mark.parametrize("part", ["features", "segmentation", "registration", "sweep"])
+@pytest.mark.parametrize("part", sorted(results_cifl.ROWS))
 def test_a_table_is_of_the_seeds_that_all_its_rows_have(part: str, calls: list[Any], tmp_path: Path) -> None:
     rows = results_cifl.ROWS[part][:2]
     for seed in (2, 0):
