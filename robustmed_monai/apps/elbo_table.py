@@ -80,7 +80,7 @@ class ElboTable:
         Returns:
             Path of the JSON.
         """
-        folder = Path(output)
+        folder, log = Path(output), logging.getLogger(__name__)
         results: dict[str, list[DetectorResult]] = {}
         scored: dict[str, dict[str, Found]] = {}
         for name, files in self.runs.items():
@@ -89,6 +89,8 @@ class ElboTable:
                 load_into(network, weights).eval()
                 result, found = self._judged(network_judge(network, self.inferer, self.device))
                 results.setdefault(name, []).append(result)
+                shown = {k: round(result.figures[k], 4) for k in ("mse", "mean_auroc", "mean_ap")}
+                log.info(f"{table}, run {place + 1}, {name}: {shown}")
                 if not place:
                     scored[name] = found
                     self._codes(network, name, folder)
@@ -100,7 +102,7 @@ class ElboTable:
         head = provenance(seeds=seeds, data=data, device=str(self.device))
         path = write_results(folder / f"{table}.json", summarize(results), head)
         self._pictures(folder, scored)
-        logging.getLogger(__name__).info(f"results are in {path}")
+        log.info(f"results are in {path}")
         return path
 
     def _judged(self, judge: Judge) -> tuple[DetectorResult, dict[str, Found]]:
