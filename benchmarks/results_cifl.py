@@ -62,7 +62,7 @@ OVERLAYS: dict[str, dict[str, list[str]]] = {
         "synth": ["synth"],
     },
 }
-# Enough to tell the settings apart: 510 steps, a minute for each.
+# Enough to tell the settings apart: 510 steps, two minutes for each.
 SHORT_UNET: dict[str, Any] = {"max_epochs": 10, "val_interval": 10}
 # Rows that get the features of their seed.
 ON_FEATURES = ("features", "compared")

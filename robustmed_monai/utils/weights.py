@@ -209,8 +209,8 @@ def read_archive(data: bytes, path: str | os.PathLike[str], map_location: str | 
             compressed = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
             # Reading a part that is not compressed takes no more memory than the file; a zip bomb would.
             damaged = None if compressed else archive.testzip()
-    # NotImplementedError is zipfile's answer to a compression or an encryption that it does not know.
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError, RuntimeError) as error:
+    # RuntimeError is zipfile's answer to a part that is encrypted or compressed in a way it does not know.
+    except (zipfile.BadZipFile, EOFError, ValueError, OSError, RuntimeError) as error:
         raise WeightsError(f"{path}: is no intact torch archive ({error}). {advice}") from error
     if compressed:
         raise WeightsError(f"{path}: has compressed parts, which torch.save never writes. {advice}")
