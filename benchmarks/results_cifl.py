@@ -6,10 +6,11 @@ Data: labelled slices of OASIS at 128 pixels, T1. 272 subjects train, 30 choose 
 reported on and nothing is chosen by them. ``--datasets`` names the parts to do, in order:
 
 * features: CIFL on synthesised shapes, and how invariant it is on shapes and brains;
-* segmentation: U-Nets on T1 (`raw`), on frozen CIFL features (`features`), on remapped T1 (`augmented`) and
-  on images painted from labels (`synth`), tested on T1 and on contrasts none of them saw;
+* segmentation: U-Nets on T1 (`raw`), on frozen CIFL features (`features`), on remapped T1 (`augmented`), on
+  MIND-SSC (`mind`) and on images painted from labels (`synth`), tested on T1 and on contrasts none of them
+  saw;
 * registration: the same for registration networks on 100 fixed pairs, also with the features compared in
-  place of the images (`compared`) and on MIND-SSC (`mind`), beside methods that learn nothing;
+  place of the images (`compared`), beside methods that learn nothing;
 * sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
   seed it takes half an hour of one core: ``--seeds 0``;
 * sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise.
@@ -52,7 +53,13 @@ SWEEP: dict[str, dict[str, Any]] = {
     "as printed": {"crop": 0, "center": False},
 }
 OVERLAYS: dict[str, dict[str, list[str]]] = {
-    "segmentation": {"raw": ["raw"], "features": [], "augmented": ["augmented"], "synth": ["synth"]},
+    "segmentation": {
+        "raw": ["raw"],
+        "features": [],
+        "augmented": ["augmented"],
+        "mind": ["mind"],
+        "synth": ["synth"],
+    },
     "registration": {
         "raw": ["raw"],
         "features": [],

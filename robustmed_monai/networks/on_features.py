@@ -12,6 +12,8 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from robustmed_monai.networks.cifl import CIFL
+from robustmed_monai.networks.mind import MINDSSC
+from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.weights import load_info, load_into
 
 
@@ -68,6 +70,30 @@ def feature_settings(weights: str | os.PathLike[str] | None) -> dict[str, Any] |
     return {name: info[name] for name in sorted(names) if name in info}
 
 
+def feature_network(settings: str | Mapping[str, Any] | None, spatial_dims: int = 2) -> CIFL | MINDSSC | None:
+    """Features, untrained, from plain settings, which fit into the information beside weights.
+
+    Args:
+        settings: arguments of ``CIFL`` but ``spatial_dims``, see ``feature_settings``; "mind" for MIND-SSC;
+            None for no features.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ConfigError: for settings that are none of these.
+
+    Example:
+        >>> feature_network({"out_channels": 8}).out_channels, feature_network("mind").out_channels
+        (8, 4)
+    """
+    if settings is None:
+        return None
+    if settings == "mind":
+        return MINDSSC(spatial_dims)
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"features={settings!r}; give the settings of CIFL, 'mind' or none.")
+    return CIFL(spatial_dims=spatial_dims, **settings)
+
+
 def load_features(network: OnFeatures, weights: str | os.PathLike[str] | None) -> OnFeatures:
     """Load the features of a network from a weights file of their own; None leaves them as they are.
 
@@ -82,23 +108,22 @@ def load_features(network: OnFeatures, weights: str | os.PathLike[str] | None) -
 def segmentation_unet(
     num_classes: int = 4,
     channels: Sequence[int] = (16, 32, 64, 128),
-    features: Mapping[str, Any] | None = None,
+    features: str | Mapping[str, Any] | None = None,
     spatial_dims: int = 2,
 ) -> OnFeatures:
-    """MONAI's U-Net, image to logits, on the image or on frozen CIFL features of it.
+    """MONAI's U-Net, image to logits, on the image or on frozen features of it.
 
     Args:
         num_classes: labels are 0 to ``num_classes - 1``.
         channels: widths of the levels; each halves the size.
-        features: arguments of ``CIFL`` but ``spatial_dims``, see ``feature_settings``; None works on the
-            image.
+        features: see ``feature_network``; None works on the image.
         spatial_dims: 2 or 3.
 
     Returns:
         Network from (B, 1, *spatial) in [0, 1] to (B, num_classes, *spatial); sides are multiples of
         2 ** (len(channels) - 1).
     """
-    seen = None if features is None else CIFL(spatial_dims=spatial_dims, **features)
+    seen = feature_network(features, spatial_dims)
     unet = UNet(
         spatial_dims,
         in_channels=1 if seen is None else seen.out_channels,

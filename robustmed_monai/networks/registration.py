@@ -12,8 +12,7 @@ from monai.networks.nets.voxelmorph import VoxelMorphUNet
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.networks.cifl import CIFL
-from robustmed_monai.networks.mind import MINDSSC
+from robustmed_monai.networks.on_features import feature_network
 from robustmed_monai.transforms.fields import integrate
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 from robustmed_monai.utils.weights import load_info, load_into
@@ -146,19 +145,12 @@ def registration_net(
 
     Args:
         spatial_dims: 2 or 3.
-        features: arguments of ``CIFL`` but ``spatial_dims``, see ``on_features.feature_settings``; "mind" for
-            MIND-SSC; None works on the images.
+        features: see ``on_features.feature_network``; None works on the images.
         backbone: see RegistrationNet.
         channels: see RegistrationNet.
         integration_steps: see RegistrationNet.
     """
-    seen: CIFL | MINDSSC | None = None
-    if features == "mind":
-        seen = MINDSSC(spatial_dims)
-    elif isinstance(features, Mapping):
-        seen = CIFL(spatial_dims=spatial_dims, **features)
-    elif features is not None:
-        raise ConfigError(f"features={features!r}; give the settings of CIFL, 'mind' or none.")
+    seen = feature_network(features, spatial_dims)
     width = 1 if seen is None else seen.out_channels
     return RegistrationNet(spatial_dims, width, backbone, channels, integration_steps, seen)
 

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from robustmed_monai.networks.cifl import CIFL
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.networks.on_features import (
     OnFeatures,
+    feature_network,
     feature_settings,
     load_features,
     segmentation_unet,
 )
-from robustmed_monai.utils.errors import WeightsError
+from robustmed_monai.utils.errors import ConfigError, WeightsError
 from robustmed_monai.utils.weights import save_weights
 
 SMALL: dict[str, Any] = {"out_channels": 5, "channels": 4, "depth": 2}
@@ -77,6 +79,15 @@ def test_weights_say_how_their_features_are_built(tmp_path: Path) -> None:
         feature_settings(tmp_path / "none.pt")
     with pytest.raises(WeightsError, match="does not fit"):
         load_features(segmentation_unet(3, (4, 8), {**SMALL, "channels": 6}), tmp_path / "model.pt")
+
+
+def test_mind_stands_where_cifl_does() -> None:
+    image = torch.rand(2, 1, 16, 16)
+    network = segmentation_unet(3, (4, 8), "mind").eval()
+    assert torch.equal(network(image), network.network(MINDSSC(2)(image)))
+    assert segmentation_unet(3, (4, 8), "mind", 3)(torch.rand(1, 1, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+    with pytest.raises(ConfigError, match="'sift'"):
+        feature_network("sift")
 
 
 def test_without_features_it_takes_the_image() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from robustmed_monai.apps.segmentation_table import load_segmenter
+from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.networks.on_features import segmentation_unet
 from robustmed_monai.transforms.batch_labelled import BatchFromLabels, BatchRandRemap
 from robustmed_monai.utils.errors import RobustMedError
@@ -50,6 +52,15 @@ def test_the_baseline_learns_without_features(trained: dict[str, Path]) -> None:
     assert info["features"] is None
     assert info["metric"] == "val_mean_dice"
     assert info["value"] > 0.8
+
+
+def test_hand_made_features_need_no_weights(segmentation: Any, tiny: Overrides, tmp_path: Path) -> None:
+    own = {k: v for k, v in tiny.items() if k != "features_weights"}
+    segmentation(["train.json", "mind.json"], {**own, "max_epochs": 1}, output_dir=str(tmp_path))
+    assert load_info(tmp_path / "model.pt")["features"] == "mind"
+    network = load_segmenter(tmp_path / "model.pt")
+    assert isinstance(network.features, MINDSSC)
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 4, 32, 32)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("augmented", BatchRandRemap), ("synth", BatchFromLabels)])
