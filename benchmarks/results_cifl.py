@@ -13,7 +13,9 @@ reported on and nothing is chosen by them. ``--datasets`` names the parts to do,
   place of the images (`compared`), beside methods that learn nothing;
 * sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
   seed it takes half an hour of one core: ``--seeds 0``;
-* sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise.
+* sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise;
+* long_segmentation, long_registration: the features and their rival trained three times as long, since images
+  of random contrast teach slowly. Likewise.
 
 Each ends with its table of what is done by then: of the seeds that all rows have that have any.
 ``registration/raw`` trains one row of a part and makes no table; ``tables`` makes those of all parts and
@@ -68,13 +70,15 @@ OVERLAYS: dict[str, dict[str, list[str]]] = {
         "mind": ["mind"],
         "synth": ["synth"],
     },
+    "long_segmentation": {"features": [], "augmented": ["augmented"]},
+    "long_registration": {"features": [], "augmented": ["augmented"]},
 }
 # Enough to tell the settings apart: 510 steps, two minutes for each.
 SHORT_UNET: dict[str, Any] = {"max_epochs": 10, "val_interval": 10}
 # Rows that get the features of their seed.
 ON_FEATURES = ("features", "compared")
 # Of registration 2,040 steps of 8 pairs: four to six minutes of one core for each row.
-EPOCHS = {"segmentation": 40, "registration": 20}
+EPOCHS = {"segmentation": 40, "registration": 20, "long_segmentation": 120, "long_registration": 60}
 # The bundle and the name of each part's table.
 TABLES = {
     "features": ("cifl", "features"),
@@ -82,10 +86,17 @@ TABLES = {
     "registration": ("cifl_registration", "oasis"),
     "sweep": ("cifl", "sweep"),
     "sweep_segmentation": ("cifl_segmentation", "sweep"),
+    "long_segmentation": ("cifl_segmentation", "long"),
+    "long_registration": ("cifl_registration", "long"),
+}
+# Overrides of evaluate.json. What learns nothing is measured once.
+EVALUATION: dict[str, dict[str, Any]] = {
+    "registration": {"amp": True},
+    "long_registration": {"amp": True, "methods": {}},
 }
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
-    **{task: list(rows) for task, rows in OVERLAYS.items()},
+    **{part: list(rows) for part, rows in OVERLAYS.items()},
     "sweep": list(SWEEP),
     "sweep_segmentation": list(SWEEP),
 }
@@ -111,7 +122,7 @@ def train_run(part: str, row: str, seed: int, output: Path) -> str:
         features = Path(train_run("features", "features", seed, output))
         settings["features_weights"] = features.absolute()
     schedule = {"max_epochs": EPOCHS[part], "val_interval": 5}
-    return train(place, f"cifl_{part}", ["train", *OVERLAYS[part][row]], **settings, **schedule)
+    return train(place, TABLES[part][0], ["train", *OVERLAYS[part][row]], **settings, **schedule)
 
 
 def make_table(part: str, output: Path) -> None:
@@ -127,7 +138,6 @@ def make_table(part: str, output: Path) -> None:
     runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
     name, table = TABLES[part]
     place = output / "tables" / part
-    amp = {"amp": True} if part == "registration" else {}
     bundle(
         name,
         ["evaluate"],
@@ -136,7 +146,7 @@ def make_table(part: str, output: Path) -> None:
         output_dir=place,
         dataset_dir=_data(output),
         seeds=seeds,
-        **amp,
+        **EVALUATION.get(part, {}),
     )
     keep(name, place / f"{table}.json")
 

@@ -53,6 +53,15 @@ def test_features_of_the_seed_come_first(calls: list[Any], tmp_path: Path) -> No
     assert "features_weights" not in calls[2][3]
 
 
+def test_long_is_the_same_for_longer(calls: list[Any], tmp_path: Path) -> None:
+    for part in ("registration", "long_registration"):
+        results_cifl.train_run(part, "augmented", 0, tmp_path)
+    (place, *same, settings), (long_place, *long_same, long_settings) = calls
+    assert (place.parent.name, long_place.parent.name) == ("registration", "long_registration")
+    assert long_same == same == ["cifl_registration", ["train", "augmented"]]
+    assert long_settings == {**settings, "max_epochs": 3 * settings["max_epochs"]}
+
+
 @pytest.mark.parametrize("part", sorted(results_cifl.ROWS))
 def test_a_table_is_of_the_seeds_that_all_its_rows_have(part: str, calls: list[Any], tmp_path: Path) -> None:
     rows = results_cifl.ROWS[part][:2]
