@@ -37,12 +37,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks.results_common import bundle, keep, log, options, run, train
 
-# Overrides of train.json for each row of a part; those of a task are its overlays.
-# What one CPU core does in a quarter of an hour per seed.
-FEATURES: dict[str, Any] = {"max_epochs": 20, "epoch_length": 250, "val_interval": 5}
-# Three minutes for each setting of the sweep, measured at its end. Some are known to stop looking at the
-# image: they are trained on all the same.
-SHORT: dict[str, Any] = {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "grace_epochs": 4}
+# What one part trains by: overrides of train.json.
+SCHEDULES: dict[str, dict[str, Any]] = {
+    # What one CPU core does in a quarter of an hour per seed.
+    "features": {"max_epochs": 20, "epoch_length": 250, "val_interval": 5},
+    # Three minutes for each setting, measured at its end. Some are known to stop looking at the image: they
+    # are trained on all the same.
+    "sweep": {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "grace_epochs": 4},
+    # Enough to tell the settings apart: 510 steps, two minutes for each.
+    "sweep_segmentation": {"max_epochs": 10, "val_interval": 10},
+    "segmentation": {"max_epochs": 40, "val_interval": 5},
+    "long_segmentation": {"max_epochs": 120, "val_interval": 5},
+    # 2,040 steps of 8 pairs: four to six minutes of one core for each row.
+    "registration": {"max_epochs": 20, "val_interval": 5},
+    "long_registration": {"max_epochs": 60, "val_interval": 5},
+}
 SWEEP: dict[str, dict[str, Any]] = {
     "tau_g 0.3": {},
     "tau_g 1": {"tau_g": 1.0},
@@ -54,6 +63,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     "not centred": {"center": False},
     "as printed": {"crop": 0, "center": False},
 }
+# The overlays of each row of a task.
 OVERLAYS: dict[str, dict[str, list[str]]] = {
     "segmentation": {
         "raw": ["raw"],
@@ -73,12 +83,8 @@ OVERLAYS: dict[str, dict[str, list[str]]] = {
     "long_segmentation": {"features": [], "augmented": ["augmented"]},
     "long_registration": {"features": [], "augmented": ["augmented"]},
 }
-# Enough to tell the settings apart: 510 steps, two minutes for each.
-SHORT_UNET: dict[str, Any] = {"max_epochs": 10, "val_interval": 10}
-# Rows that get the features of their seed.
+# Rows of a task that get the features of their seed.
 ON_FEATURES = ("features", "compared")
-# Of registration 2,040 steps of 8 pairs: four to six minutes of one core for each row.
-EPOCHS = {"segmentation": 40, "registration": 20, "long_segmentation": 120, "long_registration": 60}
 # The bundle and the name of each part's table.
 TABLES = {
     "features": ("cifl", "features"),
@@ -107,22 +113,22 @@ def folder(part: str, row: str, seed: object, output: Path) -> Path:
     return output / part / (f"{seed}" if part == "features" else f"{row}-{seed}")
 
 
+def stands_on(part: str, row: str) -> tuple[str, str] | None:
+    """Part and row whose features a row is trained on."""
+    if part == "sweep_segmentation":
+        return "sweep", row
+    return ("features", "features") if part in OVERLAYS and row in ON_FEATURES else None
+
+
 def train_run(part: str, row: str, seed: int, output: Path) -> str:
     """Train one row of a part with one seed, and the features that it stands on, and return its weights."""
-    place = folder(part, row, seed, output)
-    settings = {"dataset_dir": _data(output), "seed": seed, "amp": True}
-    if part == "features":
-        return train(place, "cifl", ["train"], **settings, **FEATURES)
+    settings = {"dataset_dir": _data(output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
-        return train(place, "cifl", ["train"], **settings, **SHORT, **SWEEP[row])
-    if part == "sweep_segmentation":
-        settings["features_weights"] = Path(train_run("sweep", row, seed, output)).absolute()
-        return train(place, "cifl_segmentation", ["train"], **settings, **SHORT_UNET)
-    if row in ON_FEATURES:
-        features = Path(train_run("features", "features", seed, output))
-        settings["features_weights"] = features.absolute()
-    schedule = {"max_epochs": EPOCHS[part], "val_interval": 5}
-    return train(place, TABLES[part][0], ["train", *OVERLAYS[part][row]], **settings, **schedule)
+        settings |= SWEEP[row]
+    if below := stands_on(part, row):
+        settings["features_weights"] = Path(train_run(*below, seed, output)).absolute()
+    overlays = OVERLAYS.get(part, {}).get(row, [])
+    return train(folder(part, row, seed, output), TABLES[part][0], ["train", *overlays], **settings)
 
 
 def make_table(part: str, output: Path) -> None:
