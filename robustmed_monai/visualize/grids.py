@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours; lines that share one differ in style.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#303030")
 _STYLES = ("-", "--", ":")
+# Letters of a heading that the width of an image has room for.
+_HEADING = 19
 
 
 def image_grid(columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None = None) -> Figure:
@@ -40,7 +43,7 @@ def image_grid(columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None =
     )
     axes = figure.subplots(shape[0], len(columns), squeeze=False)
     for column, (heading, images) in enumerate(columns.items()):
-        axes[0, column].set_title(heading, fontsize=7, color=INK, wrap=True)
+        axes[0, column].set_title(fill(heading, _HEADING), fontsize=7, color=INK)
         for row, image in enumerate(images):
             # MONAI's axes are (x, y), a picture's are (rows, columns).
             array = image.detach().float().cpu().clamp(0, 1).numpy().transpose(2, 1, 0)

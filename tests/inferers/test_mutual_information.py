@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import SimpleITK
 import torch
 from torch.nn import functional as F
 
@@ -24,6 +25,23 @@ def test_undoes_a_shift_in_an_inverted_image_and_leaves_blank_ones() -> None:
     assert (found + shift)[inside].abs().mean() < 0.4
     assert not found[1].any()
     assert torch.equal(found, register(moving, 1 - fixed)["ddf"])
+
+
+def test_same_bits_whatever_the_number_of_threads() -> None:
+    noise = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    moving, fixed = F.interpolate(noise, (96, 96), mode="bicubic").clamp(0, 1)[:, None]
+    register = MutualInformationRegistration(control_points=6, iterations=40)
+    before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, 4, 4):
+            SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(register(moving, 1 - fixed)["ddf"])
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert found[0].abs().max() > 0.5
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_settings_out_of_range() -> None:

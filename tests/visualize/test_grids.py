@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ class TestGrid:
         assert shown.get_array().shape == (3, 4)
         assert (shown.get_array()[0, 3], shown.get_clim()) == (1.0, (0, 1))
         assert other.get_array()[0, 3] == 0.5
+
+    def test_long_headings_do_not_run_into_each_other(self) -> None:
+        image = torch.rand(1, 1, 8, 8)
+        figure = image_grid({"CIFL features": image, "CIFL features, compared too": image, "MIND-SSC": image})
+        to_array(figure)
+        boxes = [axis.title.get_window_extent() for axis in figure.axes]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
     def test_colour(self) -> None:
         figure = image_grid({"input": torch.rand(2, 3, 5, 5)})
