@@ -63,7 +63,7 @@ class MutualInformationRegistration:
         target, source = to_itk(fixed, PICTURE_AFFINE), to_itk(moving, PICTURE_AFFINE)
         method = SimpleITK.ImageRegistrationMethod()
         # Several threads sum in an order of their own each time: fields then differ by up to a voxel.
-        method.SetNumberOfThreads(1)
+        method.SetNumberOfWorkUnits(1)
         method.SetMetricAsMattesMutualInformation(self.bins)
         method.SetMetricSamplingStrategy(method.NONE)
         method.SetInterpolator(SimpleITK.sitkLinear)
