@@ -63,26 +63,17 @@ SWEEP: dict[str, dict[str, Any]] = {
     "not centred": {"center": False},
     "as printed": {"crop": 0, "center": False},
 }
-# The overlays of each row of a task.
-OVERLAYS: dict[str, dict[str, list[str]]] = {
-    "segmentation": {
-        "raw": ["raw"],
-        "features": [],
-        "augmented": ["augmented"],
-        "mind": ["mind"],
-        "synth": ["synth"],
-    },
-    "registration": {
-        "raw": ["raw"],
-        "features": [],
-        "augmented": ["augmented"],
-        "compared": ["compared"],
-        "mind": ["mind"],
-        "synth": ["synth"],
-    },
-    "long_segmentation": {"features": [], "augmented": ["augmented"]},
-    "long_registration": {"features": [], "augmented": ["augmented"]},
+ROWS: dict[str, list[str]] = {
+    "features": ["features"],
+    "segmentation": ["raw", "features", "augmented", "mind", "synth"],
+    "registration": ["raw", "features", "augmented", "compared", "mind", "synth"],
+    "long_segmentation": ["features", "augmented"],
+    "long_registration": ["features", "augmented"],
+    "sweep": list(SWEEP),
+    "sweep_segmentation": list(SWEEP),
 }
+# Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
+TASKS = ("segmentation", "registration", "long_segmentation", "long_registration")
 # Rows of a task that get the features of their seed.
 ON_FEATURES = ("features", "compared")
 # The bundle and the name of each part's table.
@@ -100,12 +91,6 @@ EVALUATION: dict[str, dict[str, Any]] = {
     "registration": {"amp": True},
     "long_registration": {"amp": True, "methods": {}},
 }
-ROWS: dict[str, list[str]] = {
-    "features": ["features"],
-    **{part: list(rows) for part, rows in OVERLAYS.items()},
-    "sweep": list(SWEEP),
-    "sweep_segmentation": list(SWEEP),
-}
 
 
 def folder(part: str, row: str, seed: object, output: Path) -> Path:
@@ -117,7 +102,7 @@ def stands_on(part: str, row: str) -> tuple[str, str] | None:
     """Part and row whose features a row is trained on."""
     if part == "sweep_segmentation":
         return "sweep", row
-    return ("features", "features") if part in OVERLAYS and row in ON_FEATURES else None
+    return ("features", "features") if part in TASKS and row in ON_FEATURES else None
 
 
 def train_run(part: str, row: str, seed: int, output: Path) -> str:
@@ -127,7 +112,7 @@ def train_run(part: str, row: str, seed: int, output: Path) -> str:
         settings |= SWEEP[row]
     if below := stands_on(part, row):
         settings["features_weights"] = Path(train_run(*below, seed, output)).absolute()
-    overlays = OVERLAYS.get(part, {}).get(row, [])
+    overlays = [row] if part in TASKS and row != "features" else []
     return train(folder(part, row, seed, output), TABLES[part][0], ["train", *overlays], **settings)
 
 
