@@ -35,9 +35,9 @@ from benchmarks.timing import (
     same_numbers,
     save,
 )
-from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, images_at_once
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.inferers.ra import AnomalyMapInferer
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.clahe import equalize_adapthist
 from robustmed_monai.utils.provenance import CHECKOUT
 from robustmed_monai.utils.weights import load_into

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by
 from benchmarks.timing import Row, Work, brain_slices, interleaved, options, row, same_numbers, save
 from robustmed_monai.transforms.corruption.core import Corruption
 from robustmed_monai.transforms.corruption.digital import elastic_transform, jpeg_compression
-from robustmed_monai.transforms.corruption.doors import BatchCorruption, RandCorruption
 from robustmed_monai.transforms.corruption.filters import gaussian_blur, sharpen
 from robustmed_monai.transforms.corruption.geometry import rotation
+from robustmed_monai.transforms.corruption.monai_transforms import BatchCorruption, RandCorruption
 from robustmed_monai.transforms.corruption.noise import gaussian_noise, impulse_noise
 from robustmed_monai.transforms.corruption.optics import motion_blur
 from robustmed_monai.transforms.corruption.tone import (

@@ -35,7 +35,7 @@ from benchmarks.timing import (
     save,
     seconds_in_new_process,
 )
-from robustmed_monai.data.slice_dataset import SliceDataset, keep_batch
+from robustmed_monai.data.slice_dataset import SliceDataset, identity_collate
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.provenance import CHECKOUT
 
@@ -124,7 +124,7 @@ def bare_epoch(
 
 def loading(images: torch.Tensor, batch_size: int) -> dict[str, Work]:
     """An epoch of batches, plain and augmented, by our data set and by MONAI's per-item one."""
-    collate: Any = keep_batch  # gets whole batches
+    collate: Any = identity_collate  # gets whole batches
     ours = DataLoader(slice_dataset(images), batch_size, shuffle=True, collate_fn=collate)
     augment, generator = BatchRandAffine(5.0, 0.02, (0.95, 1.05)), torch.Generator().manual_seed(0)
     items = [{"image": image} for image in images]

@@ -25,8 +25,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks.timing import Row, Work, interleaved, options, row, save
-from robustmed_monai.losses.hierarchical_vae import HierarchicalLoss, QuantizedLoss
-from robustmed_monai.networks.hierarchical_vae import chvae, high_vae, low_vae, pchvae
+from robustmed_monai.losses.pchvae import HierarchicalLoss, QuantizedLoss
+from robustmed_monai.networks.pchvae import chvae, high_vae, low_vae, pchvae
 from robustmed_monai.networks.vqvae2 import VQVAE2
 from robustmed_monai.utils.weights import save_weights
 

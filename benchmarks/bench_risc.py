@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks.timing import Row, Work, interleaved, options, row, same_numbers, save
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
-from robustmed_monai.networks.rotnet import RotNet, resnet2d
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.networks.risc import RotNet, resnet2d
 from robustmed_monai.transforms.rotation import RandRotateKd, all_rotations, rotate, rotation_labels
 
 SIZE = 32

@@ -30,14 +30,14 @@ from benchmarks.bench_corruptions import (
 from benchmarks.timing import Row, Work, interleaved, options, row, save
 from robustmed_monai.losses.unoranic import UNORANICLoss
 from robustmed_monai.networks.unoranic import UNORANIC
-from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
+from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
 from robustmed_monai.transforms.corruption.views import CorruptedViews
 
 # Of the configs train.json and plus.json: images in a batch, variants beside the first view.
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "published network": (UNORANIC, 64, 3),
-    "plus": (StraightUNORANIC, 128, 1),
+    "plus": (PCAUNORANIC, 128, 1),
 }
 
 

@@ -33,7 +33,7 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import Array, box_mask, clip_box, kind_name, main_kind, spread, stretch
+from data_prep.pixels import Array, box_mask, clip_box, evenly_spaced, kind_name, main_kind, percentile_scale
 from robustmed_monai.utils.errors import CorruptImageError, DataError, ImageShapeError, NonFiniteImageError
 
 SOURCE = Source(
@@ -110,9 +110,9 @@ def prepare(
 def _items(
     out: Preparation, path: Path, found: Findings, slices: int, percentile: float, section: str
 ) -> Items:
-    scaled = stretch(_read_h5(path), percentile)
+    scaled = percentile_scale(_read_h5(path), percentile)
     items: Items = []
-    for level in spread(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
+    for level in evenly_spaced(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
         item: dict[str, Any] = {"subject": path.stem, "level": level, "healthy": False}
         name = f"{path.stem}_{level:02d}"
         if found.boxes.get(level):

@@ -41,7 +41,7 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import orient, read_mask, read_slice, spacing_z, spread, stretch
+from data_prep.pixels import evenly_spaced, orient, percentile_scale, read_mask, read_slice, spacing_z
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
@@ -167,10 +167,12 @@ def _cut(
 ) -> list[Item]:
     """Write slices of a volume; a slice that the mask leaves empty is healthy."""
     lesion = None if mask is None else read_mask(mask, volume)
-    scaled = stretch(volume, options.percentile)
+    scaled = percentile_scale(volume, options.percentile)
     depth = scaled.shape[2]
     items: list[Item] = []
-    for level in spread(depth // 2, options.slices, max(1, round(options.gap_mm / spacing_z(volume))), depth):
+    for level in evenly_spaced(
+        depth // 2, options.slices, max(1, round(options.gap_mm / spacing_z(volume))), depth
+    ):
         cut: dict[str, Any] = {
             "image": out.image(f"{name}_{level:03d}", scaled[:, :, level]),
             **item,

@@ -31,7 +31,7 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import box_mask, clip_box, main_kind, read_slice, stretch
+from data_prep.pixels import box_mask, clip_box, main_kind, percentile_scale, read_slice
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -109,7 +109,7 @@ def prepare(
 
 
 def _items(out: Preparation, path: Path, patient: str, drawn: Sequence[YoloBox], section: str) -> Items:
-    pixels = stretch(read_slice(path), PERCENTILE)
+    pixels = percentile_scale(read_slice(path), PERCENTILE)
     item: dict[str, Any] = {"healthy": not drawn, "subject": patient}
     if drawn:
         columns, rows = pixels.shape

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from data_prep.pixels import Array, read_volume, spacing_z, spread, stretch
+from data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume, spacing_z
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -75,12 +75,14 @@ def prepare(
 
     def make(path: Path) -> Items:
         volume = read_volume(path)
-        scaled = stretch(volume, percentile)
+        scaled = percentile_scale(volume, percentile)
         step = max(1, round(gap_mm / spacing_z(volume)))
         subject = _subject(path.name)
         section = section_of(subject, splits, seed)
         items: Items = []
-        for level in spread(mid_level(scaled, spacing_z(volume), depth_mm), slices, step, scaled.shape[2]):
+        for level in evenly_spaced(
+            mid_level(scaled, spacing_z(volume), depth_mm), slices, step, scaled.shape[2]
+        ):
             image = out.image(f"{path.name.split('.')[0]}_{level:03d}", scaled[:, :, level])
             items.append((section, {"image": image, "healthy": True, "subject": subject, "level": level}))
         return items

@@ -23,7 +23,7 @@ from monai.transforms import ResampleToMatch, Spacing
 from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
 from data_prep.downloads import Download
 from data_prep.ixi import mid_level
-from data_prep.pixels import Array, read_volume, spread, stretch
+from data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SOURCE = Source(
@@ -80,12 +80,12 @@ def prepare(
 
     def make(subject: str) -> Items:
         volumes = _on_one_grid(downloads, {c: files[c][subject] for c in CONTRASTS}, spacing_mm)
-        scaled = {contrast: stretch(volume, percentile) for contrast, volume in volumes.items()}
+        scaled = {contrast: percentile_scale(volume, percentile) for contrast, volume in volumes.items()}
         middle = mid_level(scaled["T1"], spacing_mm, depth_mm)
         step, depth = max(1, round(gap_mm / spacing_mm)), scaled["T1"].shape[2]
         section = section_of(subject, splits, seed)
         items: Items = []
-        for level in spread(middle, slices, step, depth):
+        for level in evenly_spaced(middle, slices, step, depth):
             for contrast, volume in scaled.items():
                 image = out.image(f"{subject}_{contrast}_{level:03d}", volume[:, :, level])
                 item = {"image": image, "healthy": True, "contrast": contrast}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.common import Item, Items, Preparation, section_of
-from data_prep.pixels import read_mask, read_volume, spacing_z, spread, stretch
+from data_prep.pixels import evenly_spaced, percentile_scale, read_mask, read_volume, spacing_z
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class LesionSlices:
         """
         volume = read_volume(image)
         lesion = read_mask(mask, volume)
-        scaled = stretch(volume, self.percentile)
+        scaled = percentile_scale(volume, self.percentile)
         section = section_of(subject, self.splits, self.seed)
         depth = scaled.shape[2]
         items: Items = []
-        for level in spread(depth // 2, self.slices, max(1, round(self.gap_mm / spacing_z(volume))), depth):
+        for level in evenly_spaced(
+            depth // 2, self.slices, max(1, round(self.gap_mm / spacing_z(volume))), depth
+        ):
             pixels = int(lesion[:, :, level].sum())
             if 0 < pixels <= self.min_pixels or (pixels and section != "test"):
                 out.skipped["tiny lesion" if section == "test" else "lesion slice of a training subject"] += 1

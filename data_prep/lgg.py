@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.common import Items, Preparation, Source, make_parser, run
-from data_prep.pixels import stretch
+from data_prep.pixels import percentile_scale
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -125,7 +125,7 @@ def _items(
 ) -> Items:
     patient = data["case_index"]
     own = {case: np.nonzero(patient == case)[0] for case in np.unique(patient[chosen])}
-    scaled = {case: stretch(data["t1pre"][rows], percentile) for case, rows in own.items()}
+    scaled = {case: percentile_scale(data["t1pre"][rows], percentile) for case, rows in own.items()}
     items: Items = []
     for index in out.progress(chosen):
         case, level = patient[index], int(data["slice_number"][index])

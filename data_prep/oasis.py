@@ -27,7 +27,7 @@ from monai.data import MetaTensor
 from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
 from data_prep.downloads import Download
 from data_prep.label_maps import renumber
-from data_prep.pixels import Array, read_volume, stretch
+from data_prep.pixels import Array, percentile_scale, read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError, GeometryError
 
 SOURCE = Source(
@@ -138,7 +138,7 @@ def _item(
     with download.file(image) as image_file, download.file(segmentation) as label_file:
         volume = read_volume(image_file)
         classes = _classes(label_file, volume, numbers)
-    scaled = stretch(volume, percentile)
+    scaled = percentile_scale(volume, percentile)
     if form == "volume":
         affine = np.asarray(volume.affine)
         paths = (

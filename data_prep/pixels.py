@@ -73,7 +73,7 @@ def nearest(mask: Array, shape: Sequence[int]) -> Array:
     return np.asarray(picture, dtype=np.float32).T
 
 
-def stretch(pixels: Array | MetaTensor, percentile: float) -> Array:
+def percentile_scale(pixels: Array | MetaTensor, percentile: float) -> Array:
     """Scale so that 0 stays 0 and ``percentile`` of all values becomes 1; clip to [0, 1].
 
     Args:
@@ -83,7 +83,7 @@ def stretch(pixels: Array | MetaTensor, percentile: float) -> Array:
     Raises:
         DataError: when the image is empty.
 
-    >>> stretch(np.asarray([0.0, 1.0, 2.0, 4.0], dtype=np.float32), 100).tolist()
+    >>> percentile_scale(np.asarray([0.0, 1.0, 2.0, 4.0], dtype=np.float32), 100).tolist()
     [0.0, 0.25, 0.5, 1.0]
     """
     values = np.asarray(pixels, dtype=np.float32)
@@ -94,10 +94,10 @@ def stretch(pixels: Array | MetaTensor, percentile: float) -> Array:
     return scaled
 
 
-def spread(centre: int, count: int, step: int, depth: int) -> list[int]:
+def evenly_spaced(centre: int, count: int, step: int, depth: int) -> list[int]:
     """Return up to ``count`` slice numbers around ``centre``, ``step`` apart, inside ``0..depth - 1``.
 
-    >>> spread(10, 3, 4, 20)
+    >>> evenly_spaced(10, 3, 4, 20)
     [6, 10, 14]
     """
     wanted = (centre + (index - (count - 1) // 2) * step for index in range(count))

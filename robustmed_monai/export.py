@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.jit._trace import TracerWarning
 
-from robustmed_monai.networks.hierarchical_vae import Components, Posterior, Quantized
+from robustmed_monai.networks.pchvae import Components, Posterior, Quantized
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
 from robustmed_monai.utils.weights import load_into

@@ -15,8 +15,8 @@ from torch import nn
 
 from robustmed_monai.apps.segmentation_table import rows_of_runs
 from robustmed_monai.engines.anomaly_study import summarize
-from robustmed_monai.engines.views import PrepareViews
-from robustmed_monai.handlers.invariance import InvarianceHandler
+from robustmed_monai.engines.views import StackViews
+from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.networks.cifl import CIFL
 from robustmed_monai.networks.on_features import feature_settings
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
@@ -104,7 +104,7 @@ class FeatureTable:
             device=self.device,
             val_data_loader=cast(Any, self.batches),
             network=network.to(self.device),
-            prepare_batch=PrepareViews(("image", "image_2", "inverted")),
+            prepare_batch=StackViews(("image", "image_2", "inverted")),
             val_handlers=[InvarianceHandler(self.crop)],
             decollate=False,
         )

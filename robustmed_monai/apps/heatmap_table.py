@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustmed_monai.engines.anomaly_study import summarize
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.metrics.bootstrap import bootstrap_mean
 from robustmed_monai.metrics.heatmaps import deletion_insertion_auc, rotation_consistency
 from robustmed_monai.transforms.rotation import degrees, rotate

@@ -13,8 +13,8 @@ from torch import nn
 
 from robustmed_monai.engines.anomaly_study import summarize
 from robustmed_monai.engines.rotation_study import RotationResult, evaluate_classifier, evaluate_rotnet
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
-from robustmed_monai.metrics.rotation import expected_accuracy, rotation_confusion
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.metrics.risc import expected_accuracy, rotation_confusion
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from robustmed_monai.utils.weight_parts import load_part, part_info

@@ -86,8 +86,9 @@ def keep_images(data: TensorDataset) -> TensorDataset:
 class RandomPairs(Dataset[dict[str, torch.Tensor]]):
     """Each case as moving image, with a case of another subject, drawn anew each time, as fixed image.
 
-    Use with ``DataLoader(..., collate_fn=keep_batch)``. To resume a training exactly, keep ``generator`` in
-    the checkpoint. Under torchrun, with a DistributedSampler, the pairs of all processes are those of one.
+    Use with ``DataLoader(..., collate_fn=identity_collate)``. To resume a training exactly, keep
+    ``generator`` in the checkpoint. Under torchrun, with a
+    DistributedSampler, the pairs of all processes are those of one.
 
     Args:
         data: `image`, `label`, `subject` and `group`, see ``tissue_images``.

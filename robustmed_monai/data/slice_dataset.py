@@ -97,8 +97,9 @@ class SliceDataset(TensorDataset):
     Raises:
         DataError: when there are no items; ImageError of the transform when a file cannot be used.
 
-    Use with ``DataLoader(..., collate_fn=keep_batch)``: batches are dictionaries of `image` (B, C, X, Y),
-    `healthy` (B,) bool, `index` (B,) of the item, and `mask` (B, 1, X, Y) when any item of the data has one.
+    Use with ``DataLoader(..., collate_fn=identity_collate)``: batches are dictionaries of `image`
+    (B, C, X, Y), `healthy` (B,) bool, `index` (B,) of the item, and `mask` (B, 1, X, Y) when
+    any item of the data has one.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class SliceDataset(TensorDataset):
         super().__init__(tensors, data)
 
 
-def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def identity_collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Collate function for a data set that already makes batches."""
     return batch
 

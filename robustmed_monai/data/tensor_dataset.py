@@ -15,7 +15,7 @@ from robustmed_monai.utils.errors import DataError
 class TensorDataset(Dataset[dict[str, torch.Tensor]]):
     """Tensors whose first axis is the case.
 
-    Use with ``DataLoader(..., collate_fn=keep_batch)``, which then handles no case alone.
+    Use with ``DataLoader(..., collate_fn=identity_collate)``, which then handles no case alone.
 
     Args:
         tensors: name to tensor (N, ...), `image` (N, C, X, Y) among them.

@@ -9,8 +9,8 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration
-from robustmed_monai.inferers.anomaly_map import image_score
-from robustmed_monai.inferers.familiarity import known_slices, strange_slices, warn_of_strange
+from robustmed_monai.inferers.familiarity import in_distribution_slices, ood_slices, ood_warnings
+from robustmed_monai.inferers.ra import image_score
 from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
@@ -69,9 +69,9 @@ class FileIteration:
         for part in filled.split(self.batch_size) if len(filled) else ():
             found = engine.inferer(stack[part].to(engine.state.device), engine.network)
             pred[part], maps[part] = found["pred"].cpu(), found["anomaly_map"].cpu()
-        strange = strange_slices(stack, filled, self.reference)
+        strange = ood_slices(stack, filled, self.reference)
         assessed = torch.zeros_like(maps)
-        assessed[known_slices(strange)] = 1
+        assessed[in_distribution_slices(strange)] = 1
         return {
             "path": path,
             "meta": source.meta,
@@ -82,5 +82,5 @@ class FileIteration:
             "full_scale": white_of(source),
             "scores": image_score(maps),
             "unfamiliar": strange,
-            "warnings": warn_of_strange(stack, strange, self.reference),
+            "warnings": ood_warnings(stack, strange, self.reference),
         }

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from robustmed_monai.inferers.anomaly_map import image_score
 from robustmed_monai.inferers.familiarity import image_reference
+from robustmed_monai.inferers.ra import image_score
 from robustmed_monai.metrics import (
     LesionMetric,
     PixelAnomalyMetric,

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from monai.engines.utils import PrepareBatch, default_prepare_batch
 
-from robustmed_monai.utils.random import drawn_alike
+from robustmed_monai.utils.random import same_seed_on_all_ranks
 
 Batch = dict[str, torch.Tensor]
 
@@ -42,6 +42,6 @@ class PrepareTransformed(PrepareBatch):
         )
         batch = {"image": image, "label": label}
         if self.transform is not None:
-            with drawn_alike():
+            with same_seed_on_all_ranks():
                 batch = self.transform(batch, torch.Generator().manual_seed(self.seed))
         return batch["image"], batch["label"]

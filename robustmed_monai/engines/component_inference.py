@@ -9,7 +9,7 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration
-from robustmed_monai.inferers.familiarity import known_slices, strange_slices, warn_of_strange
+from robustmed_monai.inferers.familiarity import in_distribution_slices, ood_slices, ood_warnings
 from robustmed_monai.transforms.brain_zscore import ZScored, brain_zscore
 from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
@@ -77,9 +77,9 @@ class ComponentFileIteration:
                 slices[key] = torch.full_like(scaled.slices, empty)
                 slices[key][index] = found[key]
         grey = (scaled.slices + self.clip) / (2 * self.clip)
-        strange = strange_slices(grey, index, self.reference)
+        strange = ood_slices(grey, index, self.reference)
         assessed = torch.zeros_like(scaled.slices)
-        assessed[known_slices(strange)] = 1
+        assessed[in_distribution_slices(strange)] = 1
         return {
             "path": path,
             "meta": source.meta,
@@ -89,7 +89,7 @@ class ComponentFileIteration:
             "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
             "full_scale": white_of(source),
             "unfamiliar": strange,
-            "warnings": warn_of_strange(grey, strange, self.reference),
+            "warnings": ood_warnings(grey, strange, self.reference),
         }
 
     def _apply(self, engine: Any, scaled: ZScored, index: torch.Tensor) -> dict[str, torch.Tensor]:

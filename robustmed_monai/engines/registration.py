@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.engines.utils import PrepareBatch
 
-from robustmed_monai.utils.random import drawn_alike
+from robustmed_monai.utils.random import same_seed_on_all_ranks
 
 Batch = dict[str, torch.Tensor]
 
@@ -67,6 +67,6 @@ class PreparePair(PrepareBatch):
         image, label = both(""), None if self.label is None else both(f"_{self.label}")
         if self.transform is not None:
             batch = {"image": image} if label is None else {"image": image, "label": label}
-            with drawn_alike():
+            with same_seed_on_all_ranks():
                 image = self.transform(batch, torch.Generator().manual_seed(self.seed))["image"]
         return image, label

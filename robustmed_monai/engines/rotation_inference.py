@@ -11,7 +11,7 @@ from torch import nn
 
 from robustmed_monai.data.labelled import SquareImages, to_square
 from robustmed_monai.engines.file_iteration import file_iteration
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.transforms.rotation import rotate
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ImageError

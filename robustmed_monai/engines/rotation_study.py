@@ -11,9 +11,9 @@ from monai.networks.utils import eval_mode
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer, fit_temperature
+from robustmed_monai.inferers.risc import RotationCorrectionInferer, fit_temperature
 from robustmed_monai.metrics.classification import classification_metrics
-from robustmed_monai.metrics.rotation import angle_error, rotation_accuracy, rotation_confusion
+from robustmed_monai.metrics.risc import angle_error, rotation_accuracy, rotation_confusion
 from robustmed_monai.transforms.rotation import all_rotations, rotate, rotation_labels
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from robustmed_monai.data.synthetic_views import SyntheticViews
 
 
-class PrepareViews(PrepareBatch):
+class StackViews(PrepareBatch):
     """MONAI's ``prepare_batch`` that lays the views of a batch one after the other.
 
     Args:
@@ -21,7 +21,7 @@ class PrepareViews(PrepareBatch):
 
     Example:
         >>> batch = {"image": torch.zeros(4, 1, 8, 8), "image_2": torch.ones(4, 1, 8, 8)}
-        >>> PrepareViews()(batch)[0].shape
+        >>> StackViews()(batch)[0].shape
         torch.Size([8, 1, 8, 8])
     """
 

@@ -12,7 +12,7 @@ import torch
 
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.inferers.familiarity import known_slices
+from robustmed_monai.inferers.familiarity import in_distribution_slices
 from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.sheets import anomaly_sheet
@@ -73,7 +73,7 @@ class AnomalyFileWriter(ResultFileWriter):
 
     def _report(self, output: Mapping[str, Any], mask: Mapping[str, Any]) -> dict[str, Any]:
         strange, scores = output["unfamiliar"], output["scores"]
-        judged = known_slices(strange)
+        judged = in_distribution_slices(strange)
         slices = [
             {"slice": i, "score": float(scores[i]), "warnings": strange.get(i, [])}
             for i in range(len(scores))
@@ -91,7 +91,9 @@ class AnomalyFileWriter(ResultFileWriter):
 
     def _sheet(self, output: Mapping[str, Any], path: Path) -> None:
         slices, strange = output["slices"], output["unfamiliar"]
-        worst = sorted(known_slices(strange), key=lambda i: -float(output["scores"][i]))[: self.worst]
+        worst = sorted(in_distribution_slices(strange), key=lambda i: -float(output["scores"][i]))[
+            : self.worst
+        ]
         if not worst:
             return
         titles = [f"slice {i}\nscore {float(output['scores'][i]):.4f}" for i in worst]

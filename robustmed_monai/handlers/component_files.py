@@ -12,7 +12,7 @@ import torch
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.anomaly_files import write_anomaly_mask
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
-from robustmed_monai.inferers.familiarity import known_slices
+from robustmed_monai.inferers.familiarity import in_distribution_slices
 from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
@@ -102,7 +102,7 @@ class ComponentFileWriter(ResultFileWriter):
 
 def _judged(output: Mapping[str, Any]) -> torch.Tensor:
     """Places in `index` of the slices that look like the training data, or of all where none does."""
-    known = torch.tensor(known_slices(output["unfamiliar"]))
+    known = torch.tensor(in_distribution_slices(output["unfamiliar"]))
     return torch.nonzero(torch.isin(output["slices"]["index"], known)).flatten()
 
 

@@ -1,10 +1,10 @@
 """How trained networks are applied, and the controls they are compared with."""
 
-from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
-from robustmed_monai.inferers.elbo import ElboInferer
+from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
+from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
 
 __all__ = [
     "AnomalyMapInferer",

@@ -71,7 +71,7 @@ def unfamiliar(image: torch.Tensor, reference: Mapping[str, Mapping[str, float]]
     return sentences
 
 
-def strange_slices(
+def ood_slices(
     stack: torch.Tensor, index: torch.Tensor, reference: Mapping[str, Mapping[str, float]] | None
 ) -> dict[int, list[str]]:
     """What is foreign about each slice: slice to sentences, none where it looks like the training data.
@@ -84,12 +84,12 @@ def strange_slices(
     return {i: unfamiliar(stack[i : i + 1], reference) if reference else [] for i in index.tolist()}
 
 
-def known_slices(strange: Mapping[int, list[str]]) -> list[int]:
+def in_distribution_slices(strange: Mapping[int, list[str]]) -> list[int]:
     """Slices that look like the training data, or all where none does."""
     return [i for i, sentences in strange.items() if not sentences] or list(strange)
 
 
-def warn_of_strange(
+def ood_warnings(
     stack: torch.Tensor,
     strange: Mapping[int, list[str]],
     reference: Mapping[str, Mapping[str, float]] | None,
@@ -98,7 +98,7 @@ def warn_of_strange(
 
     Args:
         stack: slices (S, C, X, Y) in [0, 1].
-        strange: from ``strange_slices``.
+        strange: from ``ood_slices``.
         reference: as there.
     """
     if not strange:

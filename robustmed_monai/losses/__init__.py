@@ -2,9 +2,9 @@
 
 from robustmed_monai.losses.cifl import CIFLLoss
 from robustmed_monai.losses.classification import CrossEntropyObjective
-from robustmed_monai.losses.hierarchical_vae import HierarchicalLoss, QuantizedLoss
+from robustmed_monai.losses.pchvae import HierarchicalLoss, QuantizedLoss
+from robustmed_monai.losses.ra import IntrospectiveLoss
 from robustmed_monai.losses.registration import RegistrationLoss
-from robustmed_monai.losses.reversed_autoencoder import IntrospectiveLoss
 from robustmed_monai.losses.unoranic import ReconstructionLoss, UNORANICLoss
 
 __all__ = [

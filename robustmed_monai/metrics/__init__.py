@@ -4,15 +4,15 @@ from robustmed_monai.metrics.anomaly import image_anomaly_metrics
 from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean
 from robustmed_monai.metrics.boxes import box_detection
 from robustmed_monai.metrics.calibration import Calibration, calibrate_thresholds
+from robustmed_monai.metrics.cifl import channel_overlap, effective_rank, s_inverted, s_other, s_same
 from robustmed_monai.metrics.classification import classification_metrics
 from robustmed_monai.metrics.heatmaps import deletion_insertion_auc, rotation_consistency
-from robustmed_monai.metrics.invariance import channel_overlap, effective_rank, s_inverted, s_other, s_same
 from robustmed_monai.metrics.medmnist_c import relative_balanced_error
 from robustmed_monai.metrics.pixel import PixelAnomalyMetric
 from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
 from robustmed_monai.metrics.registration import registration_metrics
-from robustmed_monai.metrics.rotation import rotation_accuracy, rotation_confusion
+from robustmed_monai.metrics.risc import rotation_accuracy, rotation_confusion
 
 __all__ = [
     "Calibration",

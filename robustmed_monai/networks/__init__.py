@@ -1,18 +1,19 @@
 """Networks of the published methods, one file each."""
 
 from robustmed_monai.networks.cifl import CIFL, unit_maps
-from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
 from robustmed_monai.networks.mind import MINDSSC
+from robustmed_monai.networks.pchvae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
+from robustmed_monai.networks.ra import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.registration import RegistrationNet
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder, published_channels
-from robustmed_monai.networks.rotnet import GroupPooledResNet, RotationCorrectedNet, RotNet
+from robustmed_monai.networks.risc import GroupPooledResNet, RotationCorrectedNet, RotNet
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
-from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
+from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 from robustmed_monai.networks.vqvae2 import VQVAE2
 
 __all__ = [
     "CIFL",
     "MINDSSC",
+    "PCAUNORANIC",
     "UNORANIC",
     "VQVAE2",
     "AutoEncoder",
@@ -22,7 +23,6 @@ __all__ = [
     "ReversedAutoEncoder",
     "RotNet",
     "RotationCorrectedNet",
-    "StraightUNORANIC",
     "chvae",
     "high_vae",
     "low_vae",

@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from torch import nn
 
-from robustmed_monai.networks.hierarchical_vae import Components, Parts, Quantized
+from robustmed_monai.networks.pchvae import Components, Parts, Quantized
 from robustmed_monai.utils.errors import ImageShapeError
 
 

@@ -11,7 +11,7 @@ from robustmed_monai.transforms.contrasts import head_classes, sample_curves, sm
 from robustmed_monai.transforms.corruption.core import take, to_device
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.random import shared_rand, sharing
+from robustmed_monai.utils.random import rank_share, shared_rand
 
 Batch = dict[str, torch.Tensor]
 
@@ -114,7 +114,7 @@ class BatchFromLabels:
         """Return the batch with `image` (B, 1, *spatial) in [0, 1] painted; `label` stays."""
         image = batch["image"]
         classes = head_classes(image, batch["label"], self.num_classes, self.bounds)
-        (world, rank), rows = sharing(), len(image)
+        (world, rank), rows = rank_share(), len(image)
         count = self.num_classes + len(self.bounds)
         drawn = self.paint.sample(rows * world, count, image.shape[2:], generator)
         # Each process keeps its samples of the global batch, see ``shared_randn``.

@@ -44,7 +44,7 @@ class BatchAllRotations:
         }
 
 
-class BatchUpright:
+class BatchRandRotate90:
     """Leaves images upright but filters and masks them as their rotations are; nothing to do for four.
 
     Args:
@@ -82,7 +82,7 @@ class BatchRandRotation:
         return {**batch, "image": rotate(image, drawn.to(image.device), self.num_rotations, self.mode)}
 
 
-class BatchRandTone:
+class BatchRandIntensity:
     """Random brightness, contrast and gamma of each image of a batch.
 
     Args:

@@ -13,7 +13,7 @@ _alike = ContextVar("alike", default=False)
 
 
 @contextmanager
-def drawn_alike() -> Iterator[None]:
+def same_seed_on_all_ranks() -> Iterator[None]:
     """All processes draw and keep the same within: each holds all images, as in validation."""
     token = _alike.set(True)
     try:
@@ -22,7 +22,7 @@ def drawn_alike() -> Iterator[None]:
         _alike.reset(token)
 
 
-def sharing() -> tuple[int, int]:
+def rank_share() -> tuple[int, int]:
     """Number of processes that a draw is for, and the place of this one among them."""
     return (1, 0) if _alike.get() else (idist.get_world_size(), idist.get_rank())
 
@@ -41,12 +41,12 @@ def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     Returns:
         Float32 tensor of ``like``'s shape and device.
     """
-    world, rank = sharing()
+    world, rank = rank_share()
     noise = torch.randn(like.shape[0] * world, *like.shape[1:], generator=generator)
     return noise[rank::world].to(like.device)
 
 
 def shared_rand(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
     """Uniform numbers in [0, 1) as ``shared_randn`` draws them: (rows, columns) on the CPU."""
-    world, rank = sharing()
+    world, rank = rank_share()
     return torch.rand(rows * world, columns, generator=generator)[rank::world]

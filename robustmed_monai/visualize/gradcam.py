@@ -111,7 +111,7 @@ class BatchGradCAM(GradCAM):
     Source: Selvaraju et al., ICCV 2017.
 
     Example:
-        >>> from robustmed_monai.networks.rotnet import resnet2d
+        >>> from robustmed_monai.networks.risc import resnet2d
         >>> cam = BatchGradCAM(resnet2d(3, width=0.125), ["layer2", "layer3"])
         >>> cam(torch.rand(2, 1, 32, 32), class_idx=torch.tensor([0, 2]), layer_idx=0).shape
         torch.Size([2, 1, 32, 32])

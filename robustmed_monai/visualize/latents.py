@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, Posterior
+from robustmed_monai.networks.pchvae import HierarchicalVAE, Posterior
 
 Columns = dict[str, torch.Tensor]
 

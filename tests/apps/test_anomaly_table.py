@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robustmed_monai.apps.anomaly_table import AnomalyTable, _spread_over
-from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, keep_batch
-from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, identity_collate
+from robustmed_monai.inferers.ra import AnomalyMapInferer
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 from robustmed_monai.utils.provenance import data_digest, read_results
 from robustmed_monai.utils.weights import save_weights
@@ -48,7 +48,7 @@ def loaders(tmp_path: Path, rng: np.random.Generator) -> dict[str, Any]:
             Image.fromarray(picture).save(path)
             items.append({"image": str(path), "healthy": not sick})
         data = SliceDataset(items, AxialSlices(16), progress=None)
-        made[section] = DataLoader(data, batch_size=3, collate_fn=keep_batch)  # type: ignore[arg-type]
+        made[section] = DataLoader(data, batch_size=3, collate_fn=identity_collate)  # type: ignore[arg-type]
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_pchvae
-from robustmed_monai.networks.hierarchical_vae import pchvae
+from robustmed_monai.networks.pchvae import pchvae
 from robustmed_monai.utils.provenance import read_results
 
 

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigWorkflow, load, verify_net_in_out
 from torch import nn
 
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.weights import load_info, load_into
 

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 from robustmed_monai.utils.files import read_json, sha256
 from robustmed_monai.utils.weights import load_info, load_into

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robustmed_monai.data.medmnist import image_channels, image_dataset, medmnist_dataset, medmnist_info
-from robustmed_monai.data.slice_dataset import keep_batch
+from robustmed_monai.data.slice_dataset import identity_collate
 from robustmed_monai.data.tensor_dataset import TensorDataset, with_corrupted
 from robustmed_monai.transforms.corruption.core import identity
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
@@ -159,7 +159,7 @@ class TestOneDoor:
 class TestTensors:
     def test_a_batch_is_one_indexing(self) -> None:
         data = TensorDataset({"image": torch.rand(7, 1, 4, 4), "label": torch.arange(7)})
-        loader: Any = DataLoader(data, batch_size=3, collate_fn=keep_batch)  # type: ignore[arg-type]
+        loader: Any = DataLoader(data, batch_size=3, collate_fn=identity_collate)  # type: ignore[arg-type]
         batches = list(loader)
         assert [b["label"].tolist() for b in batches] == [[0, 1, 2], [3, 4, 5], [6]]
         assert torch.equal(torch.cat([b["image"] for b in batches]), data.tensors["image"])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, keep_batch
+from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, identity_collate
 from robustmed_monai.utils.errors import ConfigError, CorruptImageError, DataError, ImageShapeError
 
 SHAPE = (12, 16, 10)
@@ -142,7 +142,7 @@ class TestSliceDataset:
 
     def test_loader_gives_whole_batches(self, items: list[dict[str, Any]]) -> None:
         data = SliceDataset(items, AxialSlices(16), progress=None)
-        loader = DataLoader(data, batch_size=3, collate_fn=keep_batch)  # type: ignore[arg-type]
+        loader = DataLoader(data, batch_size=3, collate_fn=identity_collate)  # type: ignore[arg-type]
         batches = list(loader)
         assert [len(batch["image"]) for batch in batches] == [3, 3, 2]
         for key, whole in data.tensors.items():

@@ -52,14 +52,14 @@ def test_nearest_keeps_a_mask_binary_and_its_axes() -> None:
 
 def test_stretch_does_not_depend_on_the_scale_of_the_file(rng: np.random.Generator) -> None:
     image = rng.gamma(2.0, 1.0, (20, 20)).astype(np.float32)
-    one = px.stretch(image, 98)
+    one = px.percentile_scale(image, 98)
     assert one.min() >= 0
     assert one.max() == 1
     assert (one == 1).mean() == pytest.approx(0.02, abs=0.005)
-    np.testing.assert_allclose(px.stretch(image * 65535, 98), one, rtol=1e-5)
-    assert px.stretch(image - 5, 99.9).min() == 0
+    np.testing.assert_allclose(px.percentile_scale(image * 65535, 98), one, rtol=1e-5)
+    assert px.percentile_scale(image - 5, 99.9).min() == 0
     with pytest.raises(DataError, match="empty"):
-        px.stretch(np.zeros((3, 3), dtype=np.float32), 98)
+        px.percentile_scale(np.zeros((3, 3), dtype=np.float32), 98)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_stretch_does_not_depend_on_the_scale_of_the_file(rng: np.random.Generat
     [((5, 1, 3, 10), [5]), ((5, 2, 3, 10), [5, 8]), ((1, 3, 2, 10), [1, 3]), ((9, 3, 1, 10), [8, 9])],
 )
 def test_spread(arguments: tuple[int, int, int, int], levels: list[int]) -> None:
-    assert px.spread(*arguments) == levels
+    assert px.evenly_spaced(*arguments) == levels
 
 
 def test_boxes_are_clipped_and_one_outside_is_refused() -> None:

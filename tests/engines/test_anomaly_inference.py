@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustmed_monai.engines.anomaly import anomaly_iteration
 from robustmed_monai.engines.anomaly_inference import FileIteration
-from robustmed_monai.inferers.anomaly_map import image_score
+from robustmed_monai.engines.ra import anomaly_iteration
 from robustmed_monai.inferers.familiarity import image_reference
+from robustmed_monai.inferers.ra import image_score
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import volume_to_slices
 from robustmed_monai.utils.errors import ConfigError

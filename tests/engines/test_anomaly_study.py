@@ -15,10 +15,10 @@ from robustmed_monai.engines.anomaly_study import (
     evaluate_detector,
     summarize,
 )
-from robustmed_monai.inferers.anomaly_map import AnomalyMapInferer
 from robustmed_monai.inferers.familiarity import image_reference
+from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics import calibrate_thresholds
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.weights import load_info, save_weights
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from robustmed_monai.engines.component_inference import ComponentFileIteration
 from robustmed_monai.handlers.component_files import ComponentFileWriter
-from robustmed_monai.inferers.elbo import ElboInferer
 from robustmed_monai.inferers.familiarity import image_reference
-from robustmed_monai.networks.hierarchical_vae import Components, Posterior
+from robustmed_monai.inferers.pchvae import ElboInferer
+from robustmed_monai.networks.pchvae import Components, Posterior
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
 

@@ -15,8 +15,8 @@ from robustmed_monai.engines.elbo_study import (
     network_judge,
     reconstruction_error,
 )
-from robustmed_monai.inferers.elbo import ElboInferer
-from robustmed_monai.networks.hierarchical_vae import pchvae
+from robustmed_monai.inferers.pchvae import ElboInferer
+from robustmed_monai.networks.pchvae import pchvae
 from robustmed_monai.utils.errors import DataError
 
 

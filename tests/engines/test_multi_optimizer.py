@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from robustmed_monai.engines.multi_optimizer import MultiOptimizerTrainer
-from robustmed_monai.losses.reversed_autoencoder import IntrospectiveLoss
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.losses.ra import IntrospectiveLoss
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.errors import ConfigError, NonFiniteLossError
 

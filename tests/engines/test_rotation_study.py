@@ -8,8 +8,8 @@ from torch import nn
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.engines.rotation_study import calibrate_rotnet, evaluate_classifier, evaluate_rotnet
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer
-from robustmed_monai.metrics.rotation import expected_accuracy
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.metrics.risc import expected_accuracy
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, save_weights
 

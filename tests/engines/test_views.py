@@ -7,7 +7,7 @@ from ignite.engine import Engine
 from torch.utils.data import DataLoader
 
 from robustmed_monai.data.synthetic_views import SyntheticViews
-from robustmed_monai.engines.views import EpochBatches, PrepareViews
+from robustmed_monai.engines.views import EpochBatches, StackViews
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 
 
@@ -15,7 +15,7 @@ def test_views_come_one_after_the_other() -> None:
     batch = {
         name: torch.full((2, 1, 4, 4), float(k)) for k, name in enumerate(("inverted", "image", "image_2"))
     }
-    image, label = PrepareViews(("image", "image_2", "inverted"))(batch, "cpu")
+    image, label = StackViews(("image", "image_2", "inverted"))(batch, "cpu")
     assert label is None
     assert image[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 0, 0]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from robustmed_monai.engines.feature_inference import FeatureFileIteration
 from robustmed_monai.handlers.feature_files import FeatureFileWriter
-from robustmed_monai.inferers.features import FeatureInferer
+from robustmed_monai.inferers.cifl import FeatureInferer
 from robustmed_monai.networks.cifl import CIFL
 from robustmed_monai.utils.errors import ConfigError, ImageError
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from robustmed_monai.inferers.familiarity import (
     image_figures,
     image_reference,
-    known_slices,
-    strange_slices,
+    in_distribution_slices,
+    ood_slices,
+    ood_warnings,
     unfamiliar,
-    warn_of_strange,
 )
 
 NAMES = ("brightness", "contrast", "head_area", "head_width", "head_height")
@@ -115,11 +115,11 @@ def test_ends_of_a_volume_do_not_count(training: Tensor) -> None:
 def test_foreign_slices_are_left_out_as_long_as_others_are_known(training: Tensor) -> None:
     reference = image_reference(training)
     stack = torch.cat([training[3:5], torch.zeros_like(training[:1]), training[5:6]])
-    strange = strange_slices(stack, torch.tensor([0, 2, 3]), reference)
+    strange = ood_slices(stack, torch.tensor([0, 2, 3]), reference)
     assert [bool(sentences) for sentences in strange.values()] == [False, True, False]
-    assert known_slices(strange) == [0, 3]
-    assert warn_of_strange(stack, strange, reference)[0].startswith("1 of 3 slices lie far outside")
+    assert in_distribution_slices(strange) == [0, 3]
+    assert ood_warnings(stack, strange, reference)[0].startswith("1 of 3 slices lie far outside")
     alone = {2: strange[2]}
-    assert known_slices(alone) == [2]
-    assert warn_of_strange(stack, {}, reference) == ["the image is empty: no voxel is above 0"]
-    assert strange_slices(stack, torch.tensor([2]), None) == {2: []}
+    assert in_distribution_slices(alone) == [2]
+    assert ood_warnings(stack, {}, reference) == ["the image is empty: no voxel is above 0"]
+    assert ood_slices(stack, torch.tensor([2]), None) == {2: []}

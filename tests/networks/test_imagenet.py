@@ -10,7 +10,7 @@ import torch
 
 from robustmed_monai.networks import imagenet
 from robustmed_monai.networks.imagenet import load_imagenet
-from robustmed_monai.networks.rotnet import RotNet, resnet2d
+from robustmed_monai.networks.risc import RotNet, resnet2d
 from robustmed_monai.utils.errors import WeightsError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.networks.hierarchical_vae import Quantized
+from robustmed_monai.networks.pchvae import Quantized
 from robustmed_monai.networks.vqvae2 import VQVAE2, Quantizer
 from robustmed_monai.utils.errors import ImageShapeError
 

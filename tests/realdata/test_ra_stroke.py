@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.weights import save_weights
 

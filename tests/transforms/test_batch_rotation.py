@@ -6,9 +6,9 @@ import torch
 from robustmed_monai.transforms.batch_rotation import (
     BatchAllRotations,
     BatchCompose,
+    BatchRandIntensity,
+    BatchRandRotate90,
     BatchRandRotation,
-    BatchRandTone,
-    BatchUpright,
 )
 from robustmed_monai.transforms.rotation import rotate
 from robustmed_monai.utils.errors import ConfigError
@@ -45,33 +45,33 @@ def test_random_rotations_are_drawn_by_the_generator_alone() -> None:
 
 def test_upright_changes_nothing_of_four_and_filters_for_eight() -> None:
     image = batch()["image"]
-    assert torch.equal(BatchUpright(4)(batch(), generator())["image"], image)
-    assert torch.equal(BatchUpright(8)(batch(), generator())["image"], rotate(image, 0, 8))
+    assert torch.equal(BatchRandRotate90(4)(batch(), generator())["image"], image)
+    assert torch.equal(BatchRandRotate90(8)(batch(), generator())["image"], rotate(image, 0, 8))
 
 
 def test_tone_without_ranges_is_the_identity() -> None:
-    found = BatchRandTone(0, 0, 0)(batch(), generator())["image"]
+    found = BatchRandIntensity(0, 0, 0)(batch(), generator())["image"]
     torch.testing.assert_close(found, batch()["image"])
 
 
 def test_tone_stays_in_range_and_differs_between_images() -> None:
     same = {"image": batch(1)["image"].expand(5, 1, 8, 8)}
-    found = BatchRandTone(0.3, 0.5, 0.5)(same, generator())["image"]
+    found = BatchRandIntensity(0.3, 0.5, 0.5)(same, generator())["image"]
     assert found.min() >= 0
     assert found.max() <= 1
     assert len({float(x.mean()) for x in found}) == 5
 
 
 def test_compose_keeps_the_order() -> None:
-    chain = BatchCompose([BatchRandTone(), BatchAllRotations(4)])
+    chain = BatchCompose([BatchRandIntensity(), BatchAllRotations(4)])
     found = chain(batch(2), generator())
-    toned = BatchRandTone()(batch(2), generator())
+    toned = BatchRandIntensity()(batch(2), generator())
     assert torch.equal(found["image"], BatchAllRotations(4)(toned, generator())["image"])
 
 
 def test_three_rotations_are_refused_at_once() -> None:
-    for door in (BatchAllRotations, BatchRandRotation, BatchUpright):
+    for door in (BatchAllRotations, BatchRandRotation, BatchRandRotate90):
         with pytest.raises(ConfigError, match="num_rotations=3"):
             door(3)
     with pytest.raises(ConfigError, match="must not be negative"):
-        BatchRandTone(-0.1)
+        BatchRandIntensity(-0.1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.utils.random import drawn_alike, shared_rand, shared_randn
+from robustmed_monai.utils.random import same_seed_on_all_ranks, shared_rand, shared_randn
 
 
 def _generator() -> torch.Generator:
@@ -49,7 +49,7 @@ def test_where_all_processes_hold_all_images_they_draw_alike(
 ) -> None:
     whole = _draw(kind, 8, _generator())
     _as_rank(monkeypatch, 1, 2)
-    with drawn_alike():
+    with same_seed_on_all_ranks():
         assert torch.equal(_draw(kind, 8, _generator()), whole)
     assert not torch.equal(_draw(kind, 8, _generator()), whole)
 

@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets.resnet import ResNet
 from monai.visualize import GradCAM
 
-from robustmed_monai.networks.rotnet import RotNet, resnet2d
+from robustmed_monai.networks.risc import RotNet, resnet2d
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.gradcam import BatchGradCAM, gradcam, scale_to_peak
 

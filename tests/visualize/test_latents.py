@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, low_vae, pchvae
+from robustmed_monai.networks.pchvae import HierarchicalVAE, low_vae, pchvae
 from robustmed_monai.networks.vqvae2 import VQVAE2
 from robustmed_monai.visualize.grids import image_grid
 from robustmed_monai.visualize.latents import latent_pictures

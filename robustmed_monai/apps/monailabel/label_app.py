@@ -21,7 +21,7 @@ from robustmed_monai.apps.monailabel.answers import answer_bad_requests
 from robustmed_monai.apps.monailabel.infer_task import BundleInferTask
 from robustmed_monai.apps.monailabel.methods import METHODS, Urgency, weight_files
 from robustmed_monai.apps.monailabel.train_task import BundleTrainTask
-from robustmed_monai.apps.monailabel.urgency import MostUrgent
+from robustmed_monai.apps.monailabel.urgency import HighestScoreFirst
 from robustmed_monai.utils.bundle import bundle_root, open_output_dir
 from robustmed_monai.utils.errors import ConfigError, ImageError
 
@@ -79,7 +79,7 @@ class RobustMedApp(MONAILabelApp):
             urgency = METHODS[name].urgency
             if urgency and task.is_valid():
                 score = partial(_score, task, urgency)
-                strategies[urgency.name] = MostUrgent(urgency.name, urgency.description, score)
+                strategies[urgency.name] = HighestScoreFirst(urgency.name, urgency.description, score)
         return strategies
 
     def known(self) -> Mapping[str, Collection[str]]:

@@ -15,7 +15,7 @@ from robustmed_monai.utils.errors import ImageError
 logger = logging.getLogger(__name__)
 
 
-class MostUrgent(Strategy):
+class HighestScoreFirst(Strategy):
     """Chooses the unlabelled image with the highest score.
 
     Scores are kept in the datastore, so that each image is scored once. A request scores for at most

@@ -2,16 +2,16 @@
 
 from robustmed_monai.transforms.corruption.combine import chain, one_of
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt, draw
-from robustmed_monai.transforms.corruption.doors import (
+from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
+from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
+from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
+from robustmed_monai.transforms.corruption.monai_transforms import (
     BatchCorruption,
     RandCorruption,
     RandCorruptionD,
     RandCorruptiond,
     RandCorruptionDict,
 )
-from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
-from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
-from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
 from robustmed_monai.transforms.corruption.suite import CorruptionSuite
 from robustmed_monai.transforms.corruption.unoranic import (

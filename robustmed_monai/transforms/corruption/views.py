@@ -6,7 +6,7 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt
-from robustmed_monai.transforms.corruption.doors import draw_share
+from robustmed_monai.transforms.corruption.monai_transforms import draw_share
 from robustmed_monai.utils.errors import ConfigError
 
 

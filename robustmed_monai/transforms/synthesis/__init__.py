@@ -5,7 +5,9 @@ device, and ``apply`` that computes a batch from the draw. MONAI's transforms ar
 """
 
 from robustmed_monai.transforms.synthesis.deform import SmoothDeform
-from robustmed_monai.transforms.synthesis.doors import (
+from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
+from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
+from robustmed_monai.transforms.synthesis.monai_transforms import (
     RandLabelShapes,
     RandLabelShapesD,
     RandLabelShapesd,
@@ -19,8 +21,6 @@ from robustmed_monai.transforms.synthesis.doors import (
     RandSmoothDeformd,
     RandSmoothDeformDict,
 )
-from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
-from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.transforms.synthesis.noise import noise_field, sample_noise
 
 __all__ = [

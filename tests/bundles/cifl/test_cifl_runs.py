@@ -70,7 +70,11 @@ class TestTraining:
 
     def test_channels_that_are_all_one_end_it(self, cifl: Any, tiny: Overrides, tmp_path: Path) -> None:
         with pytest.raises((RuntimeError, TrainingError)) as caught:
-            cifl("train.json", {**tiny, "out_channels": 1, "grace_epochs": 1}, output_dir=str(tmp_path))
+            cifl(
+                "train.json",
+                {**tiny, "out_channels": 1, "min_epochs_before_best": 1},
+                output_dir=str(tmp_path),
+            )
         assert any(
             "effective rank of 1.00" in str(e) for e in _causes(caught.value) if isinstance(e, TrainingError)
         )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
-from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE
+from robustmed_monai.networks.pchvae import HierarchicalVAE
 from robustmed_monai.networks.vqvae2 import VQVAE2
 from robustmed_monai.utils.errors import ConfigError, RobustMedError
 from robustmed_monai.utils.files import sha256, write_json

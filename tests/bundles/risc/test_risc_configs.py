@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.networks.nets.resnet import ResNet
 from torch import nn
 
-from robustmed_monai.networks.rotnet import GroupPooledResNet, RotationCorrectedNet, RotNet
+from robustmed_monai.networks.risc import GroupPooledResNet, RotationCorrectedNet, RotNet
 from robustmed_monai.transforms.batch_rotation import BatchAllRotations, BatchRandRotation
 from robustmed_monai.utils.weights import verify_bundle_weights
 

@@ -182,7 +182,7 @@ class TestInference:
         assert "holds no image" in str(caught.value.__cause__)
 
     def test_parts_are_found_in_the_joined_file(self, trained: Path) -> None:
-        from robustmed_monai.networks.rotnet import resnet2d
+        from robustmed_monai.networks.risc import resnet2d
 
         networks = [
             load_part(resnet2d(2, 1, 10, "small", 0.125), trained / name, "classifier").eval()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustmed_monai.apps.stages import DONE
-from robustmed_monai.networks.rotnet import RotationCorrectedNet, RotNet, resnet2d
+from robustmed_monai.networks.risc import RotationCorrectedNet, RotNet, resnet2d
 from robustmed_monai.utils.errors import RobustMedError
 from robustmed_monai.utils.weights import load_info, load_into, load_weights
 

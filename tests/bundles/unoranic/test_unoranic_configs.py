@@ -14,7 +14,7 @@ from packaging.version import Version
 
 import robustmed_monai
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
-from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
+from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 
 Overrides = dict[str, Any]
 
@@ -47,7 +47,7 @@ def test_properties_of_training(made: Any, tiny: Overrides, tmp_path: Path) -> N
     [
         ([], UNORANIC, 4),
         (["paper.json"], UNORANIC, 4),
-        (["plus.json"], StraightUNORANIC, None),
+        (["plus.json"], PCAUNORANIC, None),
         (["ae.json"], AutoEncoder, 2),
         (["dae.json"], AutoEncoder, 2),
         (["paper.json", "ae.json"], AutoEncoder, 2),

@@ -13,15 +13,15 @@ from torch import nn
 from robustmed_monai.data.virtual_subjects import virtual_subject
 from robustmed_monai.engines.probe_study import load_heads
 from robustmed_monai.networks.unoranic import UNORANIC
-from robustmed_monai.networks.unoranic_plus import StraightUNORANIC
+from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 from robustmed_monai.transforms.corruption.core import corrupt
 from robustmed_monai.transforms.corruption.unoranic import UNORANIC as CORRUPTIONS
 from robustmed_monai.utils.weights import load_into, load_weights, verify_bundle_weights
 
 SHIPPED: dict[str, Any] = {
     "model.pt": lambda: UNORANIC(1),
-    "plus_pneumoniamnist.pt": lambda: StraightUNORANIC(1, hidden=1024, gates=12),
-    "plus_retinamnist.pt": lambda: StraightUNORANIC(3, hidden=512, gates=12),
+    "plus_pneumoniamnist.pt": lambda: PCAUNORANIC(1, hidden=1024, gates=12),
+    "plus_retinamnist.pt": lambda: PCAUNORANIC(3, hidden=512, gates=12),
 }
 shipped = pytest.mark.parametrize("name", SHIPPED)
 

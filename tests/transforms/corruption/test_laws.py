@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw, take
-from robustmed_monai.transforms.corruption.doors import BatchCorruption, RandCorruption, RandCorruptiond
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
+from robustmed_monai.transforms.corruption.monai_transforms import (
+    BatchCorruption,
+    RandCorruption,
+    RandCorruptiond,
+)
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
 from robustmed_monai.transforms.corruption.unoranic import (
     UNORANIC,

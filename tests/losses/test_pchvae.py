@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from robustmed_monai.losses.hierarchical_vae import (
+from robustmed_monai.losses.pchvae import (
     HierarchicalLoss,
     QuantizedLoss,
     code_cost,
     negative_log_likelihood,
 )
-from robustmed_monai.networks.hierarchical_vae import (
+from robustmed_monai.networks.pchvae import (
     HierarchicalVAE,
     Posterior,
     Quantized,
@@ -92,9 +92,7 @@ def test_terms_and_weights() -> None:
 
 
 def test_terms_are_those_of_the_means_when_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "robustmed_monai.losses.hierarchical_vae.shared_randn", lambda like, g: torch.zeros_like(like)
-    )
+    monkeypatch.setattr("robustmed_monai.losses.pchvae.shared_randn", lambda like, g: torch.zeros_like(like))
     network = pchvae(channels=SMALL)
     x = torch.randn(2, 1, 16, 16)
     terms = terms_of(HierarchicalLoss(), network, x)

@@ -10,8 +10,8 @@ from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 
 from robustmed_monai.inferers.perceptual import gaussian_blur, images_at_once
-from robustmed_monai.losses.hierarchical_vae import code_cost, negative_log_likelihood
-from robustmed_monai.networks.hierarchical_vae import Components
+from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
+from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.utils.errors import ConfigError
 
 SCORES = ("elbo", "reconstruction", "kl", "high")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.networks.reversed_autoencoder import (
+from robustmed_monai.networks.ra import (
     ReversedAutoEncoder,
     bottleneck_side,
     published_channels,

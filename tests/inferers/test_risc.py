@@ -7,7 +7,7 @@ import torch
 from monai.networks.nets import DenseNet
 from torch import nn
 
-from robustmed_monai.inferers.rotation_correction import RotationCorrectionInferer, fit_temperature
+from robustmed_monai.inferers.risc import RotationCorrectionInferer, fit_temperature
 from robustmed_monai.transforms.rotation import rotate
 from robustmed_monai.utils.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustmed_monai.losses.reversed_autoencoder import (
+from robustmed_monai.losses.ra import (
     IntrospectiveLoss,
     exp_elbo,
     kl_divergence,
@@ -18,7 +18,7 @@ from robustmed_monai.losses.reversed_autoencoder import (
     reversed_embedding_loss,
     squared_error,
 )
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 
 Z = 6
 

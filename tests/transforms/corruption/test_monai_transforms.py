@@ -12,8 +12,12 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from robustmed_monai.transforms.corruption.core import corrupt, identity
-from robustmed_monai.transforms.corruption.doors import BatchCorruption, RandCorruption, RandCorruptiond
 from robustmed_monai.transforms.corruption.filters import gaussian_blur
+from robustmed_monai.transforms.corruption.monai_transforms import (
+    BatchCorruption,
+    RandCorruption,
+    RandCorruptiond,
+)
 from robustmed_monai.transforms.corruption.noise import gaussian_noise
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
 from robustmed_monai.utils.errors import ImageError, ImageShapeError

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from robustmed_monai.inferers.elbo import MAPS, ElboInferer, gradient_maps, scores
-from robustmed_monai.networks.hierarchical_vae import HierarchicalVAE, high_vae, low_vae, pchvae
+from robustmed_monai.inferers.pchvae import MAPS, ElboInferer, gradient_maps, scores
+from robustmed_monai.networks.pchvae import HierarchicalVAE, high_vae, low_vae, pchvae
 from robustmed_monai.networks.vqvae2 import VQVAE2
 from robustmed_monai.utils.errors import ConfigError
 

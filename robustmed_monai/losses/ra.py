@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.networks.reversed_autoencoder import Encoding
+from robustmed_monai.networks.ra import Encoding
 from robustmed_monai.utils.random import shared_randn
 
 # Beyond these bounds exp() leaves float32 or the posterior is a point; an unbounded logvar is how VAEs turn

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustmed_monai.networks.unoranic import UNORANIC
-from robustmed_monai.networks.unoranic_plus import StraightUNORANIC, ToneCorrection
+from robustmed_monai.networks.unoranic_pca import PCAUNORANIC, ToneCorrection
 from robustmed_monai.utils.errors import DataError, ImageShapeError
 
 
@@ -17,9 +17,9 @@ def _images(count: int, channels: int = 1) -> torch.Tensor:
     return torch.einsum("nk,kcxy->ncxy", weights, basis) * 0.1 + 0.5
 
 
-def _network(channels: int = 1, **settings: int) -> StraightUNORANIC:
+def _network(channels: int = 1, **settings: int) -> PCAUNORANIC:
     torch.manual_seed(0)
-    return StraightUNORANIC(channels, 16, **{"latent_size": 12, "hidden": 8, "tone": 8, **settings}).eval()
+    return PCAUNORANIC(channels, 16, **{"latent_size": 12, "hidden": 8, "tone": 8, **settings}).eval()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -41,7 +41,7 @@ def test_too_few_images_to_start_from_are_refused() -> None:
 
 
 def test_codes_are_as_large_as_the_published_ones() -> None:
-    image, published, straight = torch.zeros(2, 3, 28, 28), UNORANIC(3).eval(), StraightUNORANIC(3, hidden=8)
+    image, published, straight = torch.zeros(2, 3, 28, 28), UNORANIC(3).eval(), PCAUNORANIC(3, hidden=8)
     assert straight.anatomy(image).shape == published.anatomy(image).shape == (2, 256)
     assert straight.characteristics(image).shape == published.characteristics(image).shape
     assert straight.reconstruct(image).shape == published.reconstruct(image).shape

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from robustmed_monai.metrics.invariance import channel_overlap, effective_rank, s_inverted, s_other, s_same
+from robustmed_monai.metrics.cifl import channel_overlap, effective_rank, s_inverted, s_other, s_same
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ class StraightDecoder(nn.Module):
         return flat.view(-1, *self.shape)
 
 
-class StraightUNORANIC(nn.Module):
+class PCAUNORANIC(nn.Module):
     """UNORANIC's parts, methods and code sizes with straight paths; for images of few pixels.
 
     Args:
@@ -132,7 +132,7 @@ class StraightUNORANIC(nn.Module):
             head.
 
     Example:
-        >>> network = StraightUNORANIC(in_channels=3, hidden=16)
+        >>> network = PCAUNORANIC(in_channels=3, hidden=16)
         >>> network(torch.zeros(2, 3, 28, 28)).shape, network.anatomy(torch.zeros(2, 3, 28, 28)).shape
         (torch.Size([2, 3, 28, 28]), torch.Size([2, 256]))
     """

@@ -8,7 +8,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
-from robustmed_monai.inferers.anomaly_map import image_score
+from robustmed_monai.inferers.ra import image_score
 
 
 def anomaly_iteration(engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.inferers.features import FeatureInferer
+from robustmed_monai.inferers.cifl import FeatureInferer
 from robustmed_monai.networks.cifl import CIFL
 
 

@@ -10,14 +10,14 @@ from monai.data import MetaTensor
 from skimage.exposure import equalize_adapthist as skimage_clahe
 from torch import Tensor, nn
 
-from robustmed_monai.inferers.anomaly_map import (
+from robustmed_monai.inferers.perceptual import EncoderPerceptual, gaussian_blur
+from robustmed_monai.inferers.ra import (
     AnomalyMapInferer,
     image_score,
     perceptual_product,
     residual_map,
 )
-from robustmed_monai.inferers.perceptual import EncoderPerceptual, gaussian_blur
-from robustmed_monai.networks.reversed_autoencoder import ReversedAutoEncoder
+from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 
 SWITCHES = [

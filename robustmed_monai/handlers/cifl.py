@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from robustmed_monai.metrics.invariance import channel_overlap, effective_rank, s_inverted, s_other, s_same
+from robustmed_monai.metrics.cifl import channel_overlap, effective_rank, s_inverted, s_other, s_same
 from robustmed_monai.utils.errors import ConfigError, TrainingError
 
 
@@ -15,7 +15,7 @@ class InvarianceHandler:
     """Ignite handler for an evaluator that runs on the batches of ``data.invariance_views``.
 
     The evaluator's `pred` are the features of `image`, `image_2` and `inverted`, one after the other
-    (``PrepareViews`` lays them so). For each `kind` of batch its metrics get ``<kind>_s_same``,
+    (``StackViews`` lays them so). For each `kind` of batch its metrics get ``<kind>_s_same``,
     ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean |G|), ``<kind>_rank``, and
     ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when features follow the anatomy
     and nothing else. Place it before the handlers that write metrics.
@@ -25,7 +25,7 @@ class InvarianceHandler:
         guarded: kind of batch that decides whether the training goes on.
         max_other: the training ends when s_other is above it: the features ignore the image.
         min_rank: the training ends when the effective rank is below it: the channels are all the same.
-        grace_epochs: epochs before which nothing ends the training.
+        min_epochs_before_best: epochs before which nothing ends the training.
 
     Raises:
         ConfigError: during the run, when no batch is of the guarded kind.
@@ -38,13 +38,13 @@ class InvarianceHandler:
         guarded: str = "shapes",
         max_other: float = 0.9,
         min_rank: float = 2.0,
-        grace_epochs: int = 1,
+        min_epochs_before_best: int = 1,
     ) -> None:
         self.crop = crop
         self.guarded = guarded
         self.max_other = max_other
         self.min_rank = min_rank
-        self.grace_epochs = grace_epochs
+        self.min_epochs_before_best = min_epochs_before_best
         self._found: dict[str, list[torch.Tensor]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -74,7 +74,7 @@ class InvarianceHandler:
             same, inverted, other = (metrics[f"{kind}_s_{k}"] for k in ("same", "inverted", "other"))
             metrics[f"{kind}_margin"] = (same + inverted) / 2 - other
         engine.state.metrics.update(metrics)
-        if engine.state.epoch > self.grace_epochs:
+        if engine.state.epoch > self.min_epochs_before_best:
             self._guard(engine, metrics)
 
     def _guard(self, engine: Engine, metrics: dict[str, float]) -> None:

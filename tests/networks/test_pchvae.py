@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustmed_monai.networks.hierarchical_vae import (
+from robustmed_monai.networks.pchvae import (
     HierarchicalVAE,
     chvae,
     components,

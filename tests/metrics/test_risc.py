@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmed_monai.metrics.rotation import (
+from robustmed_monai.metrics.risc import (
     angle_error,
     expected_accuracy,
     rotation_accuracy,

@@ -8,9 +8,9 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from robustmed_monai.engines.views import PrepareViews
-from robustmed_monai.handlers.invariance import InvarianceHandler
-from robustmed_monai.metrics.invariance import s_inverted, s_other, s_same
+from robustmed_monai.engines.views import StackViews
+from robustmed_monai.handlers.cifl import InvarianceHandler
+from robustmed_monai.metrics.cifl import s_inverted, s_other, s_same
 from robustmed_monai.utils.errors import ConfigError, TrainingError
 
 SIZE = 24
@@ -61,7 +61,7 @@ def evaluate() -> Evaluate:
             device=torch.device("cpu"),
             val_data_loader=batches,
             network=network,
-            prepare_batch=PrepareViews(("image", "image_2", "inverted")),
+            prepare_batch=StackViews(("image", "image_2", "inverted")),
             val_handlers=[InvarianceHandler(crop=2, **settings)],
             decollate=False,
         )
@@ -88,16 +88,16 @@ def test_metrics_are_means_over_the_batches_of_a_kind(evaluate: Evaluate) -> Non
 
 def test_features_that_ignore_the_image_end_the_training(evaluate: Evaluate) -> None:
     with pytest.raises(TrainingError, match=r"s_other = 1\.000, above 0\.9.*do not look at the image.*crop"):
-        evaluate(Blind(), [_batch("shapes", 0)], epoch=3, grace_epochs=2)
+        evaluate(Blind(), [_batch("shapes", 0)], epoch=3, min_epochs_before_best=2)
 
 
 def test_channels_that_are_one_end_the_training(evaluate: Evaluate) -> None:
     with pytest.raises(TrainingError, match=r"effective rank of 1\.00, below 2"):
-        evaluate(OneMap(), [_batch("shapes", 0)], epoch=3, grace_epochs=2)
+        evaluate(OneMap(), [_batch("shapes", 0)], epoch=3, min_epochs_before_best=2)
 
 
 def test_nothing_ends_before_the_grace_is_over(evaluate: Evaluate) -> None:
-    metrics = evaluate(Blind(), [_batch("shapes", 0)], epoch=2, grace_epochs=2)
+    metrics = evaluate(Blind(), [_batch("shapes", 0)], epoch=2, min_epochs_before_best=2)
     assert metrics["shapes_s_other"] == pytest.approx(1.0)
 
 

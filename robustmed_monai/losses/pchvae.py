@@ -15,8 +15,8 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
-from robustmed_monai.losses.reversed_autoencoder import kl_divergence, reparameterize, squared_error
-from robustmed_monai.networks.hierarchical_vae import Components, Posterior, Quantized, components
+from robustmed_monai.losses.ra import kl_divergence, reparameterize, squared_error
+from robustmed_monai.networks.pchvae import Components, Posterior, Quantized, components
 from robustmed_monai.networks.vqvae2 import quantized_components
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.random import shared_randn

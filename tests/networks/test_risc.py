@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustmed_monai.networks.rotnet import (
+from robustmed_monai.networks.risc import (
     STEMS,
     GroupPooledResNet,
     RotationCorrectedNet,
