@@ -167,7 +167,7 @@ def main() -> None:
     chosen = options("cifl", __doc__, datasets=list(ROWS))
     (parts, tables), output = chosen_steps(chosen.datasets), chosen.output
     source = str(chosen.source / "oasis_slices")
-    run("-m", "data_prep.oasis_slices", "--source", source, "--output", str(_data(output)))
+    run("-m", "robustmed_monai.data_prep.oasis_slices", "--source", source, "--output", str(_data(output)))
     for part in dict.fromkeys([*parts, *tables]):
         # All rows of a seed first: stopped, whole seeds are done.
         for seed in chosen.seeds:

@@ -93,7 +93,7 @@ def main() -> None:
     lgg, ixi = output / "data" / "lgg", output / "data" / "ixi"
     if {"lgg", "sweep"} & set(chosen.datasets):
         npz = source / "lgg_mri" / "lgg_slices_128.npz"
-        run("-m", "data_prep.lgg_volumes", "--source", str(npz), "--output", str(lgg))
+        run("-m", "robustmed_monai.data_prep.lgg_volumes", "--source", str(npz), "--output", str(lgg))
     matched = {"dataset_dir": lgg, "test_dir": lgg / "matched.json", "seeds": seeds}
     if "lgg" in chosen.datasets:
         weights = train_all("lgg", lgg, seeds, output)
@@ -101,7 +101,14 @@ def main() -> None:
         evaluate("lgg_matched", [], weights, output, **matched)
     if "ixi" in chosen.datasets:
         slices = source / "ixi_t1_slices"
-        run("-m", "data_prep.controlled_lesions", "--source", str(slices), "--output", str(ixi))
+        run(
+            "-m",
+            "robustmed_monai.data_prep.controlled_lesions",
+            "--source",
+            str(slices),
+            "--output",
+            str(ixi),
+        )
         evaluate("ixi", [], train_all("ixi", ixi, seeds, output), output, dataset_dir=ixi, seeds=seeds)
     if "sweep" in chosen.datasets:
         evaluate("sweep", ["sweep"], sweep(lgg, seeds, output), output, **matched)

@@ -53,11 +53,17 @@ def main() -> None:
     source, output, seeds = chosen.source, chosen.output, chosen.seeds
     data = {name: output / "data" / name for name in ("ixi", "lgg", "pneumoniamnist")}
     places = {name: ["--output", str(folder)] for name, folder in data.items()}
-    run("-m", "data_prep.controlled_lesions", "--source", str(source / "ixi_t1_slices"), *places["ixi"])
+    run(
+        "-m",
+        "robustmed_monai.data_prep.controlled_lesions",
+        "--source",
+        str(source / "ixi_t1_slices"),
+        *places["ixi"],
+    )
     lgg = source / "lgg_mri" / "lgg_slices_128.npz"
-    run("-m", "data_prep.lgg", "--source", str(lgg), *places["lgg"], "--percentile", "95")
+    run("-m", "robustmed_monai.data_prep.lgg", "--source", str(lgg), *places["lgg"], "--percentile", "95")
     chest = source / "medmnist" / "pneumoniamnist.npz"
-    run("-m", "data_prep.medmnist", "--source", str(chest), *places["pneumoniamnist"])
+    run("-m", "robustmed_monai.data_prep.medmnist", "--source", str(chest), *places["pneumoniamnist"])
 
     brains = train_all("ixi", ["ixi"], data["ixi"], seeds, output, amp=True)
     evaluate("controlled_lesions", [], brains, output, dataset_dir=data["ixi"], seeds=seeds)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
-from data_prep.lesion_slices import LesionSlices, add_lesion_arguments
+from robustmed_monai.data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
+from robustmed_monai.data_prep.lesion_slices import LesionSlices, add_lesion_arguments
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -77,7 +77,7 @@ def prepare(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.atlas", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.atlas", __doc__, SPLITS)
     add_lesion_arguments(parser)
     return run(prepare, parser, argv)
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
-from data_prep.lesion_slices import LesionSlices, add_lesion_arguments
+from robustmed_monai.data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
+from robustmed_monai.data_prep.lesion_slices import LesionSlices, add_lesion_arguments
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -81,7 +81,7 @@ def _nifti(stem: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.brats", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.brats", __doc__, SPLITS)
     parser.add_argument(
         "--sequence", choices=("t1", "t1ce", "t2", "flair"), default="t1", help="(%(default)s)"
     )

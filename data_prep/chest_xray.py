@@ -15,8 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.common import Items, Preparation, Source, Splits, make_parser, require_folder, run, section_of
-from data_prep.pixels import kind_name, nearest, read_slice
+from robustmed_monai.data_prep.common import (
+    Items,
+    Preparation,
+    Source,
+    Splits,
+    make_parser,
+    require_folder,
+    run,
+    section_of,
+)
+from robustmed_monai.data_prep.pixels import kind_name, nearest, read_slice
 
 SOURCE = Source(
     name="chest_xray",
@@ -82,7 +91,7 @@ def prepare(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    return run(prepare, make_parser("data_prep.chest_xray", __doc__, SPLITS), argv)
+    return run(prepare, make_parser("robustmed_monai.data_prep.chest_xray", __doc__, SPLITS), argv)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.pixels import Array, png_bytes
 from robustmed_monai import __version__
 from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.data_prep.pixels import Array, png_bytes
 from robustmed_monai.transforms.load import GeometryWarning
 from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError
 from robustmed_monai.utils.files import atomic_path, sha256

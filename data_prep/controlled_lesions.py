@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
-from data_prep.pixels import read_slice
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
+from robustmed_monai.data_prep.pixels import read_slice
 from robustmed_monai.transforms.lesions import draw_lesion, sample_lesion, size_name
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -88,7 +88,7 @@ def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> Items:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see ``--help``."""
-    parser = make_parser("data_prep.controlled_lesions", __doc__ or "")
+    parser = make_parser("robustmed_monai.data_prep.controlled_lesions", __doc__ or "")
     parser.add_argument("--lesions", type=int, default=3, help="copies with a lesion of each test slice (3)")
     parser.add_argument(
         "--validation", type=int, default=44, help="slices of train/ held back for validation (44)"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.common import (
+from robustmed_monai.data_prep.common import (
     Items,
     Preparation,
     Source,
@@ -33,7 +33,15 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import Array, box_mask, clip_box, evenly_spaced, kind_name, main_kind, percentile_scale
+from robustmed_monai.data_prep.pixels import (
+    Array,
+    box_mask,
+    clip_box,
+    evenly_spaced,
+    kind_name,
+    main_kind,
+    percentile_scale,
+)
 from robustmed_monai.utils.errors import CorruptImageError, DataError, ImageShapeError, NonFiniteImageError
 
 SOURCE = Source(
@@ -185,7 +193,7 @@ def _read_h5(path: Path) -> Array:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.fastmri_plus", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.fastmri_plus", __doc__, SPLITS)
     parser.add_argument(
         "--annotations", type=Path, help="folder with brain.csv and brain_file_list.csv (the source)"
     )

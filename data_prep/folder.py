@@ -30,7 +30,7 @@ from typing import Any
 
 from monai.data import MetaTensor
 
-from data_prep.common import (
+from robustmed_monai.data_prep.common import (
     Item,
     Items,
     Preparation,
@@ -41,7 +41,14 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import evenly_spaced, orient, percentile_scale, read_mask, read_slice, spacing_z
+from robustmed_monai.data_prep.pixels import (
+    evenly_spaced,
+    orient,
+    percentile_scale,
+    read_mask,
+    read_slice,
+    spacing_z,
+)
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
@@ -207,7 +214,7 @@ def _stem(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.folder", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.folder", __doc__, SPLITS)
     parser.add_argument("--name", default="folder", help="name of the data set (%(default)s)")
     parser.add_argument("--license", default="as the owner of the images says", help="terms of the data")
     parser.add_argument(

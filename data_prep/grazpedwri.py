@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.common import (
+from robustmed_monai.data_prep.common import (
     Items,
     Preparation,
     Source,
@@ -31,7 +31,7 @@ from data_prep.common import (
     run,
     section_of,
 )
-from data_prep.pixels import box_mask, clip_box, main_kind, percentile_scale, read_slice
+from robustmed_monai.data_prep.pixels import box_mask, clip_box, main_kind, percentile_scale, read_slice
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -154,7 +154,7 @@ def _read_boxes(out: Preparation, path: Path) -> list[YoloBox]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.grazpedwri", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.grazpedwri", __doc__, SPLITS)
     parser.add_argument("--keep_text", action="store_true", help="count images with side markers as normal")
     return run(prepare, parser, argv)
 

@@ -16,8 +16,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data_prep.common import Items, Preparation, Source, Splits, make_parser, require_folder, run, section_of
-from data_prep.pixels import read_volume
+from robustmed_monai.data_prep.common import (
+    Items,
+    Preparation,
+    Source,
+    Splits,
+    make_parser,
+    require_folder,
+    run,
+    section_of,
+)
+from robustmed_monai.data_prep.pixels import read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SOURCE = Source(
@@ -76,7 +85,7 @@ def _items(out: Preparation, path: Path, subject: str, section: str) -> Items:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.hcp", __doc__ or "", SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.hcp", __doc__ or "", SPLITS)
     parser.add_argument("--sequence", choices=sorted(FILES), default="t2", help="(%(default)s)")
     return run(prepare, parser, argv)
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume, spacing_z
+from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
+from robustmed_monai.data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume, spacing_z
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -150,7 +150,7 @@ def _from_archive(out: Preparation, archive: Path, make: Callable[[Path], Items]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.ixi", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.ixi", __doc__, SPLITS)
     parser.add_argument("--slices", type=int, default=1, help="slices of each subject (%(default)s)")
     parser.add_argument("--gap_mm", type=float, default=5.0, help="distance between them in mm (%(default)s)")
     parser.add_argument(

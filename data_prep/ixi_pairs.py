@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import ResampleToMatch, Spacing
 
-from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from data_prep.downloads import Download
-from data_prep.ixi import mid_level
-from data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume
+from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
+from robustmed_monai.data_prep.downloads import Download
+from robustmed_monai.data_prep.ixi import mid_level
+from robustmed_monai.data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SOURCE = Source(
@@ -134,7 +134,7 @@ def _on_one_grid(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.ixi_pairs", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.ixi_pairs", __doc__, SPLITS)
     parser.add_argument("--slices", type=int, default=1, help="slices of each subject (%(default)s)")
     parser.add_argument("--gap_mm", type=float, default=5.0, help="distance between them in mm (%(default)s)")
     parser.add_argument(

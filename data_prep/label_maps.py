@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.pixels import Array
+from robustmed_monai.data_prep.pixels import Array
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 # Tissues of every label map that is written: 0 background, 1 CSF, 2 grey matter, 3 white matter.

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.common import Item, Items, Preparation, section_of
-from data_prep.pixels import evenly_spaced, percentile_scale, read_mask, read_volume, spacing_z
+from robustmed_monai.data_prep.common import Item, Items, Preparation, section_of
+from robustmed_monai.data_prep.pixels import (
+    evenly_spaced,
+    percentile_scale,
+    read_mask,
+    read_volume,
+    spacing_z,
+)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.common import Items, Preparation, Source, make_parser, run
-from data_prep.pixels import percentile_scale
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, run
+from robustmed_monai.data_prep.pixels import percentile_scale
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -203,7 +203,7 @@ def balance(position: Values, tumour: Indices, free: Indices) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.lgg", __doc__)
+    parser = make_parser("robustmed_monai.data_prep.lgg", __doc__)
     parser.add_argument("--low", type=float, default=0.45, help="lowest relative position (%(default)s)")
     parser.add_argument("--high", type=float, default=0.75, help="highest relative position (%(default)s)")
     parser.add_argument(

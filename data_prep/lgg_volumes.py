@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.common import Items, Preparation, Source, make_parser, run, write_if_different
-from data_prep.lgg import balance, pair, relative_position
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, run, write_if_different
+from robustmed_monai.data_prep.lgg import balance, pair, relative_position
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -180,7 +180,7 @@ def _write_matched(datalist: Path, data: Mapping[str, Array], matched: Array) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.lgg_volumes", __doc__ or "")
+    parser = make_parser("robustmed_monai.data_prep.lgg_volumes", __doc__ or "")
     parser.add_argument("--sequence", choices=("flair", "t1pre"), default="flair", help="(%(default)s)")
     parser.add_argument("--training", type=int, default=45, help="patients to train on (%(default)s)")
     parser.add_argument("--validation", type=int, default=5, help="patients to validate on (%(default)s)")

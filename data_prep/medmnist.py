@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.common import Items, Preparation, Source, make_parser, run
-from data_prep.pixels import kind_name
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, run
+from robustmed_monai.data_prep.pixels import kind_name
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -112,7 +112,7 @@ def _kind(label: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.medmnist", __doc__)
+    parser = make_parser("robustmed_monai.data_prep.medmnist", __doc__)
     parser.add_argument("--normal", type=int, help="label of the healthy class (known for the usual sets)")
     return run(prepare, parser, argv)
 

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from data_prep.downloads import Download
-from data_prep.label_maps import renumber
-from data_prep.pixels import Array, percentile_scale, read_volume
+from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
+from robustmed_monai.data_prep.downloads import Download
+from robustmed_monai.data_prep.label_maps import renumber
+from robustmed_monai.data_prep.pixels import Array, percentile_scale, read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError, GeometryError
 
 SOURCE = Source(
@@ -170,7 +170,7 @@ def _classes(path: Path, volume: MetaTensor, numbers: Mapping[int, int] | None) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.oasis", __doc__, SPLITS)
+    parser = make_parser("robustmed_monai.data_prep.oasis", __doc__, SPLITS)
     parser.add_argument("--form", choices=tuple(FORMS), default="slice", help="(%(default)s)")
     parser.add_argument(
         "--labels", choices=("tissue", "seg4", "seg24", "seg35"), default="tissue", help="(%(default)s)"

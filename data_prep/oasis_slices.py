@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
-from data_prep.label_maps import check_size, renumber, shrink, shrink_labels
-from data_prep.pixels import Array, read_slice
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
+from robustmed_monai.data_prep.label_maps import check_size, renumber, shrink, shrink_labels
+from robustmed_monai.data_prep.pixels import Array, read_slice
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 SOURCE = Source(
@@ -133,7 +133,7 @@ def _subjects(folder: Path) -> dict[str, list[tuple[int, Path]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; see ``--help``."""
-    parser = make_parser("data_prep.oasis_slices", __doc__)
+    parser = make_parser("robustmed_monai.data_prep.oasis_slices", __doc__)
     parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
     parser.add_argument(
         "--validation", type=int, default=30, help="subjects of train to choose weights by (%(default)s)"

@@ -141,7 +141,12 @@ def _split(words: Sequence[str], count: int) -> tuple[list[str], list[str]]:
 
 def _command(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     if options.command == "prepare":
-        return [sys.executable, "-m", f"data_prep.{_nearest(options.source, sources(), 'source')}", *rest]
+        return [
+            sys.executable,
+            "-m",
+            f"robustmed_monai.data_prep.{_nearest(options.source, sources(), 'source')}",
+            *rest,
+        ]
     if options.command == "results":
         scripts = result_scripts()
         return [sys.executable, str(scripts[_nearest(options.method, list(scripts), "method")]), *rest]

@@ -116,7 +116,7 @@ class TestOthers:
         assert command == [
             sys.executable,
             "-m",
-            "data_prep.ixi",
+            "robustmed_monai.data_prep.ixi",
             "--source",
             "IXI-T1.tar",
             "--help",

@@ -26,12 +26,10 @@ HEAVY = {
 }  # fmt: skip
 SOURCES = sorted(
     path
-    for folder in ("robustmed_monai", "data_prep", "benchmarks", "tests")
+    for folder in ("robustmed_monai", "benchmarks", "tests")
     for path in (REPOSITORY / folder).rglob("*.py")
 )
-PACKAGE_SOURCES = [
-    path for path in SOURCES if path.relative_to(REPOSITORY).parts[0] in ("robustmed_monai", "data_prep")
-]
+PACKAGE_SOURCES = [path for path in SOURCES if path.relative_to(REPOSITORY).parts[0] == "robustmed_monai"]
 MODULES = [
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE_SOURCES
@@ -47,7 +45,7 @@ FLOORS = (
     {"inferers", "metrics", "visualize"},
     {"handlers"},
     {"engines"},
-    {"apps"},
+    {"apps", "data_prep"},
 )
 
 

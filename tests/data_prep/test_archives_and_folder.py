@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import folder, lgg, medmnist
+from robustmed_monai.data_prep import folder, lgg, medmnist
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import atlas, brats, ixi
+from robustmed_monai.data_prep import atlas, brats, ixi
 from robustmed_monai.utils.errors import DataError
 
 Array = NDArray[Any]

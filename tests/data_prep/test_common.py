@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.common import (
+from robustmed_monai.data_prep.common import (
     JOURNAL,
     REPORT,
     Items,

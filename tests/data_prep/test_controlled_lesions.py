@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.controlled_lesions import main, prepare
-from data_prep.lgg import fit, head_box
+from robustmed_monai.data_prep.controlled_lesions import main, prepare
+from robustmed_monai.data_prep.lgg import fit, head_box
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 

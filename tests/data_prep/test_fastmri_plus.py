@@ -9,7 +9,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from data_prep import fastmri_plus
+from robustmed_monai.data_prep import fastmri_plus
 from robustmed_monai.utils.errors import DataError
 
 HEAD = "file,slice,study_level,x,y,width,height,label\n"

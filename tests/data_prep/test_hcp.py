@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import hcp
+from robustmed_monai.data_prep import hcp
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 Head = Callable[[int], NDArray[Any]]

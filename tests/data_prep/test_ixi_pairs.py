@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import ixi_pairs
+from robustmed_monai.data_prep import ixi_pairs
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SETTINGS: dict[str, Any] = {"spacing_mm": 10.0, "slices": 2, "gap_mm": 20.0}

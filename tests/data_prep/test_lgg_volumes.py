@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import lgg_volumes
 from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
 from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data_prep import lgg_volumes
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 
 CASES, DEPTH = 8, 21

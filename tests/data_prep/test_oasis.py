@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import oasis
+from robustmed_monai.data_prep import oasis
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SHAPE = (16, 20, 24)  # x, y, z

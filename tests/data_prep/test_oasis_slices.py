@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import oasis_slices
+from robustmed_monai.data_prep import oasis_slices
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 GREYS = np.array([0, 85, 170, 255], dtype=np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import pixels as px
+from robustmed_monai.data_prep import pixels as px
 from robustmed_monai.utils.errors import DataError, GeometryError, ImageError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import chest_xray, grazpedwri
+from robustmed_monai.data_prep import chest_xray, grazpedwri
 from robustmed_monai.utils.errors import DataError
 
 COLUMNS = (

@@ -58,7 +58,7 @@ SHORT: dict[str, dict[str, Any]] = {
 STANDS_FOR = {
     "<folder of pneumoniamnist.npz>": "medmnist",
     "--dataset_dir ...": "--dataset_dir medmnist",
-    "<data_prep.oasis_slices>": "data/oasis_slices",
+    "<robustmed_monai.data_prep.oasis_slices>": "data/oasis_slices",
     "--weights ...": "--weights out/cifl_registration/train/model.pt",
     "--config_file ...": "--config_file bundles/ra/configs/inference.json",
 }
@@ -73,7 +73,7 @@ NOT_RUN = {
     r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
     r"python (-W ignore )?benchmarks/\S+\.py.*|robustmed results .*": "takes hours; tests/benchmarks",
     r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
-    r"python -m data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py has made-up slices for it",
+    r"python -m robustmed_monai\.data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py",
     r"python -m robustmed_monai\.visualize\.\w+_gallery": "tests/visualize draws both galleries small",
     r".*ExportedNetwork.*|.* (onnx|ckpt)_export .*": "tests/bundles/test_export.py",
     r"(srun )?(torchrun|python -m torch\.distributed\.run) .*|srun .*": (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import folder, lgg, medmnist
 from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data_prep import folder, lgg, medmnist
 from robustmed_monai.transforms.load import LoadCheckedImage
 
 

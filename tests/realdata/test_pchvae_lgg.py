@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import lgg_volumes
 from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
 from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data_prep import lgg_volumes
 from robustmed_monai.engines.elbo_study import control_judges, judge_all, measure
 
 
