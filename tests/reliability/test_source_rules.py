@@ -10,9 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = sorted(
-    path
-    for folder in ("robustmed_monai", "benchmarks")
-    for path in (REPOSITORY / folder).rglob("*.py")
+    path for folder in ("robustmed_monai", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")
 )
 # Calls by their name as written, whatever module they are reached through.
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}

@@ -29,7 +29,7 @@ class Corruption(NamedTuple):
         sample: function of (shape, generator) that draws the parameters of a batch on the CPU: tensors whose
             first axis is the batch. The shape is (B, C, X, Y[, Z]); B may be 0.
         apply: function of (images, parameters on the images' device) that returns new images of the same
-            shape; it draws nothing and need not clip to [0, 1].
+            shape; it draws nothing and need not clip to [0, 1]. It is given one image at least.
         spatial_dims: numbers of spatial axes that it can do.
     """
 
@@ -56,6 +56,9 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
         ImageError: when the images are neither float nor uint8.
     """
     images = _as_float(images, corruption)
+    # Fourier transforms and resizing refuse an empty batch.
+    if not len(images):
+        return images.clone()
     return corruption.apply(images, to_device(params, images.device)).clamp_(0, 1)
 
 

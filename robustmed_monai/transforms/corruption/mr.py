@@ -186,8 +186,6 @@ def low_resolution(zoom: float) -> Corruption:
 
 
 def _resample(zoom: float, images: Tensor, params: Params) -> Tensor:
-    if not len(images):
-        return images.clone()
     small = [max(1, round(side * zoom)) for side in images.shape[2:]]
     mode = "bilinear" if images.ndim == 4 else "trilinear"
     return F.interpolate(

@@ -277,14 +277,6 @@ def test_network_maps_one_tensor_to_one_tensor() -> None:
         )
 
 
-def test_metadata() -> None:
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"]
-    assert tuple(map(int, metadata["pytorch_version"].split("."))) <= tuple(
-        map(int, torch.__version__.split("+")[0].split("."))
-    )
-
-
 def test_commands_refuse_unknown_overrides(command: Any, tmp_path: Path) -> None:
     done = command(tmp_path, "--config_file", str(CONFIGS / "train.json"), "--lambda_primry", "2")
     assert done.code == 1

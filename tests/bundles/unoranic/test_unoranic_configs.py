@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from monai.bundle import verify_net_in_out
-from packaging.version import Version
 
-import robustmed_monai
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
 from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 
@@ -93,15 +89,6 @@ def test_network_maps_one_tensor_to_one_tensor(configs: Path) -> None:
             n=1,
             any=1,
         )
-
-
-def test_metadata_names_versions_that_exist(configs: Path) -> None:
-    metadata = json.loads((configs / "metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"]
-    assert Version(metadata["required_packages_version"]["robustmed_monai"]) <= Version(
-        robustmed_monai.__version__
-    )
-    assert Version(metadata["pytorch_version"]) <= Version(torch.__version__)
 
 
 def test_commands_refuse_unknown_overrides(command: Any, configs: Path, tmp_path: Path) -> None:
