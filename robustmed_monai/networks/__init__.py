@@ -2,7 +2,9 @@
 
 from robustmed_monai.networks.cifl import CIFL, unit_maps
 from robustmed_monai.networks.mind import MINDSSC
-from robustmed_monai.networks.pchvae import HierarchicalVAE, chvae, high_vae, low_vae, pchvae
+
+# Its function `pchvae` would hide the module of that name, and with it what configs name by their path.
+from robustmed_monai.networks.pchvae import HierarchicalVAE, chvae, high_vae, low_vae
 from robustmed_monai.networks.ra import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.registration import RegistrationNet
 from robustmed_monai.networks.risc import GroupPooledResNet, RotationCorrectedNet, RotNet
@@ -26,7 +28,6 @@ __all__ = [
     "chvae",
     "high_vae",
     "low_vae",
-    "pchvae",
     "published_channels",
     "unit_maps",
 ]
