@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustmed_monai.utils.errors import ConfigError, RobustMedError
 
-# MONAI is imported where it is needed: `robustmed --help` must not wait for it.
+if TYPE_CHECKING:
+    import torch
+
+# MONAI and torch are imported where they are needed: `robustmed --help` must not wait for them.
 BUNDLES_VARIABLE = "ROBUSTMED_BUNDLES"
 _ID_SEPARATOR = "::"  # MONAI's own, between the parts of an id
 
@@ -113,6 +116,46 @@ def open_output_dir(path: str | os.PathLike[str]) -> str:
             f"output_dir {folder}: cannot be written to; give --output_dir a folder of your own."
         )
     return str(folder)
+
+
+def default_device(name: str | None = None) -> torch.device:
+    """Return the device of this process: its own GPU where there are GPUs, else the CPU.
+
+    Args:
+        name: device to take instead, such as ``cpu`` or ``cuda:1``; plain ``cuda`` is the process's own GPU.
+
+    Raises:
+        ConfigError: when this machine has no such device.
+
+    Example:
+        >>> default_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = ["cpu", *(f"cuda:{k}" for k in range(gpus)), *["mps"] * torch.backends.mps.is_available()]
+    own = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
+    chosen = own if name is None or (name == "cuda" and gpus) else name
+    if chosen not in present:
+        raise ConfigError(f"device {chosen}: this machine has none; give one of {', '.join(present)}.")
+    return torch.device(chosen)
+
+
+def rank() -> int:
+    """Return the number of this process among those that share a run, 0 for a single one."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """Return the number of processes that share a run, 1 for a single one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def restarted() -> bool:
+    """Return whether torchrun or SLURM started this run again after a failure."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(count, "0") != "0" for count in counts)
 
 
 def check_overrides() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from robustmed_monai.utils import bundle as module
@@ -160,6 +161,52 @@ class TestOutputDir:
         monkeypatch.setattr(os, "access", lambda path, mode: False)
         with pytest.raises(ConfigError, match=r"output_dir .*out: cannot be written to"):
             open_output_dir(tmp_path / "out")
+
+
+class TestProcesses:
+    def test_a_single_process_has_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+            monkeypatch.delenv(name, raising=False)
+        assert (module.rank(), module.world_size(), module.restarted()) == (0, 1, False)
+
+    @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+    def test_of_several_the_launcher_tells(self, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+        monkeypatch.setenv("RANK", "2")
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv(variable, "0")
+        assert (module.rank(), module.world_size(), module.restarted()) == (2, 4, False)
+        monkeypatch.setenv(variable, "1")
+        assert module.restarted()
+
+
+class TestDefaultDevice:
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        def have(count: int, local_rank: int = 0) -> None:
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+            monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+            monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+
+        return have
+
+    def test_without_a_gpu(self, gpus: Any) -> None:
+        gpus(0, 1)
+        assert module.default_device() == module.default_device("cpu") == torch.device("cpu")
+        for name in ("cuda", "cuda:0", "mps", "gpu", "cpu:x", ""):
+            with pytest.raises(
+                ConfigError, match=f"device {name}: this machine has none; give one of cpu\\."
+            ):
+                module.default_device(name)
+
+    @pytest.mark.parametrize(("local_rank", "own"), [(0, 0), (1, 1), (3, 1)])
+    def test_every_process_has_its_own_gpu(self, gpus: Any, local_rank: int, own: int) -> None:
+        gpus(2, local_rank)
+        assert module.default_device() == module.default_device("cuda") == torch.device("cuda", own)
+        assert module.default_device("cuda:1") == torch.device("cuda", 1)
+        assert module.default_device("cpu") == torch.device("cpu")
+        with pytest.raises(ConfigError, match=r"device cuda:2: .* one of cpu, cuda:0, cuda:1\."):
+            module.default_device("cuda:2")
 
 
 class TestCheckOverrides:
