@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
-import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robustmed_monai.data.image_folder import SECTION_FOLDERS, folder_items, section_folders
+from robustmed_monai.data.split import SECTIONS, SPLITS, split_subjects
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import read_json, sha256
 
 Item = dict[str, Any]
 
-SECTIONS = ("training", "validation", "test")
 PATH_KEYS = ("image", "mask", "label")
-SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
-_FOLDERS = {
-    "training": ("training", "train"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
-_HEALTHY = ("healthy", "normal", "good")
+
+logger = logging.getLogger(__name__)
 
 
 def load_datalist(
-    dataset_dir: str | os.PathLike[str] | None, section: str, verify: bool = False
+    dataset_dir: str | os.PathLike[str] | None, section: str, verify: bool = False, split: bool = True
 ) -> list[Item]:
-    """Return the items of one section of a data set, with absolute paths.
+    """Return the items of one section of a data set, with absolute paths, and log how many there are.
 
     Args:
         dataset_dir: one of
 
             - None or ``"embedded"``: the virtual brains of this package (made on first use);
             - a datalist JSON, or a folder that holds ``datalist.json``;
-            - a folder with a subfolder per section (``training`` or ``train``, ``validation`` or ``val``,
-              ``test``). Images lie anywhere below it; with a subfolder ``images``, files of the same name in
-              ``masks`` and ``labels`` beside it belong to them. Other subfolders of ``test`` name the kind of
-              anomaly, ``healthy`` and ``normal`` none;
-            - any other folder of images (PNG, TIFF, JPEG, NIfTI, NRRD, MGZ): subjects, in the order of the
-              sha256 of their names, are split 80 : 10 : 10 with at least one each. The subject is what
-              follows ``sub-`` in the file's name, else the name without ``_slice_<number>``; when the names
-              do not tell subjects apart, make the subfolders.
+            - a folder of images with subfolders ``train``, ``val`` and ``test``, see
+              ``robustmed_monai.data.image_folder``;
+            - any other folder of images: its subjects are split 80 : 10 : 10 with at least one each; those
+              with a mask belong to the test.
         section: ``training``, ``validation`` or ``test``.
         verify: compare each file with the sha256 that the datalist records.
+        split: False takes all images of a folder without the subfolders for the section asked for: so a
+            folder of test images is all tested.
 
     Returns:
         Items with ``image`` and, where the source has them, ``mask``, ``label``, ``healthy``, ``kind``,
@@ -65,18 +59,35 @@ def load_datalist(
         raise DataError(f"dataset_dir {path}: no such file or folder; check the path.")
     source = path / "datalist.json" if path.is_dir() else path
     if source.is_file():
-        return _listed(source, section, verify)
+        return _counted(_listed(source, section, verify), section, source)
     if verify:
         raise DataError(
             f"dataset_dir {path}: a folder without datalist.json records no digests; set verify=False."
         )
-    return _found(path, section)
+    present = section_folders(path)
+    if section in present or not (present or split):
+        folder = present.get(section, path)
+        return _counted(folder_items(folder, section), section, folder)
+    if present:
+        raise DataError(
+            f"dataset_dir {path}: no subfolder for section {section!r}, found "
+            f"{sorted(folder.name for folder in present.values())}; make "
+            f"{' or '.join(SECTION_FOLDERS[section])}."
+        )
+    return _share(path, section)
 
 
-def image_stem(path: Path) -> str:
-    """Name of an image without the suffix of its type; a folder keeps its whole name."""
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)] or path.name
+def split_items(items: Sequence[Item], splits: Sequence[float] = SPLITS, seed: int = 0) -> list[str]:
+    """Section of each image of a folder without sections; see ``split_subjects``.
+
+    Args:
+        items: from ``folder_items``; subjects with an abnormal image belong to the test.
+        splits: fractions of the other subjects.
+        seed: another seed, another split.
+    """
+    abnormal = {item["subject"] for item in items if not item.get("healthy", True)}
+    sections = split_subjects({item["subject"] for item in items} - abnormal, splits, seed)
+    return [sections.get(item["subject"], "test") for item in items]
 
 
 def _listed(source: Path, section: str, verify: bool) -> list[Item]:
@@ -123,67 +134,30 @@ def _verify(source: Path, items: Sequence[Item], digests: dict[str, str]) -> Non
         raise DataError(f"{source}: {_some(altered)} missing or not as recorded; prepare the data again.")
 
 
-def _found(folder: Path, section: str) -> list[Item]:
-    present = {name: sub for name in SECTIONS for sub in _FOLDERS[name] if (folder / sub).is_dir()}
-    if section in present:
-        items = _folder_items(folder / present[section], section)
-    elif present:
+def _share(folder: Path, section: str) -> list[Item]:
+    """Share of one section in a folder without subfolders for sections."""
+    items = folder_items(folder, None)
+    sections = split_items(items)
+    counts = Counter(sections)
+    if len(counts) < len(SECTIONS):
         raise DataError(
-            f"dataset_dir {folder}: no subfolder for section {section!r}, found {sorted(present.values())}; "
-            f"make {' or '.join(_FOLDERS[section])}."
+            f"dataset_dir {folder}: {len({item['subject'] for item in items})} subject(s) cannot be split "
+            f"into {list(SECTIONS)}; make the subfolders train, val and test."
         )
-    else:
-        items = _split(_folder_items(folder, section), section, folder)
+    others = ", ".join(f"{name} {counts[name]}" for name in SECTIONS if name != section)
+    logger.info(
+        f"{section}: {counts[section]} images of {len(items)} in {folder} "
+        f"({100 * counts[section] / len(items):.0f} %, split by subject), {others}"
+    )
+    chosen = [item for item, name in zip(items, sections, strict=True) if name == section]
+    return chosen if section == "test" else [{**item, "healthy": True} for item in chosen]
+
+
+def _counted(items: list[Item], section: str, source: Path) -> list[Item]:
+    abnormal = sum(not item.get("healthy", True) for item in items)
+    health = f", {abnormal} of them abnormal" if section == "test" else ""
+    logger.info(f"{section}: {len(items)} images in {source}{health}")
     return items
-
-
-def _folder_items(folder: Path, section: str) -> list[Item]:
-    images = folder / "images" if (folder / "images").is_dir() else folder
-    paths = sorted(p for p in images.rglob("*") if _is_image(p.relative_to(images)) and p.is_file())
-    if not paths:
-        raise DataError(f"dataset_dir {folder}: no images found; put {', '.join(SUFFIXES)} files into it.")
-    return [_folder_item(path, images, section) for path in paths]
-
-
-def _is_image(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.name.lower().endswith(SUFFIXES)
-
-
-def _folder_item(path: Path, images: Path, section: str) -> Item:
-    item: Item = {"image": str(path), "subject": _subject(path)}
-    relative = path.relative_to(images)
-    if images.name == "images":
-        for key, name in (("mask", "masks"), ("label", "labels")):
-            if (images.parent / name / relative).is_file():
-                item[key] = str(images.parent / name / relative)
-    if section != "test":
-        item["healthy"] = True
-    elif len(relative.parts) > 1:
-        item["kind"] = "healthy" if relative.parts[0].lower() in _HEALTHY else relative.parts[0]
-        item["healthy"] = item["kind"] == "healthy"
-    return item
-
-
-def _subject(path: Path) -> str:
-    match = re.search(r"sub-([A-Za-z0-9]+)", path.name)
-    if match:
-        return match.group(1)
-    return re.sub(r"[_-]slice[_-]?\d+$", "", image_stem(path))
-
-
-def _split(items: Sequence[Item], section: str, folder: Path) -> list[Item]:
-    names = {str(item["subject"]) for item in items}
-    subjects = sorted(names, key=lambda name: (hashlib.sha256(name.encode()).hexdigest(), name))
-    if len(subjects) < len(SECTIONS):
-        raise DataError(
-            f"dataset_dir {folder}: {len(subjects)} subject(s) cannot be split into {list(SECTIONS)}; "
-            "make the subfolders train, val and test."
-        )
-    held = max(1, round(0.1 * len(subjects)))
-    bounds = {"training": (0, -2 * held), "validation": (-2 * held, -held), "test": (-held, None)}
-    chosen = set(subjects[slice(*bounds[section])])
-    return [item for item in items if item["subject"] in chosen]
 
 
 def _paths(item: Item) -> list[str]:

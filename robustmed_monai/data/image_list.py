@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustmed_monai.data.datalist import SECTIONS, SUFFIXES, image_stem
+from robustmed_monai.data.image_folder import SUFFIXES, image_stem
+from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.transforms.image_readers.dicom import slice_files
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError

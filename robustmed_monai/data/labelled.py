@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from robustmed_monai.data.datalist import SUFFIXES, load_datalist
+from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.image_folder import SECTION_FOLDERS, folder_items, image_files, section_folders
 from robustmed_monai.data.medmnist import medmnist_dataset
+from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.rotation import resample
 from robustmed_monai.transforms.slices import resize_to_square, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
-_FOLDERS = {"training": ("training", "train"), "validation": ("validation", "val"), "test": ("test",)}
 _NOT_CLASSES = {"images", "masks", "labels"}
+
+logger = logging.getLogger(__name__)
 
 
 def labelled_images(
@@ -39,8 +43,9 @@ def labelled_images(
     Args:
         section: "training", "validation" or "test".
         dataset: MedMNIST data set, or None for files.
-        dataset_dir: the folder of the npz; without ``dataset`` a folder ``<section>/<class>/images...``, or
-            whatever ``load_datalist`` takes (None: the embedded brains).
+        dataset_dir: the folder of the npz; without ``dataset`` a folder ``<section>/<class>/...`` (names of
+            sections as in ``robustmed_monai.data.image_folder``), or whatever ``load_datalist`` takes (None:
+            the embedded brains).
         image_size: side of the images in pixels.
         channels: channels of the images.
         num_classes: classes, 0 to ``num_classes - 1``; None does not check.
@@ -58,8 +63,8 @@ def labelled_images(
         DataError: when data are missing, a label is no class, or a class has no training image.
         ImageShapeError: when the images have other channels.
     """
-    if section not in _FOLDERS:
-        raise ConfigError(f"section: found {section!r}; choose one of {list(_FOLDERS)}.")
+    if section not in SECTIONS:
+        raise ConfigError(f"section: found {section!r}; choose one of {list(SECTIONS)}.")
     if dataset is not None:
         found = medmnist_dataset(dataset, dataset_dir, section, source_size, download)
         image, label, items = found.tensors["image"], found.tensors["label"], [dict(v) for v in found.data]
@@ -154,7 +159,7 @@ def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> 
 def _items(dataset_dir: str | os.PathLike[str] | None, section: str, label_key: str) -> list[dict[str, Any]]:
     folders = _class_folders(dataset_dir)
     if folders:
-        return _items_of_folders(Path(str(dataset_dir)), folders, section)
+        return _items_of_classes(folders, section)
     items = load_datalist(dataset_dir, section)
     bad = [item for item in items if not isinstance(item.get(label_key), int)]
     if bad:
@@ -165,29 +170,41 @@ def _items(dataset_dir: str | os.PathLike[str] | None, section: str, label_key: 
     return [{**item, "class": item[label_key]} for item in items]
 
 
-def _class_folders(dataset_dir: str | os.PathLike[str] | None) -> list[str]:
-    """Names of the class folders of the training section; empty when the data are not laid out like that."""
-    if dataset_dir is None or (Path(dataset_dir) / "datalist.json").exists():
-        return []
-    for name in _FOLDERS["training"]:
-        folder = Path(dataset_dir) / name
-        if folder.is_dir():
-            return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in _NOT_CLASSES)
-    return []
+def _class_folders(dataset_dir: str | os.PathLike[str] | None) -> dict[str, Path]:
+    """Folders of the sections when the training one has a folder per class, else nothing."""
+    root = Path(str(dataset_dir)).expanduser()
+    if not root.is_dir() or (root / "datalist.json").exists():
+        return {}
+    sections = section_folders(root)
+    return sections if "training" in sections and _classes(sections["training"]) else {}
 
 
-def _items_of_folders(root: Path, classes: Sequence[str], section: str) -> list[dict[str, Any]]:
-    present = [root / name for name in _FOLDERS[section] if (root / name).is_dir()]
-    if not present:
-        raise DataError(f"{root}: no folder {' or '.join(_FOLDERS[section])}; make it, with one per class.")
+def _classes(training: Path) -> list[str]:
+    names = (path.name for path in training.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(name for name in names if name.lower() not in _NOT_CLASSES)
+
+
+def _items_of_classes(sections: Mapping[str, Path], section: str) -> list[dict[str, Any]]:
+    root = sections["training"].parent
+    if section not in sections:
+        wanted = " or ".join(SECTION_FOLDERS[section])
+        raise DataError(f"{root}: no folder {wanted}; make it, with one folder per class.")
+    classes = _classes(sections["training"])
+    unknown = sorted(set(_classes(sections[section])) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{sections[section] / unknown[0]}: is no class of {sections['training']} ({classes})."
+        )
     items: list[dict[str, Any]] = []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (present[0] / name).rglob("*") if p.name.lower().endswith(SUFFIXES))
-        if section == "training" and not files:
-            raise DataError(f"{present[0] / name}: holds no image; add images of this class or remove it.")
-        items += [{"image": str(path), "class": label} for path in files]
+        folder = sections[section] / name
+        found = folder_items(folder, None) if any(image_files(folder)) else []
+        if section == "training" and not found:
+            raise DataError(f"{folder}: holds no image; add images of this class or remove it.")
+        items += [{"image": item["image"], "class": label} for item in found]
     if not items:
-        raise DataError(f"{present[0]}: holds no image in {', '.join(classes)}; add them.")
+        raise DataError(f"{sections[section]}: holds no image in {', '.join(classes)}; add them.")
+    logger.info(f"{section}: {len(items)} images of {len(classes)} classes in {sections[section]}")
     return items
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustmed_monai.data.datalist import SECTIONS, load_datalist
+from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
+from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError

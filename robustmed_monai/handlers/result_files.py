@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ignite.engine import Engine, Events
 
-from robustmed_monai.data.datalist import image_stem
+from robustmed_monai.data.image_folder import image_stem
 from robustmed_monai.data.image_list import name_results
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError

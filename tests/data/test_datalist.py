@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from robustmed_monai.data.datalist import SECTIONS, load_datalist
+from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import sha256, write_json
 
@@ -107,23 +108,53 @@ def test_verify_needs_digests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("train", "valid", "test")]
+    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("Train", "VALID", "test")]
 )
 def test_subfolders_are_the_sections(tmp_path: Path, names: tuple[str, str, str]) -> None:
     for name in names:
-        touch(tmp_path / name, f"{name}_2.PNG", f"deep/{name}_1.nii.gz", "notes.txt", ".hidden/x.png")
-    for section, name in zip(SECTIONS, names, strict=True):
+        touch(tmp_path / name, "z_2.PNG", "deep/z_1.nii.gz", "notes.txt", ".hidden/x.png")
+    for section in SECTIONS:
         found = [Path(item["image"]).name for item in load_datalist(tmp_path, section)]
-        assert found == [f"{name}_1.nii.gz", f"{name}_2.PNG"]
+        assert found == ["z_1.nii.gz", "z_2.PNG"]
 
 
 def test_masks_and_labels_beside_images_belong_to_them(tmp_path: Path) -> None:
-    touch(tmp_path / "val", "images/s_1.png", "images/s_2.png", "labels/s_1.png", "masks/s_2.png")
+    touch(tmp_path, "val/images/s_1.png", "val/images/s_2.png", "val/labels/s_1.nii.gz")
     first, second = load_datalist(tmp_path, "validation")
-    assert first["label"] == str(tmp_path / "val/labels/s_1.png")
-    assert "mask" not in first
-    assert second["mask"] == str(tmp_path / "val/masks/s_2.png")
-    assert first["healthy"] is True
+    assert first["label"] == str(tmp_path / "val/labels/s_1.nii.gz")
+    assert not {"mask", "label"} & set(second)
+    assert first["healthy"] is second["healthy"] is True
+    touch(tmp_path, "val/masks/s_2.png")
+    with pytest.raises(DataError, match=r"s_2.png: has a mask .*, but validation holds healthy images only"):
+        load_datalist(tmp_path, "validation")
+
+
+@pytest.mark.parametrize("place", ["test/lesion/{}/1.png", "test/{}/lesion/1.png", "Test/lesion/{}/1.png"])
+def test_masks_are_no_images_wherever_they_lie(tmp_path: Path, place: str) -> None:
+    image, mask = place.format("images"), place.format("masks")
+    touch(tmp_path, image, mask, "test/good/2.png" if place[0] == "t" else "Test/good/2.png")
+    found = {item["kind"]: item for item in load_datalist(tmp_path, "test")}
+    assert found["lesion"]["image"] == str(tmp_path / image)
+    assert found["lesion"]["mask"] == str(tmp_path / mask)
+    assert (found["lesion"]["healthy"], found["healthy"]["healthy"], len(found)) == (False, True, 2)
+
+
+@pytest.mark.parametrize("folder", ["masks", "labels"])
+def test_masks_without_images_are_refused_by_name(tmp_path: Path, folder: str) -> None:
+    touch(tmp_path, "test/lesion/1.png", f"test/lesion/{folder}/1.png")
+    with pytest.raises(DataError, match=rf"{folder}/1.png: is in a folder of {folder} but there is no image"):
+        load_datalist(tmp_path, "test")
+
+
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/._a.png", "train/.trash/b.png")
+    assert [Path(item["image"]).name for item in load_datalist(tmp_path, "training")] == ["a.png"]
+
+
+def test_one_section_in_two_folders_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "training/b.png")
+    with pytest.raises(DataError, match="train and training are both training; keep one"):
+        load_datalist(tmp_path, "training")
 
 
 def test_subfolders_of_test_name_the_kind(tmp_path: Path) -> None:
@@ -148,6 +179,51 @@ def test_plain_folder_is_split_by_subject_once_and_for_all(tmp_path: Path) -> No
     assert len(set.union(*subjects)) == sum(map(len, subjects)) == 20
     again = [Path(item["image"]).name for item in load_datalist(tmp_path / "b", "test")]
     assert again == [Path(item["image"]).name for item in parts["test"]]
+
+
+def test_a_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, *[f"sub-{subject:02d}_slice-{k}.png" for subject in range(20) for k in range(3)])
+    with caplog.at_level("INFO", logger="robustmed_monai"):
+        load_datalist(tmp_path, "training")
+    assert caplog.messages == [
+        f"training: 48 images of 60 in {tmp_path} (80 %, split by subject), validation 6, test 6"
+    ]
+
+
+def test_the_number_of_images_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "test/good/1.png", "test/crack/2.png", "test/crack/3.png")
+    with caplog.at_level("INFO", logger="robustmed_monai"):
+        load_datalist(tmp_path, "test")
+        load_datalist(datalist(tmp_path / "list"), "training")
+    assert caplog.messages == [
+        f"test: 3 images in {tmp_path / 'test'}, 2 of them abnormal",
+        f"training: 1 images in {tmp_path / 'list/datalist.json'}",
+    ]
+
+
+def test_a_folder_of_test_images_is_all_tested(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", *[f"{number}.png" for number in range(10)])
+    assert len(load_datalist(tmp_path / "flat", "test", split=False)) == 10
+    touch(tmp_path / "kinds", "good/1.png", "crack/images/2.png", "crack/masks/2.png")
+    ill, well = load_datalist(tmp_path / "kinds", "test", split=False)
+    assert (ill["kind"], ill["mask"]) == ("crack", str(tmp_path / "kinds/crack/masks/2.png"))
+    assert well["healthy"]
+    # Where there are sections, the folder is not all test.
+    touch(tmp_path / "whole", "train/1.png", "test/2.png")
+    assert len(load_datalist(tmp_path / "whole", "test", split=False)) == 1
+
+
+def test_subjects_with_a_mask_are_not_trained_on(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"images/sub-{subject:02d}_slice-{k}.png" for subject in range(12) for k in range(2)])
+    touch(tmp_path, *[f"masks/sub-{subject:02d}_slice-0.png" for subject in range(6)])
+    parts = {section: load_datalist(tmp_path, section) for section in SECTIONS}
+    ill = {f"sub-{subject:02d}" for subject in range(6)}
+    assert ill < {item["subject"] for item in parts["test"]}
+    assert not ill & {item["subject"] for section in SECTIONS[:2] for item in parts[section]}
+    assert sum(not item.get("healthy", True) for item in parts["test"]) == 6
+    # Folders in a folder that is split name no kinds.
+    touch(tmp_path / "other", *[f"{name}/{name}.png" for name in "abcde"])
+    assert not any("kind" in item for item in load_datalist(tmp_path / "other", "test"))
 
 
 def test_slices_of_one_case_stay_together(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robustmed_monai.data.datalist import image_stem
+from robustmed_monai.data.image_folder import image_stem
 from robustmed_monai.data.image_list import list_images, name_results
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import write_json

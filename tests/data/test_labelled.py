@@ -72,8 +72,28 @@ class TestFolders:
 
     def test_a_missing_section(self, folders: Path) -> None:
         (folders / "val").rename(folders / "other")
-        with pytest.raises(DataError, match="no folder validation or val"):
+        with pytest.raises(DataError, match="no folder val or valid or validation"):
             labelled_images("validation", dataset_dir=folders)
+
+    def test_sections_are_named_as_in_datalists_and_hidden_files_skipped(self, folders: Path) -> None:
+        (folders / "val").rename(folders / "valid")
+        (folders / "test").rename(folders / "testing")
+        (folders / "train" / "a" / "._a0.png").write_bytes(b"not an image")
+        (folders / "train" / ".cache").mkdir()
+        counts = [len(labelled_images(s, dataset_dir=folders)) for s in ("training", "validation", "test")]
+        assert counts == [6, 2, 4]
+
+    def test_masks_are_no_images_of_a_class(self, folders: Path) -> None:
+        for name in ("images", "masks"):
+            write_png(folders / "train" / "c" / name / "0.png", 50)
+        assert labelled_images("training", dataset_dir=folders).tensors["label"].tolist() == [0] * 3 + [
+            1
+        ] * 3 + [2]
+
+    def test_a_class_that_is_not_trained_is_named(self, folders: Path) -> None:
+        write_png(folders / "test" / "c" / "0.png", 50)
+        with pytest.raises(DataError, match=r"test/c: is no class of .*train \(\['a', 'b'\]\)"):
+            labelled_images("test", dataset_dir=folders)
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no images found"):

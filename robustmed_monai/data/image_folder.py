@@ -1,0 +1,146 @@
+"""The one layout of image folders, shared by datalists, class folders and ``data_prep.folder``.
+
+::
+
+    train/...              healthy images to train on (also "training")
+    val/...                healthy images to validate on (also "valid", "validation")
+    test/good/...          healthy test images (also "healthy", "normal", or directly in test/)
+    test/<kind>/...        abnormal test images of that kind
+    .../images/...         images, at any depth, with
+    .../masks/...          masks of anomalies (test only) and
+    .../labels/...         label maps beside them: the same path below these folders, whatever the file's type
+
+Upper and lower case are the same. Files and folders whose names begin with a dot are skipped, so are files
+of other types. A subject is the ``sub-...`` or ``IXI<number>`` in the name of its file, else the name without
+a last ``_slice_<number>`` or ``_level_<number>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from robustmed_monai.data.split import SECTIONS
+from robustmed_monai.utils.errors import DataError
+
+Item = dict[str, Any]
+
+SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
+SECTION_FOLDERS = {
+    "training": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+HEALTHY_FOLDERS = ("good", "healthy", "normal")
+UNNAMED_KIND = "anomaly"
+_IMAGES = "images"
+_BESIDE = {"masks": "mask", "labels": "label"}
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|IXI\d+")
+_SLICE = re.compile(r"[_-](slice|level)[_-]?\d+$")
+
+
+def section_folders(root: Path) -> dict[str, Path]:
+    """The subfolders of ``root`` that are sections, by section.
+
+    Raises:
+        DataError: when two of them are the same section.
+    """
+    found: dict[str, Path] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for section in SECTIONS:
+            if folder.name.lower() in SECTION_FOLDERS[section]:
+                if section in found:
+                    raise DataError(
+                        f"{root}: {found[section].name} and {folder.name} are both {section}; keep one."
+                    )
+                found[section] = folder
+    return found
+
+
+def folder_items(folder: Path, section: str | None) -> list[Item]:
+    """All images below a folder as datalist items, sorted by path.
+
+    Args:
+        folder: folder of one section.
+        section: the section that it is; None where it is not known yet, then subfolders say nothing.
+
+    Returns:
+        Items with `image`, `subject`, `mask` and `label` where there are such, and `healthy` and `kind` where
+        the layout tells.
+
+    Raises:
+        DataError: when there is no image; when a mask or label has no image; when a healthy image has a mask.
+    """
+    images, beside = [], {}
+    for path in image_files(folder):
+        role, key = _role(path.relative_to(folder))
+        if role in _BESIDE:
+            beside[role, key] = path
+        else:
+            images.append((path, key))
+    owned = {(role, key) for role in _BESIDE for _, key in images}
+    alone = next((path for place, path in beside.items() if place not in owned), None)
+    if alone is not None:
+        raise DataError(
+            f"{alone}: is in a folder of {_role(alone.relative_to(folder))[0]} but there is no image of that "
+            "name; put the images into a folder 'images' beside it, or rename the folder."
+        )
+    if not images:
+        raise DataError(f"{folder}: no images found; put {', '.join(SUFFIXES)} files into it.")
+    found = []
+    for path, key in images:
+        extra = {name: str(beside[r, key]) for r, name in _BESIDE.items() if (r, key) in beside}
+        item = {"image": str(path), "subject": subject_name(path), **extra}
+        found.append(item | _health(item, path.relative_to(folder).parts[:-1], section))
+    return found
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Files below a folder that are images by their names, sorted; hidden files and folders are skipped."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.name.lower().endswith(SUFFIXES) and path.is_file():
+            yield path
+
+
+def image_stem(path: Path) -> str:
+    """Name of an image without the suffix of its type; a folder keeps its whole name."""
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)] or path.name
+
+
+def subject_name(path: Path) -> str:
+    """Subject of an image by the name of its file.
+
+    >>> [subject_name(Path(name)) for name in ("sub-07_T1w.nii.gz", "case_3_slice_12.png", "scan.png")]
+    ['sub-07', 'case_3', 'scan']
+    """
+    found = _SUBJECT.search(path.name)
+    return found[0] if found else _SLICE.sub("", image_stem(path))
+
+
+def _role(inside: Path) -> tuple[str, tuple[str, ...]]:
+    """First of the names images, masks and labels in a path ("" for none), and the path without it."""
+    parts = inside.parts[:-1]
+    for place, part in enumerate(parts):
+        if part.lower() in (_IMAGES, *_BESIDE):
+            return part.lower(), (*parts[:place], "", *parts[place + 1 :], image_stem(inside))
+    return "", (*parts, image_stem(inside))
+
+
+def _health(item: Item, folders: tuple[str, ...], section: str | None) -> Item:
+    if section in ("training", "validation"):
+        if "mask" in item:
+            raise DataError(
+                f"{item['image']}: has a mask ({item['mask']}), but {section} holds healthy images only; "
+                "move it to test, or the masks elsewhere."
+            )
+        return {"healthy": True}
+    kinds = [part for part in folders if part.lower() != _IMAGES] if section == "test" else []
+    if kinds and kinds[0].lower() in HEALTHY_FOLDERS:
+        return {"healthy": True, "kind": "healthy"}
+    if kinds or "mask" in item:
+        return {"healthy": False, "kind": kinds[0] if kinds else UNNAMED_KIND}
+    return {}
