@@ -93,7 +93,7 @@ class SquareImages:
         image_size: side of the images in pixels.
         channels: channels of the images; 1 reduces a grey picture stored as RGB.
         upper_percentile: percentile of the foreground (of the whole file) that becomes 1; None divides by
-            the full scale of the file: 1, 255 or 65535, whichever holds its largest value.
+            white, the ``max_value`` of the reader; volumes have none and are divided by percentile 99.5.
         on_nonfinite: policy for NaN and infinite values, see LoadCheckedImage.
     """
 
@@ -119,17 +119,8 @@ class SquareImages:
     def scaled(self, image: Any) -> torch.Tensor:
         """The same of an image that was read already."""
         if self.upper_percentile is None:
-            return volume_to_slices(image, None, high=full_scale(float(image.max())))[0]
+            return volume_to_slices(image, None, high=image.meta.get("max_value"))[0]
         return volume_to_slices(image, None, upper_percentile=self.upper_percentile)[0]
-
-
-def full_scale(largest: float) -> float:
-    """White of a file whose largest value is ``largest``: 1, 255 or 65535.
-
-    >>> full_scale(200.0)
-    255.0
-    """
-    return 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
 
 
 def to_square(images: torch.Tensor, size: int) -> torch.Tensor:

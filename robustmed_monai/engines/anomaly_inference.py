@@ -11,7 +11,6 @@ from monai.utils.enums import CommonKeys as Keys
 from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.familiarity import in_distribution_slices, ood_slices, ood_warnings
 from robustmed_monai.inferers.ra import image_score
-from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import filled_slices, slices_to_volume, volume_to_slices
 
@@ -53,8 +52,8 @@ class FileIteration:
         Returns:
             `path`, `meta` of the source, `slices` (what the network saw: `image`, `pred`, `anomaly_map`,
             `index`), `pred` and `anomaly_map` on the source's grid, `scores` per slice, `assessed` (1 where a
-            slice looks like the training data, or everywhere when none does), `full_scale` (255 or
-            65535, white in a picture), `unfamiliar` and `warnings` as sentences; or `path` and `error` when
+            slice looks like the training data, or everywhere when none does), `full_scale` (white in
+            a picture), `unfamiliar` and `warnings` as sentences; or `path` and `error` when
             the file cannot be used, so that the other files of a folder are still done.
         """
         return file_iteration(engine, item, self._infer)
@@ -79,7 +78,7 @@ class FileIteration:
             Keys.PRED: slices_to_volume(pred, geometry, rescale=True),
             "anomaly_map": slices_to_volume(maps, geometry).clamp(min=0),
             "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
-            "full_scale": white_of(source),
+            "full_scale": source.meta.get("max_value", geometry.high),
             "scores": image_score(maps),
             "unfamiliar": strange,
             "warnings": ood_warnings(stack, strange, self.reference),

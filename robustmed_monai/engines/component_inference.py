@@ -11,7 +11,6 @@ from monai.utils.enums import CommonKeys as Keys
 from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.familiarity import in_distribution_slices, ood_slices, ood_warnings
 from robustmed_monai.transforms.brain_zscore import ZScored, brain_zscore
-from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import DataError, ImageShapeError
@@ -56,7 +55,7 @@ class ComponentFileIteration:
             signed part of them, and `anomaly_map`, in standard deviations of the brain; `slices` (what the
             network saw, the same keys and `image`, and `index`), `scores` by name per slice of `index`,
             `assessed` (1 where a slice looks like the training data, or everywhere when none does),
-            `full_scale` (255 or 65535, white in a picture), `unfamiliar` and `warnings` as sentences; or
+            `full_scale` (white in a picture), `unfamiliar` and `warnings` as sentences; or
             `path` and `error` when the file cannot be used.
         """
         return file_iteration(engine, item, self._infer)
@@ -87,7 +86,7 @@ class ComponentFileIteration:
             **_on_source(slices, scaled, geometry),
             "scores": {k.removeprefix("score_"): v for k, v in found.items() if k.startswith("score_")},
             "assessed": slices_to_volume(assessed, geometry, mode="nearest-exact"),
-            "full_scale": white_of(source),
+            "full_scale": source.meta.get("max_value", geometry.high),
             "unfamiliar": strange,
             "warnings": ood_warnings(grey, strange, self.reference),
         }

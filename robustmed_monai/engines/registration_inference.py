@@ -119,6 +119,7 @@ class RegistrationFileIteration:
             "fixed": str(item["fixed"]),
             "meta": fixed.meta,
             "moved": sample_at(moving.voxels[None], moving.affine, points),
+            "full_scale": moving.meta.get("max_value", float(moving.voxels.max())),
             "field": field,
             "inverse_field": inverse,
             "affine": fixed.affine,

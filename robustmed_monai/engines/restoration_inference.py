@@ -10,9 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.engines.probe import LinearProbe, extract_features
-from robustmed_monai.handlers.result_files import is_picture
 from robustmed_monai.inferers.familiarity import unfamiliar
-from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError
@@ -75,7 +73,7 @@ class RestorationFileIteration:
 
         Returns:
             `path`, `meta` of the source, `pred` (anatomy image) and `full` (full reconstruction) on the
-            source's grid and in its intensities, `full_scale` (255 or 65535, white in a picture), `slices`
+            source's grid and in its intensities, `full_scale` (white in a picture), `slices`
             (what the network saw and drew: `image`, `pred`, `full`, `index` of those that are not empty),
             `scores` (probability that a slice is corrupted, None without a head), `changes` (root mean
             square of `full` - `pred` per slice) and `warnings` as sentences; or `path` and `error` when the
@@ -85,8 +83,7 @@ class RestorationFileIteration:
 
     def _infer(self, engine: Any, path: str) -> dict[str, Any]:
         source = self.load(path)
-        white = white_of(source)
-        high = white if self.scaling == "full_scale" and is_picture(path, source.meta) else None
+        high = source.meta.get("max_value") if self.scaling == "full_scale" else None
         stack, geometry = volume_to_slices(
             source, self.image_size, high=high, upper_percentile=self.upper_percentile
         )
@@ -98,7 +95,7 @@ class RestorationFileIteration:
             "meta": source.meta,
             Keys.PRED: _on_grid(drawn[Keys.PRED], geometry),
             "full": _on_grid(drawn["full"], geometry),
-            "full_scale": white,
+            "full_scale": source.meta.get("max_value", geometry.high),
             "slices": {Keys.IMAGE: stack, Keys.PRED: drawn[Keys.PRED], "full": drawn["full"], "index": index},
             "scores": self._scores(engine, stack[index]),
             "changes": (drawn["full"] - drawn[Keys.PRED])[index].square().flatten(1).mean(1).sqrt(),

@@ -13,7 +13,6 @@ import torch
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.transforms.field_files import write_world_field
-from robustmed_monai.transforms.image_readers.picture import white_of
 from robustmed_monai.utils.fingerprint import input_stamp
 from robustmed_monai.visualize.figures import save_png
 from robustmed_monai.visualize.grids import image_grid
@@ -60,7 +59,7 @@ class RegistrationFileWriter(ResultFileWriter):
         moved, meta = torch.from_numpy(output["moved"]), output["meta"]
         picture = is_picture(output["fixed"], meta)
         if picture:
-            moved = moved / white_of(moved)
+            moved = moved / output["full_scale"]
         write_like(moved, meta, folder / ("moved.png" if picture else "moved.nii.gz"))
         write_world_field(output["field"], output["affine"], folder / "field.nii.gz")
         write_world_field(output["inverse_field"], output["moving_affine"], folder / "inverse_field.nii.gz")

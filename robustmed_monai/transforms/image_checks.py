@@ -214,13 +214,16 @@ def check_finite(array: Array, where: str | os.PathLike[str]) -> None:
         )
 
 
-def spatial_meta(shape: Sequence[int], affine: Array | None, channel_dim: int | None) -> dict[str, Any]:
+def spatial_meta(
+    shape: Sequence[int], affine: Array | None, channel_dim: int | None, max_value: float | None = None
+) -> dict[str, Any]:
     """Return the meta data that MONAI's readers give with an image.
 
     Args:
         shape: spatial shape.
         affine: 4x4 voxel to world (RAS, mm); None for pictures without geometry.
         channel_dim: axis of the channels in the stored array; None when it has none.
+        max_value: value of white; None where the type of file has none, and then the meta data have no key.
     """
     meta: dict[str, Any] = {
         MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
@@ -232,4 +235,7 @@ def spatial_meta(shape: Sequence[int], affine: Array | None, channel_dim: int | 
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,
         }
+    # A None does not pass through a DataLoader.
+    if max_value is not None:
+        meta["max_value"] = max_value
     return meta

@@ -139,7 +139,8 @@ class LoadCheckedImage(Transform):
         return image, (self._finish(mask, meta, filename) == 1).to(torch.float32)
 
     def _finish(self, voxels: Array, meta: dict[str, Any], filename: PathLike) -> Any:
-        image = MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(voxels), dict(meta))
+        writable = np.require(voxels, requirements=("C", "W"))
+        image = MetaTensor.ensure_torch_and_prune_meta(writable, dict(meta))
         # Channels are checked even where the axes stay as they are.
         first = EnsureChannelFirst()(image, meta_dict=meta)
         if self.channels == 1 and first.shape[0] == 3 and first.ndim == 3:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from robustmed_monai.data.labelled import SquareImages, class_weights, full_scale, labelled_images, to_square
+from robustmed_monai.data.labelled import SquareImages, class_weights, labelled_images, to_square
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 from robustmed_monai.utils.files import write_json
 
@@ -154,9 +155,10 @@ class TestSquareImages:
         assert image[0, 0, :6].max() < 0.1
         assert image[0, 0, 20, 16] > 0.7
 
-    @pytest.mark.parametrize(("largest", "white"), [(1.0, 1.0), (255.0, 255.0), (256.0, 65535.0)])
-    def test_white(self, largest: float, white: float) -> None:
-        assert full_scale(largest) == white
+    @pytest.mark.parametrize(("pixels", "white"), [(np.bool_, 1), (np.uint8, 255), (np.uint16, 65535)])
+    def test_white_is_that_of_the_type(self, tmp_path: Path, pixels: Any, white: float) -> None:
+        Image.fromarray(np.ones((32, 32), pixels)).save(tmp_path / "a.png")
+        assert SquareImages(32, 1, None)(str(tmp_path / "a.png")).max() == pytest.approx(1 / white)
 
     def test_large_images_come_down_in_two_steps(self) -> None:
         assert to_square(torch.rand(1, 1, 300, 300), 32).shape == (1, 1, 32, 32)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robustmed_monai.transforms.image_checks import (
     DEFLATE_RATIO,
@@ -28,27 +29,28 @@ _STACK_AFFINE = np.diag([1.0, -1.0, 1.0, 1.0])
 _MAX_PIXELS = 1 << 26
 # LZW, the densest code of the three formats besides JPEG, has 12-bit codes for strings of up to 4 KiB.
 _RATIOS = {"PNG": DEFLATE_RATIO, "TIFF": 4096}
-_ONE_CHANNEL = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_CHANNELS = {"LA": 1, "RGB": 3, "RGBA": 3}
-
-
-def white_of(source: torch.Tensor) -> float:
-    """White of a picture whose largest value is that of ``source``: 255 or 65535."""
-    return 255.0 if float(source.max()) <= 255 else 65535.0
+_GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_COLOUR = ("RGB", "RGBA", "LA", "P", "PA")
+_BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WHITE_IS_ZERO, _RGB, _SIGNED = 0, 2, 2
 
 
 def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
-    """Read a grey or RGB picture with the axes of MONAI's ``PILReader``: x to the right, then y downwards.
+    """Read a grey or RGB picture as viewers show it, with the axes of ``PILReader``: x, then y downwards.
 
-    Every chunk checksum of a PNG is verified; JPEG and TIFF carry none. Values stay as stored (a 1-bit
-    picture gives 0 and 1). Alpha is dropped where it is opaque everywhere. The pages of a TIFF are a volume,
-    see :func:`read_stack`.
+    The orientation of EXIF and TIFF is applied, WhiteIsZero is turned to black is zero, palettes become their
+    colours (one channel where all of them are grey), alpha is dropped where it is opaque everywhere; else
+    values stay as stored (a 1-bit picture gives 0 and 1). Every chunk checksum of a PNG is verified; JPEG and
+    TIFF carry none. The pages of a TIFF are a volume, see :func:`read_stack`.
 
     Args:
         path: ``.png``, ``.tif``, ``.tiff``, ``.jpg`` or ``.jpeg``; the content must be of that type.
 
     Returns:
-        Pixels (X, Y), (X, Y, 3) or (X, Y, pages) and MONAI's meta data.
+        Pixels (X, Y), (X, Y, 3) or (X, Y, pages) and MONAI's meta data, with the value of white as
+        ``max_value`` where the type has one: 1 (1 bit, or float in [0, 1]), 255, 4095 (a TIFF of 12 bits),
+        65535. Signed and 32-bit whole numbers and other floats have none.
 
     Raises:
         ImageError: a subclass names the reason.
@@ -56,18 +58,18 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
     name = _FORMATS[path.suffix.lower()]
     if name == "PNG":
         _check_png(path)
-    with Image.open(path, formats=[name]) as picture:
+    with _opened(path, name) as picture:
         _check_size(picture, name, path)
-        picture.load()
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and name == "TIFF":
             return _stack([_page(picture, number, path) for number in range(frames)], path)
         if frames > 1:
             raise ImageShapeError(f"{path}: the file holds {frames} pictures, expected one; save each alone.")
-        pixels, mode = np.asarray(picture), picture.mode
-        meta = {"format": picture.format, "mode": mode, "width": picture.width, "height": picture.height}
-    pixels = np.moveaxis(_drop_alpha(pixels, mode, path), 0, 1)
-    return pixels, meta | spatial_meta(pixels.shape[:2], None, 2 if pixels.ndim == 3 else None)
+        meta = {"format": picture.format, "mode": picture.mode}
+        pixels, max_value = _pixels(picture, path)
+    meta |= {"width": pixels.shape[0], "height": pixels.shape[1]}
+    channel_dim = 2 if pixels.ndim == 3 else None
+    return pixels, meta | spatial_meta(pixels.shape[:2], None, channel_dim, max_value)
 
 
 def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
@@ -86,7 +88,11 @@ def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
         ImageError: a subclass names the reason: a damaged file, different sizes, colours.
     """
     paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in _FORMATS), key=_by_number)
-    return _stack([_grey(read_picture(path)[0], path) for path in paths], folder)
+    pages = []
+    for path in paths:
+        pixels, meta = read_picture(path)
+        pages.append((_grey(pixels, path), meta.get("max_value")))
+    return _stack(pages, folder)
 
 
 def _by_number(path: Path) -> list[Any]:
@@ -94,10 +100,11 @@ def _by_number(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.name)]
 
 
-def _page(picture: Image.Image, number: int, path: Path) -> Array:
+def _page(picture: Image.Image, number: int, path: Path) -> tuple[Array, float | None]:
     picture.seek(number)
     _check_size(picture, "TIFF", path)
-    return _grey(np.moveaxis(_drop_alpha(np.asarray(picture), picture.mode, path), 0, 1), path)
+    pixels, max_value = _pixels(picture, path)
+    return _grey(pixels, path), max_value
 
 
 def _grey(pixels: Array, path: Path) -> Array:
@@ -110,17 +117,22 @@ def _grey(pixels: Array, path: Path) -> Array:
     return pixels[..., 0]
 
 
-def _stack(pages: list[Array], path: Path) -> tuple[Array, dict[str, Any]]:
-    shapes = sorted({page.shape for page in pages})
+def _stack(pages: Sequence[tuple[Array, float | None]], path: Path) -> tuple[Array, dict[str, Any]]:
+    shapes = sorted({page.shape for page, _ in pages})
     if len(shapes) > 1:
         raise ImageShapeError(f"{path}: pictures of {shapes[:3]} pixels in one stack; give them one size.")
-    voxels = np.stack(pages, axis=-1)
+    whites = {str(white) for _, white in pages}
+    if len(whites) > 1 and any(page.dtype.kind != "f" for page, _ in pages):
+        raise ImageShapeError(
+            f"{path}: pictures with white at {', '.join(sorted(whites))} in one stack; give them one depth."
+        )
     warnings.warn(
         f"{path}: pictures carry no geometry; 1 mm voxels with the axes R, P, S are assumed.",
         GeometryWarning,
         stacklevel=2,
     )
-    return voxels, spatial_meta(voxels.shape, _STACK_AFFINE, None)
+    voxels = np.stack([page for page, _ in pages], axis=-1)
+    return voxels, spatial_meta(voxels.shape, _STACK_AFFINE, None, pages[0][1] if len(whites) == 1 else None)
 
 
 def _check_png(path: Path) -> None:
@@ -146,15 +158,79 @@ def _check_size(picture: Image.Image, name: str, path: Path) -> None:
         check_budget(path, pixels * len(picture.getbands()) // 8, _RATIOS[name])
 
 
-def _drop_alpha(pixels: Array, mode: str, path: Path) -> Array:
-    if mode in _ONE_CHANNEL:
-        return pixels
-    if mode not in _CHANNELS:
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Image.Image]:
+    # From a path Pillow maps plain TIFFs into memory, and then mixes the rows of those that lie on a side.
+    with path.open("rb") as stream:
+        try:
+            picture = Image.open(stream, formats=[name])
+        except UnidentifiedImageError as error:
+            stream.seek(0)
+            if name != "TIFF" or stream.read(4) not in _TIFF_MARKS:
+                raise
+            raise ImageShapeError(
+                f"{path}: a TIFF with pixels of a kind that is not read, or damaged; save it as grey of 8 or "
+                "16 bits, as 8-bit RGB or as 32-bit float."
+            ) from error
+        yield picture
+
+
+def _pixels(picture: Image.Image, path: Path) -> tuple[Array, float | None]:
+    """Pixels (X, Y[, 3]) as a viewer shows them, and the value of white."""
+    tags = getattr(picture, "tag_v2", {})
+    bits, kind = max(tags.get(_BITS, (8,))), tags.get(_SAMPLE_FORMAT, (1,))[0]
+    photometric, brightest = tags.get(_PHOTOMETRIC), tags.get(_MAX_SAMPLE, (0,))
+    if photometric == _RGB and bits > 8:
+        raise ImageShapeError(f"{path}: a colour picture of {bits} bits is not supported; save it as grey.")
+    picture.load()
+    # Pillow turns a TIFF itself while it loads; then no tag is left here.
+    pixels = _plain(ImageOps.exif_transpose(picture), path)
+    if kind == _SIGNED and pixels.dtype == np.uint8:
+        pixels = pixels.view(np.int8)
+    elif bits == 32 and kind == 1 and pixels.dtype == np.int32:
+        pixels = pixels.view(np.uint32)
+    white = _white(pixels, bits, int(max(np.atleast_1d(brightest))))
+    # Pillow inverts up to 8 bits.
+    if photometric == _WHITE_IS_ZERO and picture.mode not in ("1", "L"):
+        if white is None:
+            raise ImageShapeError(f"{path}: white is 0 and no value is black; save it with 0 as black.")
+        pixels = (white - pixels).astype(pixels.dtype)
+    return np.moveaxis(pixels, 0, 1), white
+
+
+def _white(pixels: Array, bits: int, brightest: int) -> float | None:
+    if pixels.dtype == np.bool_:
+        return 1.0
+    if pixels.dtype.kind == "f":
+        finite = pixels[np.isfinite(pixels)]
+        return 1.0 if finite.size and finite.min() >= 0 and finite.max() <= 1 else None
+    if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
+        return None
+    if pixels.dtype.itemsize == 1:
+        return 255.0
+    # The tag is often a mere maximum; all ones tell a camera's bits (1023, 4095, ...).
+    if brightest > 255 and brightest & (brightest + 1) == 0:
+        return float(min(brightest, 65535))
+    return float(2**bits - 1) if 8 < bits < 16 else 65535.0
+
+
+def _plain(picture: Image.Image, path: Path) -> Array:
+    """Grey or RGB: palettes resolved, alpha dropped where all is opaque."""
+    mode, transparent = picture.mode, "transparency" in picture.info
+    if mode not in (*_GREY, *_COLOUR) or (transparent and mode in _GREY and mode != "L"):
         raise ImageShapeError(f"{path}: colour mode {mode!r} is not supported; save it as grey (L) or RGB.")
-    if mode.endswith("A") and pixels[..., -1].min() < 255:
-        raise ImageShapeError(
-            f"{path}: the picture ({mode}) has transparent pixels, expected grey (L) or RGB; save it without "
-            "alpha."
-        )
-    colours = pixels[..., : _CHANNELS[mode]]
-    return colours[..., 0] if mode == "LA" else colours
+    grey = mode in (*_GREY, "LA")
+    if mode in ("P", "PA"):
+        palette = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
+        grey = bool((palette == palette[:, :1]).all())
+    if mode in ("P", "PA") or transparent:
+        picture = picture.convert("RGBA")
+    pixels = np.asarray(picture)
+    if picture.mode in ("LA", "RGBA"):
+        if pixels[..., -1].min() < 255:
+            raise ImageShapeError(
+                f"{path}: the picture ({mode}) has transparent pixels, expected grey (L) or RGB; "
+                "save it without alpha."
+            )
+        pixels = pixels[..., :-1]
+    return pixels[..., 0] if grey and pixels.ndim == 3 else pixels
