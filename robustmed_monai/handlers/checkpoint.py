@@ -16,9 +16,10 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
+from robustmed_monai.utils.archive import read_archive
 from robustmed_monai.utils.errors import ConfigError, TrainingError, WeightsError
 from robustmed_monai.utils.files import atomic_path
-from robustmed_monai.utils.weights import read_archive, save_weights
+from robustmed_monai.utils.weights import save_weights
 
 Info = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
 

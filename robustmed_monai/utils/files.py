@@ -13,6 +13,10 @@ from typing import Any
 
 from robustmed_monai.utils.errors import DataError
 
+# Read once: the umask can only be read by setting it, and another thread may make a file in between.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -36,7 +40,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, final)
         _sync_folder(final.parent)
     finally:
@@ -61,7 +65,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; check the path.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # Nesting too deep is a RecursionError; text and numbers that are none are ValueErrors.
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); write it again.") from error
 
 
@@ -69,13 +74,6 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    # The umask can only be read by setting it.
-    value = os.umask(0)
-    os.umask(value)
-    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,18 +1,16 @@
 """Weights: one flat file of tensors, verified before it is read, and a JSON that says what they are.
 
 ``model.pt`` is an archive of ``torch.save``; ``model.json`` beside it is ``{"sha256": ..., "info": {...}}``.
-The digest guards against damage: torch reads a flipped bit as a different weight without a word. Against
-malice stand the refusal to unpickle anything but tensors and the digest in the bundle's ``metadata.json``.
+The digest guards against damage: torch reads a flipped bit as a different weight without a word. Weights in a
+bundle's ``models`` must also be those that its ``configs/metadata.json`` lists, with the digests of the file
+and of its info. Nothing but tensors is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustmed_monai.utils.archive import check_tensor, plain_names, read_archive, serialise
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
+from robustmed_monai.utils.weight_info import check_info, info_digest
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".onnx", ".safetensors")
 
@@ -50,18 +50,17 @@ def save_weights(
             written. The previous pair is then untouched.
     """
     path = Path(path)
-    data = _serialise(state_dict, path)
-    digest = hashlib.sha256(data).hexdigest()
-    entry = {"sha256": digest, "info": dict(info or {})}
+    data = serialise(state_dict, path)
+    entry: dict[str, Any] = {"sha256": hashlib.sha256(data).hexdigest(), "info": dict(info or {})}
     try:
-        json.dumps(entry, allow_nan=False)
+        info_digest(entry["info"])
     except (TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: info is not JSON ({error}); give finite numbers, text and lists."
         ) from error
     try:
-        previous = _entry_of_file(path)
-        write_json(_sidecar(path), entry | ({"previous": previous} if previous else {}))
+        previous = _present_entry(path)
+        write_json(_sidecar(path), entry | previous)
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
@@ -73,7 +72,7 @@ def save_weights(
         # Mere tidying: the pair is complete, and the entry of the previous file does no harm.
         with suppress(OSError):
             write_json(_sidecar(path), entry)
-    return digest
+    return str(entry["sha256"])
 
 
 def load_weights(
@@ -105,21 +104,27 @@ def load_weights(
             f"{path}: holds a {type(content).__name__}, not named tensors; export weights alone."
         )
     for name, tensor in content.items():
-        _check_tensor(path, name, tensor, limit=len(data))
-    names = _plain_names(list(content), path)
+        check_tensor(path, name, tensor, limit=len(data))
+    names = plain_names(list(content), path)
     return {names[name]: tensor for name, tensor in content.items()}
 
 
 def load_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the ``info`` that was saved with exactly the weights that are in the file now.
 
+    Nothing is known, and it is empty, where no JSON lies beside them; loading them asks for
+    ``allow_unverified`` then.
+
     Args:
         path: weights file (not the JSON beside it).
 
     Raises:
-        WeightsError: as ``load_weights`` does.
+        WeightsError: when the file is missing or altered, or what its info says of `calibration`, `reference`
+            or `spacing` cannot be true.
     """
-    return _verified(Path(path), None, allow_unverified=False)[1]
+    info = _verified(Path(path), None, allow_unverified=True)[1]
+    check_info(info, path)
+    return info
 
 
 def load_into(
@@ -141,7 +146,7 @@ def load_into(
     """
     weights = load_weights(path, expected_sha256, allow_unverified=allow_unverified)
     own = network.state_dict()
-    names = {plain: name for name, plain in _plain_names(list(own), path).items()}
+    names = {plain: name for name, plain in plain_names(list(own), path).items()}
     shapes = {k: tuple(own[name].shape) for k, name in names.items()}
     faults = {
         "missing": [k for k in names if k not in weights],
@@ -167,126 +172,48 @@ def verify_bundle_weights(bundle_root: str | os.PathLike[str]) -> dict[str, str]
 
     Args:
         bundle_root: folder that holds ``models`` and ``configs/metadata.json`` with
-            ``"weights": {"model.pt": {"sha256": "..."}}``.
+            ``"weights": {"model.pt": {"sha256": "...", "info_sha256": "..."}}``; the second is the
+            ``info_digest`` of the JSON beside the file, where there is one.
 
     Returns:
         File name to sha256 of all files, every one of them verified.
 
     Raises:
-        WeightsError: when a file is missing, altered, not listed, or listed otherwise in the JSON beside it.
+        WeightsError: when a file or its info is missing, altered, not listed, or listed otherwise in the JSON
+            beside it.
     """
-    metadata, models = Path(bundle_root) / "configs" / "metadata.json", Path(bundle_root) / "models"
-    listed = _digests(metadata)
+    models = Path(bundle_root) / "models"
+    metadata = _metadata(models / "model.pt")
+    listed = _listed(metadata)
     present = {p.name for p in models.glob("*") if p.suffix in WEIGHT_SUFFIXES}
     for name in sorted(present - set(listed)):
         raise WeightsError(
             f"{models / name}: is not listed in {metadata}; add its sha256 or remove the file."
         )
-    for name, digest in listed.items():
-        _verified(models / name, digest, allow_unverified=False)
-        if _sidecar(models / name).exists():
-            load_info(models / name)
-    return listed
-
-
-def read_archive(data: bytes, path: str | os.PathLike[str], map_location: str | torch.device = "cpu") -> Any:
-    """Deserialise what ``torch.save`` wrote, refusing damage, code and compression.
-
-    Args:
-        data: the whole file.
-        path: its name, for messages.
-        map_location: device of the tensors.
-
-    Returns:
-        Tensors, numbers and text in dictionaries and lists.
-
-    Raises:
-        WeightsError: when it is anything else, or the checksum of a part is wrong.
-    """
-    advice = "It is damaged or not a weights file: fetch or export it again."
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            compressed = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
-            # Reading a part that is not compressed takes no more memory than the file; a zip bomb would.
-            damaged = None if compressed else archive.testzip()
-    # RuntimeError is zipfile's answer to a part that is encrypted or compressed in a way it does not know.
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, RuntimeError) as error:
-        raise WeightsError(f"{path}: is no intact torch archive ({error}). {advice}") from error
-    if compressed:
-        raise WeightsError(f"{path}: has compressed parts, which torch.save never writes. {advice}")
-    if damaged:
-        raise WeightsError(f"{path}: the checksum of its part {damaged} is wrong. {advice}")
-    try:
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except Exception as error:
-        # Torch's own text goes on to explain how to switch the protection off.
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks to run {code[1]}" if code else type(error).__name__
-        raise WeightsError(
-            f"{path}: holds more than tensors and was not read ({reason}). {advice}"
-        ) from error
-
-
-def _serialise(state_dict: Mapping[str, Any], path: Path) -> bytes:
-    if not state_dict:
-        raise WeightsError(f"{path}: there are no weights to save; give the state_dict of a network.")
-    for name, tensor in state_dict.items():
-        _check_tensor(path, name, tensor)
-    names = _plain_names(list(state_dict), path)
-    stored = {}
-    for name, tensor in state_dict.items():
-        plain = tensor.detach().as_subclass(torch.Tensor)
-        # A view would drag the whole memory that it looks at into the file.
-        stored[names[name]] = plain.to("cpu").clone(memory_format=torch.contiguous_format)
-    buffer = io.BytesIO()
-    torch.save(stored, buffer)
-    return buffer.getvalue()
-
-
-def _check_tensor(path: Path, name: Any, tensor: Any, limit: int | None = None) -> None:
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-        raise WeightsError(
-            f"{path}: {name!r} is a {type(tensor).__name__}, but weights are names and tensors only; "
-            "export network.state_dict() alone."
-        )
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        raise WeightsError(f"{path}: '{name}' is not a dense tensor; export dense weights.")
-    if limit is not None and tensor.numel() * tensor.element_size() > limit:
-        raise WeightsError(
-            f"{path}: '{name}' claims the shape {tuple(tensor.shape)}, more than the file has; fetch it."
-        )
-    if not torch.isfinite(tensor).all():
-        raise WeightsError(
-            f"{path}: '{name}' has NaN or infinite values; use weights of an earlier, sound epoch."
-        )
-
-
-def _plain_names(names: list[str], path: str | os.PathLike[str]) -> dict[str, str]:
-    """Map names to names without the prefixes of wrappers.
-
-    A submodule may well be called ``module``: that is a wrapper only where every name begins with it.
-    """
-    plain = {name: re.sub(r"(^|\.)(_orig_mod\.)+", r"\1", name) for name in names}
-    while plain and all(value.startswith("module.") for value in plain.values()):
-        plain = {name: value.removeprefix("module.") for name, value in plain.items()}
-    if len(set(plain.values())) < len(plain):
-        raise WeightsError(
-            f"{path}: two names differ only by the prefix of a wrapper; export the plain network."
-        )
-    return plain
+    for name, entry in listed.items():
+        info = load_info(models / name)
+        if info and "info_sha256" not in entry:
+            raise WeightsError(
+                f"{metadata}: weights '{name}' lack the digest of their info; add \"info_sha256\": "
+                f'"{info_digest(info)}".'
+            )
+    return {name: entry["sha256"] for name, entry in listed.items()}
 
 
 def _verified(path: Path, expected: str | None, allow_unverified: bool) -> tuple[bytes, dict[str, Any]]:
     """Read the file once; return its bytes, whose digest is a known one, and the information on them."""
+    published = None if expected else _published(path)
     # A writer may exchange the pair between the two reads; its files agree again at the second look.
     for _ in range(2):
         data = _read(path)
         digest = hashlib.sha256(data).hexdigest()
-        entries: list[dict[str, Any]] = (
-            [{"sha256": expected.lower(), "info": {}}] if expected else _entries(path)
-        )
+        if expected:
+            entries: list[dict[str, Any]] = [{"sha256": expected.lower(), "info": {}}]
+        else:
+            entries = _entries(path) or ([published | {"info": {}}] if published else [])
         for entry in entries:
             if entry["sha256"] == digest:
+                _check_published(path, published, entry)
                 return data, dict(entry["info"])
     if entries:
         wanted = " or ".join(entry["sha256"] for entry in entries)
@@ -295,14 +222,42 @@ def _verified(path: Path, expected: str | None, allow_unverified: bool) -> tuple
         )
     if not allow_unverified:
         raise WeightsError(
-            f"{path}: nothing says what its sha256 should be; put {_sidecar(path).name} beside it, give "
-            "expected_sha256, or allow_unverified=True if you trust where it comes from."
+            f"{path}: nothing says what its sha256 should be; put {_sidecar(path).name} beside it, as "
+            "robustmed_monai.utils.weights.save_weights does. If you trust where it comes from, allow it: "
+            "allow_unverified=True in Python, --network#allow_unverified True for a bundle."
         )
     return data, {}
 
 
+def _published(path: Path) -> dict[str, str] | None:
+    """What the metadata of a bundle say of a file in its ``models``; None for any other file."""
+    metadata = _metadata(path)
+    if path.absolute().parent.name != "models" or not metadata.is_file():
+        return None
+    return _listed(metadata).get(path.name) if "weights" in _json(metadata) else None
+
+
+def _check_published(path: Path, published: Mapping[str, str] | None, entry: Mapping[str, Any]) -> None:
+    if published is None:
+        return
+    if published["sha256"] != entry["sha256"]:
+        raise WeightsError(
+            f"{path}: was altered: its sha256 is {entry['sha256']}, {_metadata(path)} has "
+            f"{published['sha256']}. Fetch it again; keep weights of your own in another folder."
+        )
+    digest = info_digest(entry["info"])
+    if entry["info"] and published.get("info_sha256", digest) != digest:
+        raise WeightsError(
+            f"{_sidecar(path)}: was altered: the digest of its info is {digest}, {_metadata(path)} has "
+            f"{published['info_sha256']}. Fetch it again."
+        )
+
+
 def _read(path: Path) -> bytes:
     try:
+        # A pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"{path}: cannot be read: it is no file; give the file of the weights.")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; train first, or fetch the bundle's weights.") from error
@@ -314,15 +269,23 @@ def _sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def _metadata(path: Path) -> Path:
+    return path.absolute().parents[1] / "configs" / "metadata.json"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise WeightsError(str(error)) from error
+
+
 def _entries(path: Path) -> list[dict[str, Any]]:
     """What the JSON beside the weights says of the present and the previous file; empty without one."""
     sidecar = _sidecar(path)
     if not sidecar.exists():
         return []
-    try:
-        content = read_json(sidecar)
-    except DataError as error:
-        raise WeightsError(str(error)) from error
+    content = _json(sidecar)
     entries = [content]
     if isinstance(content, dict) and "previous" in content:
         entries.append(content["previous"])
@@ -335,36 +298,34 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _entry_of_file(path: Path) -> dict[str, Any] | None:
-    """The entry that describes the file on disk, if both are there and intact."""
+def _present_entry(path: Path) -> dict[str, Any]:
+    """The entry of the file on disk as the JSON keeps it while the file is exchanged; empty where unknown."""
     try:
-        entries = _entries(path) if path.exists() else []
+        entries = _entries(path) if path.is_file() else []
     except WeightsError:
-        return None
+        return {}
     digest = sha256(path) if entries else ""
-    matching = [{"sha256": e["sha256"], "info": e["info"]} for e in entries if e["sha256"] == digest]
-    return matching[0] if matching else None
+    known = [{"sha256": e["sha256"], "info": e["info"]} for e in entries if e["sha256"] == digest]
+    return {"previous": known[0]} if known else {}
 
 
-def _digests(metadata: Path) -> dict[str, str]:
-    try:
-        content = read_json(metadata)
-    except DataError as error:
-        raise WeightsError(str(error)) from error
+def _listed(metadata: Path) -> dict[str, dict[str, str]]:
+    """The weights that a bundle's metadata list, each with its digests."""
+    content = _json(metadata)
     listed = content.get("weights") if isinstance(content, dict) else None
     if not isinstance(listed, dict) or not listed:
         raise WeightsError(
             f'{metadata}: lists no weights; add "weights": {{"model.pt": {{"sha256": "..."}}}}.'
         )
-    digests = {}
     for name, entry in listed.items():
-        digest = entry.get("sha256") if isinstance(entry, dict) else None
-        if Path(name).name != name or not _is_digest(digest):
+        digests = (
+            [entry.get("sha256"), entry.get("info_sha256", "0" * 64)] if isinstance(entry, dict) else [0]
+        )
+        if Path(name).name != name or not all(map(_is_digest, digests)):
             raise WeightsError(
                 f"{metadata}: weights '{name}' needs a bare file name and a sha256 of 64 digits."
             )
-        digests[name] = str(digest)
-    return digests
+    return listed
 
 
 def _is_digest(value: Any) -> bool:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from robustmed_monai.utils.archive import read_archive
 from robustmed_monai.utils.errors import WeightsError
 from robustmed_monai.utils.files import read_json, sha256, write_json
-from robustmed_monai.utils.weights import load_info, load_weights, read_archive, save_weights
+from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 FLIPS = 300
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from robustmed_monai.utils.errors import WeightsError
 from robustmed_monai.utils.files import read_json, sha256, write_json
+from robustmed_monai.utils.weight_info import info_digest
 from robustmed_monai.utils.weights import (
     load_info,
     load_into,
@@ -236,9 +237,8 @@ def test_a_failure_to_tidy_up_does_no_harm(tmp_path: Path, monkeypatch: pytest.M
 
 def bundle(root: Path) -> Path:
     digest = save_weights(network().state_dict(), root / "models" / "model.pt", {"epoch": 3})
-    write_json(
-        root / "configs" / "metadata.json", {"version": "1", "weights": {"model.pt": {"sha256": digest}}}
-    )
+    entry = {"sha256": digest, "info_sha256": info_digest({"epoch": 3})}
+    write_json(root / "configs" / "metadata.json", {"version": "1", "weights": {"model.pt": entry}})
     return root
 
 
@@ -287,6 +287,72 @@ def test_metadata_without_usable_digests_are_refused(tmp_path: Path, metadata: o
         verify_bundle_weights(root)
 
 
+def test_the_digest_of_the_info_must_be_listed(tmp_path: Path) -> None:
+    root = bundle(tmp_path)
+    digest = sha256(root / "models" / "model.pt")
+    write_json(root / "configs" / "metadata.json", {"weights": {"model.pt": {"sha256": digest}}})
+    with pytest.raises(WeightsError, match=f'add "info_sha256": "{info_digest({"epoch": 3})}"'):
+        verify_bundle_weights(root)
+
+
 def test_missing_metadata_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"metadata\.json: no such file"):
         verify_bundle_weights(tmp_path)
+
+
+def test_info_is_empty_where_nothing_lies_beside_the_weights(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "mine.pt")
+    assert load_info(tmp_path / "mine.pt") == {}
+    with pytest.raises(WeightsError, match="--network#allow_unverified True"):
+        load_into(network(1), tmp_path / "mine.pt")
+    load_into(network(1), tmp_path / "mine.pt", allow_unverified=True)
+
+
+def test_a_forged_pair_or_info_in_a_bundle_is_refused(tmp_path: Path) -> None:
+    root = bundle(tmp_path)
+    model = root / "models" / "model.pt"
+    write_json(model.with_suffix(".json"), {"sha256": sha256(model), "info": {"epoch": 4}})
+    with pytest.raises(WeightsError, match=r"model\.json: was altered: the digest of its info"):
+        load_info(model)
+    save_weights({k: v * 0 for k, v in network().state_dict().items()}, model, {"epoch": 3})
+    with pytest.raises(WeightsError, match=r"model\.pt: was altered: .*metadata\.json has"):
+        load_weights(model)
+    # The same pair elsewhere is a user's own.
+    save_weights(network().state_dict(), tmp_path / "out" / "model.pt", {"epoch": 4})
+    assert load_info(tmp_path / "out" / "model.pt") == {"epoch": 4}
+
+
+def test_the_metadata_of_a_bundle_give_the_digest_where_no_json_does(tmp_path: Path) -> None:
+    model = bundle(tmp_path) / "models" / "model.pt"
+    model.with_suffix(".json").unlink()
+    assert same(load_weights(model), network().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"calibration": "hello"}, r"model\.pt: info 'calibration' has no thresholds"),
+        ({"calibration": {"thresholds": {}}}, "'calibration' has no thresholds"),
+        ({"calibration": {"thresholds": {"0.05": "high"}}}, "'calibration' has thresholds that are no num"),
+        ({"calibration": {"thresholds": {"5": 0.1}}}, "'calibration' has thresholds that are no numbers"),
+        ({"calibration": {"thresholds": {"low": 0.1}}}, "'calibration' names false positive rates"),
+        ({"calibration": {"thresholds": {"0.01": 0.2, "0.05": 1e9}}}, "do not fall with the rate"),
+        ({"reference": [1]}, "'reference' is a list"),
+        ({"reference": {"brightness": {"mean": None}}}, "'brightness' that is not made of numbers"),
+        ({"reference": {"brightness": {"mean": 0.5, "std": -1}}}, "a standard deviation below 0"),
+        ({"spacing": 0}, "'spacing' is no size in mm"),
+        ({"spacing": [1.0, "2"]}, "'spacing' is no size in mm"),
+    ],
+)
+def test_info_that_no_training_leaves_is_refused(
+    tmp_path: Path, info: dict[str, object], message: str
+) -> None:
+    save_weights(network().state_dict(), tmp_path / "model.pt", info)
+    with pytest.raises(WeightsError, match=message):
+        load_info(tmp_path / "model.pt")
+
+
+def test_a_pipe_is_refused_instead_of_read_for_ever(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"model\.pt: cannot be read: it is no file"):
+        load_weights(tmp_path / "model.pt")
