@@ -21,20 +21,21 @@ from robustmed_monai.transforms.load import (
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
 from robustmed_monai.transforms.synthesis import (
+    DiffeomorphicDeform,
     LabelShapes,
     LabelsToImage,
+    RandDiffeomorphicDeform,
+    RandDiffeomorphicDeformd,
     RandLabelShapes,
     RandLabelShapesd,
     RandLabelsToImage,
     RandLabelsToImaged,
-    RandSmoothDeform,
-    RandSmoothDeformd,
-    SmoothDeform,
 )
 
 __all__ = [
     "BatchRandAffine",
     "BrainRegion",
+    "DiffeomorphicDeform",
     "EqualizeAdaptHist",
     "EqualizeAdaptHistd",
     "GeometryWarning",
@@ -43,6 +44,8 @@ __all__ = [
     "LesionSpec",
     "LoadCheckedImage",
     "LoadCheckedImaged",
+    "RandDiffeomorphicDeform",
+    "RandDiffeomorphicDeformd",
     "RandForeignObject",
     "RandForeignObjectd",
     "RandLabelShapes",
@@ -53,11 +56,8 @@ __all__ = [
     "RandLesiond",
     "RandRotateK",
     "RandRotateKd",
-    "RandSmoothDeform",
-    "RandSmoothDeformd",
     "RotateK",
     "SliceGeometry",
-    "SmoothDeform",
     "all_rotations",
     "apply_affine",
     "brain_zscore",
