@@ -151,7 +151,7 @@ def _rows(title: str, volume: Path, weights: Path, output: Path, chosen: Any) ->
     rows.append(row(f"{title}, read", read["ours"], read["MONAI's reader"], "MONAI's reader"))
     runs = [command(volume, weights, output / f"command-{i}", device) for i in range(rounds)]
     took, peaks = ([run[k] for run in runs] for k in (0, 1))
-    imports = watch([sys.executable, "-c", "import monai.bundle, robustmed_monai.engines.anomaly_inference"])
+    imports = watch([sys.executable, "-c", "import monai.bundle, robustmed_monai.engines.file_evaluator"])
     ours, peer = (
         peak_memory(apply, volume, weights, output / "memory", device, side, device=device)
         for side in (False, True)

@@ -1,13 +1,13 @@
 """Trainers and evaluation loops that MONAI's engines cannot express."""
 
-from robustmed_monai.engines.anomaly_inference import FileIteration
 from robustmed_monai.engines.anomaly_study import evaluate_detector
+from robustmed_monai.engines.file_evaluator import FileEvaluator
 from robustmed_monai.engines.multi_optimizer import MultiOptimizerTrainer
 from robustmed_monai.engines.ra import anomaly_iteration
 from robustmed_monai.engines.schedules import TwoStageCosine
 
 __all__ = [
-    "FileIteration",
+    "FileEvaluator",
     "MultiOptimizerTrainer",
     "TwoStageCosine",
     "anomaly_iteration",

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.inferers.ra import image_score
 from robustmed_monai.metrics import (
     LesionMetric,
@@ -20,6 +19,7 @@ from robustmed_monai.metrics import (
     image_anomaly_metrics,
     reconstruction_metrics,
 )
+from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
 
@@ -108,7 +108,7 @@ def calibrate_weights(
     seen = _detect(lambda x: inferer(x, network), validation, device, "calibrate", "validation")
     info["calibration"] = calibrate_thresholds(seen["anomaly_map"], FPRS, seen.get("brain"))
     if training is not None:
-        info["reference"] = image_reference(training.tensors["image"])
+        info["training_statistics"] = training_statistics(training.tensors["image"])
     if idist.get_rank() == 0:
         save_weights(network.state_dict(), weights, info)
     return info

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.handlers.anomaly_files import write_anomaly_mask
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.inferers.familiarity import in_distribution_slices
 from robustmed_monai.metrics.calibration import threshold_at
@@ -122,3 +122,24 @@ def _report(output: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": output["warnings"],
         "slices": slices,
     }
+
+
+def write_anomaly_mask(
+    output: Mapping[str, Any], threshold: float, fpr: float, folder: Path
+) -> dict[str, Any]:
+    """Cut the map of an image at a threshold and write ``anomaly_mask``.
+
+    Args:
+        output: `path`, `meta`, `anomaly_map` and `assessed` of a file iteration.
+        threshold: lowest value that is an anomaly, in the unit of the map.
+        fpr: rate among healthy pixels that the threshold stands for.
+        folder: folder to write into.
+
+    Returns:
+        What the report of the image says of the mask.
+    """
+    picture = is_picture(output["path"], output["meta"])
+    mask = ((output["anomaly_map"] >= threshold) & (output["assessed"] > 0)).to(torch.uint8)
+    path = folder / f"anomaly_mask{'.png' if picture else '.nii.gz'}"
+    write_like(mask.float() if picture else mask, output["meta"], path, np.uint8)
+    return {"anomalous_voxels": int(mask.sum()), "threshold": threshold, "threshold_fpr": fpr}

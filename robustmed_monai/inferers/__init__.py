@@ -5,6 +5,7 @@ from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.inferers.slicewise import SlicewiseInferer
 
 __all__ = [
     "AnomalyMapInferer",
@@ -15,6 +16,7 @@ __all__ = [
     "LPIPSPerceptual",
     "MeanImageControl",
     "RotationCorrectionInferer",
+    "SlicewiseInferer",
     "ZeroControl",
     "image_score",
 ]

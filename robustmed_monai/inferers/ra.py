@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.inferers.inferer import Inferer
@@ -12,7 +12,12 @@ from torch import nn
 
 from robustmed_monai.inferers.perceptual import gaussian_blur, images_at_once, perceptual_backend
 from robustmed_monai.transforms.clahe import equalize_adapthist
+from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.sheets import anomaly_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -172,3 +177,67 @@ class AnomalyMapInferer(Inferer):
     def _equalized_pair(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = equalize_adapthist(torch.cat([first, second]))
         return both[: len(first)], both[len(first) :]
+
+
+def slice_scores(output: Mapping[str, Any]) -> torch.Tensor:
+    """Anomaly score (S,) of each slice of a FileEvaluator's output."""
+    maps: torch.Tensor = output["network_space"]["anomaly_map"].as_subclass(torch.Tensor)
+    return image_score(maps.movedim(-1, 0))
+
+
+def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> dict[str, Any]:
+    """What ``scores.json`` says about an image.
+
+    Args:
+        output: of a FileEvaluator whose inferer makes anomaly maps, after ``OODSlicesd``.
+        threshold: value of the map from which on the mask is 1.
+        fpr: rate among healthy pixels that the threshold stands for.
+
+    Returns:
+        `score` (mean over the slices in distribution), `score_of` (which these are), `anomalous_voxels`,
+        `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` and `warnings`.
+    """
+    reasons, scores = output["ood_reasons"], slice_scores(output)
+    kept = in_distribution(reasons)
+    outside = any(reasons[i] for i in kept)
+    of = f"{len(kept)} of {len(scores)} slices" + (", none like the training data" if outside else "")
+    return {
+        "score": float(scores[kept].mean()) if kept else 0.0,
+        "score_of": of,
+        "anomalous_voxels": int(output["anomaly_mask"].sum()),
+        "threshold": threshold,
+        "threshold_fpr": fpr,
+        "slices": [
+            {"slice": i, "score": float(scores[i]), "warnings": sentences} for i, sentences in reasons.items()
+        ],
+    }
+
+
+def worst_slices(
+    output: Mapping[str, Any], vmax: float, threshold: float | None = None, count: int = 6
+) -> Figure | None:
+    """Sheet of the slices with the highest scores of a FileEvaluator's output, its warnings across the top.
+
+    Args:
+        output: with `image`, `pred`, `anomaly_map` and maybe `mask` in its `network_space`, after
+            ``OODSlicesd``; slices out of distribution are shown only where all are.
+        vmax: see ``anomaly_sheet``.
+        threshold: see ``anomaly_sheet``.
+        count: number of slices.
+
+    Returns:
+        The figure, or None where no slice holds anything.
+    """
+    scores = slice_scores(output)
+    worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
+    if not worst:
+        return None
+    keys = ("image", "pred", "anomaly_map", "mask")
+    space = output["network_space"]
+    shown = [torch.as_tensor(space[k]).movedim(-1, 0)[worst] if k in space else None for k in keys]
+    image, pred, maps, mask = shown
+    if image is None or pred is None or maps is None:
+        raise ConfigError(f"sheet: needs image, pred and anomaly_map; the output has {sorted(space)}.")
+    titles = [f"slice {i}\nscore {float(scores[i]):.4f}" for i in worst]
+    note = "; ".join(output["warnings"]) or None
+    return anomaly_sheet(image, pred, maps, mask, titles, vmax, threshold, note)

@@ -19,33 +19,39 @@ from robustmed_monai.transforms.load import (
     read_npz_arrays,
 )
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
-from robustmed_monai.transforms.slices import SliceGeometry, slices_to_volume, volume_to_slices
+from robustmed_monai.transforms.scale_foreground import (
+    IntensityWarning,
+    ScaleForeground,
+    ScaleForegroundd,
+    UnscaleIntensityd,
+)
+from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd, training_statistics
 from robustmed_monai.transforms.synthesis import (
-    DiffeomorphicDeform,
     LabelShapes,
     LabelsToImage,
-    RandDiffeomorphicDeform,
-    RandDiffeomorphicDeformd,
     RandLabelShapes,
     RandLabelShapesd,
     RandLabelsToImage,
     RandLabelsToImaged,
+    RandSmoothDeform,
+    RandSmoothDeformd,
+    SmoothDeform,
 )
+from robustmed_monai.transforms.volume_slices import VolumeToSlices, VolumeToSlicesd
 
 __all__ = [
     "BatchRandAffine",
     "BrainRegion",
-    "DiffeomorphicDeform",
     "EqualizeAdaptHist",
     "EqualizeAdaptHistd",
     "GeometryWarning",
+    "IntensityWarning",
     "LabelShapes",
     "LabelsToImage",
     "LesionSpec",
     "LoadCheckedImage",
     "LoadCheckedImaged",
-    "RandDiffeomorphicDeform",
-    "RandDiffeomorphicDeformd",
+    "OODSlicesd",
     "RandForeignObject",
     "RandForeignObjectd",
     "RandLabelShapes",
@@ -56,8 +62,16 @@ __all__ = [
     "RandLesiond",
     "RandRotateK",
     "RandRotateKd",
+    "RandSmoothDeform",
+    "RandSmoothDeformd",
     "RotateK",
-    "SliceGeometry",
+    "ScaleForeground",
+    "ScaleForegroundd",
+    "SelectSlicesd",
+    "SmoothDeform",
+    "UnscaleIntensityd",
+    "VolumeToSlices",
+    "VolumeToSlicesd",
     "all_rotations",
     "apply_affine",
     "brain_zscore",
@@ -72,7 +86,6 @@ __all__ = [
     "rotate",
     "sample_affine",
     "sample_lesion",
-    "slices_to_volume",
-    "volume_to_slices",
+    "training_statistics",
     "warp",
 ]

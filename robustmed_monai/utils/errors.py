@@ -45,3 +45,11 @@ class TrainingError(RobustMedError):
 
 class NonFiniteLossError(TrainingError):
     """A loss term became NaN or infinite."""
+
+
+def original_error(error: BaseException) -> BaseException:
+    """The error behind one that MONAI raised from it: the first of this package, or else the innermost."""
+    cause = error
+    while not isinstance(cause, RobustMedError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return cause

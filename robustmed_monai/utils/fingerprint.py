@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine
 from torch import nn
-
-from robustmed_monai import __version__
 
 
 def input_stamp(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -39,8 +37,8 @@ def digest_objects(*objects: Any) -> str:
     """One sha256 over networks, their weights and the settings of whatever works with them.
 
     Two processes that build the same objects from the same configuration get the same digest; a changed
-    weight, setting or version of this package gives another. Devices do not count. Objects are described by
-    their class and attributes, so that no setting can be left out by mistake.
+    weight, setting, function or source file of this package gives another. Devices do not count. Objects are
+    described by their class and attributes, so that no setting can be left out by mistake.
 
     Args:
         objects: networks, inferers, iterations, plain values.
@@ -49,7 +47,7 @@ def digest_objects(*objects: Any) -> str:
         >>> digest_objects({"size": 3}) == digest_objects({"size": 3}) != digest_objects({"size": 4})
         True
     """
-    described = [__version__, [_describe(item, ()) for item in objects]]
+    described = [_package_digest(), [_describe(item, ()) for item in objects]]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,10 +105,22 @@ def _array(value: torch.Tensor | np.ndarray[Any, Any] | np.generic) -> list[Any]
 def _function(value: FunctionType, above: tuple[int, ...]) -> list[Any]:
     # A lambda of a config is known by its code and by what it closes over.
     cells = [cell.cell_contents for cell in value.__closure__ or ()]
-    code = value.__code__
-    constants = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
-    return [
-        f"{value.__module__}.{value.__qualname__}",
-        hashlib.sha256(code.co_code).hexdigest(),
-        _describe([constants, list(code.co_names), cells, value.__defaults__], above),
-    ]
+    name = f"{value.__module__}.{value.__qualname__}"
+    return [name, _code(value.__code__), _describe([cells, value.__defaults__, value.__kwdefaults__], above)]
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does, without the file and line where it stands."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    names = [*code.co_names, *code.co_varnames, *code.co_freevars]
+    return [hashlib.sha256(code.co_code).hexdigest(), constants, names]
+
+
+@cache
+def _package_digest() -> str:
+    """Digest of the source files of this package: results of other code are not taken for its own."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float32]
 Images = torch.Tensor | Sequence[torch.Tensor]
 
 _PANEL = 2.0  # inches
-_MASK, _FOUND = "#00c8d7", "#ff9500"
+_MASK, _FOUND, _NOTE = "#00c8d7", "#ff9500", "#b00020"
 
 
 def anomaly_sheet(
@@ -31,6 +31,7 @@ def anomaly_sheet(
     titles: Sequence[str] | None = None,
     vmax: float | None = None,
     threshold: float | None = None,
+    note: str | None = None,
 ) -> Figure:
     """One row per case: input, pseudo-healthy image, anomaly map, and the input with mask and threshold.
 
@@ -45,6 +46,7 @@ def anomaly_sheet(
         titles: N short texts, shown beside the rows.
         vmax: upper end of the colours; None takes the 99.5th percentile of all maps of the sheet.
         threshold: outline map >= threshold; None outlines none. Without both there is no fourth column.
+        note: what a reader has to know before looking, written across the top.
 
     Returns:
         The figure, for ``save_png`` or ``to_array``.
@@ -65,7 +67,10 @@ def anomaly_sheet(
     cases = _cases(columns)
     if titles is not None and len(titles) != len(cases):
         raise ConfigError(f"titles: {len(titles)} for {len(cases)} images; give one each.")
-    return _draw(cases, titles, _top(cases, vmax), threshold)
+    figure = _draw(cases, titles, _top(cases, vmax), threshold)
+    if note:
+        figure.suptitle(fill(note, 90), fontsize=9, color=_NOTE)
+    return figure
 
 
 def _cases(columns: dict[str, Images]) -> list[dict[str, Array]]:

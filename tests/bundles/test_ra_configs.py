@@ -90,7 +90,7 @@ class TestProperties:
         infer.initialize()
         assert infer.check_properties() == []
         assert infer.dataset_dir == image
-        assert list(infer.dataset) == [{"image": image}]
+        assert list(infer.dataset.data) == [{"image": image}]
 
     def test_every_step_of_a_run_works_where_the_network_is(self, configs: Path) -> None:
         steps = json.loads((configs / "train.json").read_text())["run"]
@@ -222,7 +222,7 @@ class TestWeights:
         if not model.is_file():
             pytest.skip("bundles/ra/models/model.pt is not there: no weights ship yet")
         info = load_info(model)
-        assert {"calibration", "reference", "provenance"} <= set(info)
+        assert {"calibration", "training_statistics", "provenance"} <= set(info)
         assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
         network = _load(configs.parents[1])
         assert isinstance(network, ReversedAutoEncoder)

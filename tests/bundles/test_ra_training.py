@@ -61,7 +61,13 @@ class TestOutputs:
         assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
         assert info["calibration"]["pixels"] == 4 * 32 * 32
         assert info["calibration"]["fpr"]["0.05"] <= 0.05
-        assert set(info["reference"]) == {"brightness", "contrast", "head_area", "head_width", "head_height"}
+        assert set(info["training_statistics"]) == {
+            "brightness",
+            "contrast",
+            "head_area",
+            "head_width",
+            "head_height",
+        }
         load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "batch"), trained / "model.pt")
 
     def test_curves_hold_every_term_and_a_picture(self, trained: Path) -> None:

@@ -15,10 +15,10 @@ from robustmed_monai.engines.anomaly_study import (
     evaluate_detector,
     summarize,
 )
-from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics import calibrate_thresholds
 from robustmed_monai.networks.ra import ReversedAutoEncoder
+from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.weights import load_info, save_weights
 
@@ -151,7 +151,7 @@ class TestCalibrateWeights:
         info = calibrate_weights(other, str(path), inferer, training, validation)
         assert load_info(path) == info
         assert (info["metric"], info["value"]) == ("val_l1", 0.25)
-        assert info["reference"] == image_reference(training.tensors["image"])
+        assert info["training_statistics"] == training_statistics(training.tensors["image"])
         image = torch.cat([b["image"] for b in validation])
         with torch.no_grad():
             maps = (network.eval()(image) - image).abs()

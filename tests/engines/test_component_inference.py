@@ -14,9 +14,9 @@ from PIL import Image
 
 from robustmed_monai.engines.component_inference import ComponentFileIteration
 from robustmed_monai.handlers.component_files import ComponentFileWriter
-from robustmed_monai.inferers.familiarity import image_reference
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.networks.pchvae import Components, Posterior
+from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
 
@@ -92,7 +92,7 @@ def test_pictures_failures_and_strangers(volume: Path, tmp_path: Path, rng: np.r
     picture[4:28, 6:26] = rng.integers(90, 250, (24, 20))
     Image.fromarray(picture).save(tmp_path / "slice.png")
     Image.fromarray(np.zeros_like(picture)).save(tmp_path / "empty.png")
-    reference = image_reference(torch.full((4, 1, 32, 32), 0.9) + 0.01 * torch.rand(4, 1, 32, 32))
+    reference = training_statistics(torch.full((4, 1, 32, 32), 0.9) + 0.01 * torch.rand(4, 1, 32, 32))
     paths = [tmp_path / "slice.png", tmp_path / "empty.png", volume]
     with pytest.raises(ImageError, match=r"1 of 3 images could not be used:\n.*empty.png: no brain"):
         run(paths, tmp_path / "out", reference)

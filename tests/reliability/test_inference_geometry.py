@@ -34,10 +34,10 @@ SETTINGS: dict[str, Any] = {
     "channels": [4, 8, 8],
     "latent_size": 8,
     "device": "cpu",
-    "inferer": "$lambda image, network: {'pred': image, 'anomaly_map': image[:, :1]}",
-    "evaluator#iteration_update#image_size": SIDE,
-    "evaluator#iteration_update#upper_percentile": 100.0,
-    "handlers#0#worst": 0,
+    "inferer#inferer": "$lambda image, network: {'pred': image, 'anomaly_map': image[:, :1]}",
+    "preprocessing#transforms#1#percentile": 100.0,
+    "preprocessing#transforms#2#size": SIDE,
+    "writer#sheets": {},
 }
 
 _FEATURES = {"out_channels": 2, "channels": 4, "depth": 2, "norm": "channel", "center": True}

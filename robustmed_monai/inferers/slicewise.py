@@ -1,0 +1,69 @@
+"""2-D networks on stacks of slices: a few slices at a time, empty ones never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from monai.inferers.inferer import Inferer, SimpleInferer
+from monai.networks.utils import eval_mode
+from torch import nn
+
+from robustmed_monai.transforms.volume_slices import filled_slices
+
+
+class SlicewiseInferer(Inferer):
+    """Applies the inferer of a 2-D network to the slices of a stack that hold anything.
+
+    Args:
+        inferer: called with slices (B, C, X, Y) and the network; it returns a tensor or a dictionary of
+            tensors, whose first axis is the slice.
+        batch_size: slices that go through the network at once.
+
+    Example:
+        >>> stack = torch.zeros(1, 1, 4, 4, 3)
+        >>> stack[..., 1] = 1
+        >>> SlicewiseInferer()(stack, lambda slices: slices + 1).amax((0, 1, 2, 3))
+        tensor([0., 2., 0.])
+    """
+
+    def __init__(self, inferer: Callable[..., Any] | None = None, batch_size: int = 16) -> None:
+        super().__init__()
+        self.inferer = inferer or SimpleInferer()
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Apply the network, in evaluation mode.
+
+        Args:
+            inputs: one stack (1, C, X, Y, S).
+            network: of 2-D images.
+            args: passed on to the inferer.
+            kwargs: passed on to the inferer.
+
+        Returns:
+            What the inferer returns, with images as stacks (1, C', X, Y, S) that are 0 in empty slices, and
+            values per slice as (1, S, ...) that are NaN there.
+        """
+        plain = torch.as_tensor(inputs).as_subclass(torch.Tensor)
+        slices = plain[0].movedim(-1, 0)
+        # One empty slice goes through where all are: the network alone knows what it returns.
+        filled = filled_slices(plain[0])
+        index = filled if len(filled) else torch.tensor([0])
+        modules = [network] if isinstance(network, nn.Module) else []
+        with eval_mode(*modules):
+            parts = [self.inferer(slices[i], network, *args, **kwargs) for i in index.split(self.batch_size)]
+        if isinstance(parts[0], Mapping):
+            joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            return {key: _placed(v, filled, len(slices)) for key, v in joined.items()}
+        return _placed(torch.cat(parts), filled, len(slices))
+
+
+def _placed(values: torch.Tensor, filled: torch.Tensor, count: int) -> torch.Tensor:
+    image = values.ndim == 4
+    whole = values.new_full((count, *values.shape[1:]), 0.0 if image else float("nan"))
+    if len(filled):
+        whole[filled.to(values.device)] = values
+    return (whole.movedim(0, -1) if image else whole)[None]

@@ -1,0 +1,169 @@
+"""Intensities of an image to [0, 1] by its own foreground or by the white of its file, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from robustmed_monai.utils.errors import ConfigError
+
+# Where more than this share of the voxels that are not 0 lies below `low`, clipping them loses something.
+_LOST = 0.02
+_LOW, _HIGH = "scaled_low", "scaled_high"
+
+
+class IntensityWarning(UserWarning):
+    """The intensities of an image are not of the kind that a network expects."""
+
+
+class ScaleForeground(Transform):
+    """Scale an image so that ``low`` becomes 0 and a percentile of its foreground 1, and clip.
+
+    What became 0 and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``.
+    An image without foreground gives zeros, a constant one gives ones; both warn.
+
+    Args:
+        percentile: percentile, in (0, 100], of the voxels above ``low`` that becomes 1.
+        low: intensity that becomes 0; what is below becomes 0 too.
+        high: intensity that becomes 1, in place of the percentile.
+        max_value: the white of a picture (its meta data's ``max_value``) becomes 1, in place of the
+            percentile; images without one take the percentile.
+
+    Raises:
+        ConfigError: for a percentile or a range out of order.
+
+    Example:
+        >>> ScaleForeground(percentile=100)(torch.tensor([[0.0, 2.0, 4.0]]))
+        tensor([[0.0000, 0.5000, 1.0000]])
+    """
+
+    def __init__(
+        self,
+        percentile: float = 99.5,
+        low: float = 0.0,
+        high: float | None = None,
+        max_value: bool = False,
+    ) -> None:
+        if not 0 < percentile <= 100:
+            raise ConfigError(f"percentile is {percentile}; choose it in (0, 100].")
+        if high is not None and not high > low:
+            raise ConfigError(f"high is {high} and low {low}; high must be larger.")
+        self.percentile = percentile
+        self.low = low
+        self.high = high
+        self.max_value = max_value
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the image (any shape) in [0, 1], float32.
+
+        Warns:
+            IntensityWarning: when the image is empty, or much of it lies below ``low``.
+        """
+        values = image.detach().as_subclass(torch.Tensor).float()
+        self._warn(values)
+        high = self._high(image, values)
+        scaled = ((values - self.low) / (high - self.low)).clamp(0, 1)
+        if not isinstance(image, MetaTensor):
+            return scaled
+        result = MetaTensor(scaled)
+        result.copy_meta_from(image)
+        result.meta = {**image.meta, _LOW: float(self.low), _HIGH: float(high)}
+        return result
+
+    def _high(self, image: torch.Tensor, values: torch.Tensor) -> float:
+        white = image.meta.get("max_value") if self.max_value and isinstance(image, MetaTensor) else None
+        if white is not None:
+            return float(white)
+        if self.high is not None:
+            return self.high
+        foreground = values[values > self.low].cpu().numpy()
+        high = float(np.percentile(foreground, self.percentile)) if foreground.size else self.low
+        return high if high > self.low else self.low + 1.0
+
+    def _warn(self, values: torch.Tensor) -> None:
+        if not (values > self.low).any():
+            warnings.warn(
+                f"the image is empty: no voxel is above {self.low:g}", IntensityWarning, stacklevel=3
+            )
+            return
+        lost = float(((values < self.low) & (values != 0)).sum() / (values != 0).sum().clamp(min=1))
+        # A window that somebody chose is meant to cut.
+        if lost > _LOST and self.high is None:
+            warnings.warn(
+                f"{100 * lost:.0f} % of the voxels lie below {self.low:g} (down to {float(values.min()):g}) "
+                "and become 0; shift or rescale images that were normalised, and CT, before",
+                IntensityWarning,
+                stacklevel=3,
+            )
+
+
+class ScaleForegroundd(MapTransform):
+    """Dictionary version of :class:`ScaleForeground`.
+
+    Args:
+        keys: images.
+        percentile: see :class:`ScaleForeground`.
+        low: see :class:`ScaleForeground`.
+        high: see :class:`ScaleForeground`.
+        max_value: see :class:`ScaleForeground`.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        percentile: float = 99.5,
+        low: float = 0.0,
+        high: float | None = None,
+        max_value: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.scale = ScaleForeground(percentile, low, high, max_value)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images scaled."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.scale(result[key])
+        return result
+
+
+class UnscaleIntensityd(MapTransform):
+    """Turn images in [0, 1] back to the intensities of the image that ``ScaleForegroundd`` scaled.
+
+    Args:
+        keys: images made from ``orig_key``.
+        orig_key: the scaled image.
+        shift: False for differences, which have no zero of their own: they are only stretched.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, orig_key: str, shift: bool = True, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orig_key = orig_key
+        self.shift = shift
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images in the source's intensities.
+
+        Raises:
+            ConfigError: when ``orig_key`` was not scaled.
+        """
+        result = dict(data)
+        meta = getattr(result.get(self.orig_key), "meta", {})
+        if _HIGH not in meta:
+            raise ConfigError(f"orig_key {self.orig_key!r} was not scaled; put ScaleForegroundd before.")
+        low, high = meta[_LOW], meta[_HIGH]
+        for key in self.key_iterator(result):
+            result[key] = result[key] * (high - low) + (low if self.shift else 0.0)
+        return result

@@ -1,0 +1,186 @@
+"""Which slices of a stack a network gets to see, and which of them look like its training images."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from robustmed_monai.transforms.volume_slices import filled_slices
+from robustmed_monai.utils.errors import ConfigError
+
+# Outside this many standard deviations (and never within this share of the mean) a figure is out of range.
+_DEVIATIONS = 6.0
+_SLACK = 0.1
+_NO_STATISTICS = "the weights hold no training statistics, so nothing says whether they suit this image"
+
+
+def slice_statistics(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Figures by which images of one kind resemble each other.
+
+    Args:
+        images: (B, C, X, Y) in [0, 1].
+
+    Returns:
+        `brightness` (mean intensity of the head), `contrast` (its standard deviation), `head_area` (share of
+        pixels above 0.1), `head_width` and `head_height` (share of columns and rows that hold the head), each
+        (B,).
+    """
+    grey = images.float().mean(1)
+    head = grey > 0.1
+    count = head.flatten(1).sum(1).clamp(min=1)
+    mean = (grey * head).flatten(1).sum(1) / count
+    variance = ((grey - mean[:, None, None]).square() * head).flatten(1).sum(1) / count
+    return {
+        "brightness": mean,
+        "contrast": variance.sqrt(),
+        "head_area": head.flatten(1).float().mean(1),
+        "head_width": head.any(2).float().mean(1),
+        "head_height": head.any(1).float().mean(1),
+    }
+
+
+def training_statistics(images: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of the figures of training images (B, C, X, Y), kept with the weights."""
+    figures = slice_statistics(images)
+    return {k: {"mean": float(v.mean()), "std": float(v.std(correction=0))} for k, v in figures.items()}
+
+
+def ood_reasons(images: torch.Tensor, statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say in which figures images lie far outside the training data.
+
+    Args:
+        images: slices (B, C, X, Y) in [0, 1]; the median over them counts.
+        statistics: from ``training_statistics``.
+
+    Returns:
+        One sentence per figure out of range; empty when the images look like the training data.
+
+    Example:
+        >>> grey = torch.full((4, 1, 8, 8), 0.5)
+        >>> ood_reasons(grey, training_statistics(grey))
+        []
+        >>> ood_reasons(grey * 0, training_statistics(grey))[0]
+        'brightness is 0.00; the training images have 0.50 +- 0.00'
+    """
+    sentences = []
+    for name, values in slice_statistics(images).items():
+        trained, found = statistics[name], float(values.median())
+        allowed = max(_DEVIATIONS * trained["std"], _SLACK * abs(trained["mean"]))
+        if abs(found - trained["mean"]) > allowed:
+            sentences.append(
+                f"{name} is {found:.2f}; the training images have {trained['mean']:.2f} +- "
+                f"{trained['std']:.2f}"
+            )
+    return sentences
+
+
+class SelectSlicesd(MapTransform):
+    """Keep a part of the slices of stacks (C, X, Y, S), counted among those that hold anything.
+
+    Args:
+        keys: stacks with the same slices; the first says which are empty. A single slice is always kept.
+        slice_range: part of the filled slices, from 0 (lowest) to 1 (highest).
+        allow_missing_keys: do not raise when a key is missing.
+
+    Raises:
+        ConfigError: for a range that does not rise inside [0, 1].
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        slice_range: Sequence[float] = (0.0, 1.0),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= slice_range[0] < slice_range[1] <= 1:
+            raise ConfigError(
+                f"slice_range={list(slice_range)} must rise inside [0, 1], such as [0.45, 0.65]."
+            )
+        self.slice_range = (float(slice_range[0]), float(slice_range[1]))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with fewer slices."""
+        result = dict(data)
+        kept = self.chosen(result[self.first_key(result)])
+        for key in self.key_iterator(result):
+            result[key] = result[key][..., kept]
+        return result
+
+    def chosen(self, stack: torch.Tensor) -> torch.Tensor:
+        """Indices (N,) of the slices to keep."""
+        filled = filled_slices(torch.as_tensor(stack).as_subclass(torch.Tensor))
+        if stack.shape[-1] == 1 or not len(filled):
+            return torch.arange(stack.shape[-1])
+        low, high = (round(share * (len(filled) - 1)) for share in self.slice_range)
+        return filled[low : high + 1]
+
+
+class OODSlicesd(MapTransform):
+    """Find the slices that lie outside of a network's training data.
+
+    Args:
+        keys: one key, a stack (C, X, Y, S) in [0, 1].
+        statistics: from ``training_statistics``, as the weights' info keeps it; None: nothing is known of
+            the training images, and all slices count as in distribution.
+        mask_key: where the mask of the slices in distribution goes.
+        reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
+
+    The mask is (1, X, Y, S), 1 in the filled slices in distribution, or in all filled ones where none is.
+    Sentences about the whole image are added to ``warnings``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        statistics: Mapping[str, Mapping[str, float]] | None,
+        mask_key: str = "in_distribution",
+        reasons_key: str = "ood_reasons",
+    ) -> None:
+        super().__init__(keys)
+        self.statistics = statistics
+        self.mask_key = mask_key
+        self.reasons_key = reasons_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with mask, reasons and warnings."""
+        result = dict(data)
+        stack = result[self.first_key(result)]
+        slices = torch.as_tensor(stack).as_subclass(torch.Tensor).movedim(-1, 0)
+        index = filled_slices(slices.movedim(0, -1)).tolist()
+        reasons = {
+            i: ood_reasons(slices[i : i + 1], self.statistics) if self.statistics else [] for i in index
+        }
+        mask = torch.zeros_like(slices[:, :1])
+        mask[in_distribution(reasons)] = 1
+        placed = MetaTensor(mask.movedim(0, -1))
+        if isinstance(stack, MetaTensor):
+            placed.copy_meta_from(stack)
+        warnings = [*result.get("warnings", []), *self._warnings(slices, reasons)]
+        return {**result, self.mask_key: placed, self.reasons_key: reasons, "warnings": warnings}
+
+    def _warnings(self, slices: torch.Tensor, reasons: Mapping[int, list[str]]) -> list[str]:
+        if not reasons:
+            return []
+        if not self.statistics:
+            return [_NO_STATISTICS]
+        outside = [i for i, sentences in reasons.items() if sentences]
+        if not outside:
+            return []
+        share = f"{len(outside)} of {len(reasons)} slices lie outside of the training data"
+        return [share, *ood_reasons(slices[list(reasons)], self.statistics)]
+
+
+def in_distribution(reasons: Mapping[int, Sequence[str]]) -> list[int]:
+    """Slices that look like the training data, or all where none does.
+
+    Example:
+        >>> in_distribution({3: [], 4: ["brightness is 0.10"]})
+        [3]
+    """
+    return [i for i, sentences in reasons.items() if not sentences] or list(reasons)

@@ -1,0 +1,73 @@
+"""Intensities of an image to [0, 1] and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from robustmed_monai.transforms.scale_foreground import (
+    IntensityWarning,
+    ScaleForeground,
+    ScaleForegroundd,
+    UnscaleIntensityd,
+)
+from robustmed_monai.utils.errors import ConfigError
+
+
+def ramp() -> Any:
+    values = torch.zeros(1, 10, 10, 20)
+    values[..., 10:] = torch.arange(1.0, 1001.0).reshape(10, 10, 10)
+    return MetaTensor(values)
+
+
+def test_the_percentile_is_that_of_the_foreground() -> None:
+    scaled: Any = ScaleForeground()(ramp())
+    top = np.percentile(np.arange(1, 1001), 99.5)
+    assert scaled.meta["scaled_high"] == pytest.approx(top)
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    assert scaled.flatten().sort().values[1000 + 99] == pytest.approx(100 / top)
+
+
+def test_there_and_back_is_exact_below_the_top() -> None:
+    image = ramp()
+    data = ScaleForegroundd("image")({"image": image})
+    back = UnscaleIntensityd("pred", "image")({**data, "pred": data["image"]})["pred"]
+    below = image < data["image"].meta["scaled_high"]
+    torch.testing.assert_close(back[below], image[below])
+    difference = UnscaleIntensityd("pred", "image", shift=False)({**data, "pred": data["image"] * 0})["pred"]
+    assert not difference.any()
+
+
+def test_a_window_and_the_white_of_a_picture() -> None:
+    windowed = ScaleForeground(low=100, high=200)(ramp())
+    assert windowed[windowed > 0].min() == pytest.approx(0.01)
+    picture = MetaTensor(torch.full((1, 4, 4), 51.0), meta={"max_value": 255.0})
+    assert ScaleForeground(max_value=True)(picture).max() == pytest.approx(0.2)
+    volume = MetaTensor(torch.full((1, 4, 4), 51.0), meta={"max_value": None})
+    assert ScaleForeground(max_value=True)(volume).max() == 1
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 4096.0])
+def test_the_unit_of_the_scanner_does_not_count(factor: float) -> None:
+    one, two = ScaleForeground()(ramp() * factor), ScaleForeground()(ramp())
+    assert (one - two).abs().max() < 1e-6
+
+
+def test_empty_images_and_negative_ones_warn() -> None:
+    with pytest.warns(IntensityWarning, match="the image is empty"):
+        assert not ScaleForeground()(torch.zeros(1, 4, 4)).any()
+    with pytest.warns(IntensityWarning, match=r"50 % of the voxels lie below 0 \(down to -2\)"):
+        ScaleForeground()(torch.tensor([[[-2.0, -1.0, 1.0, 2.0]]]))
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="percentile is 0"):
+        ScaleForeground(percentile=0)
+    with pytest.raises(ConfigError, match="high must be larger"):
+        ScaleForeground(low=2, high=1)
+    with pytest.raises(ConfigError, match="was not scaled"):
+        UnscaleIntensityd("pred", "image")({"pred": torch.ones(1, 2), "image": ramp()})
