@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,11 +123,4 @@ def test_a_missing_results_file_is_named(project: Path, capsys: pytest.CaptureFi
 
 
 def test_the_tables_of_this_project_equal_its_results(repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "robustmed_monai.utils.tables", "--check", str(repository)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(repository)},
-    )
-    assert done.returncode == 0, done.stderr
+    assert main(["--check", str(repository)]) == 0
