@@ -144,7 +144,7 @@ def chain_works(count: int, size: int) -> tuple[dict[str, Work], dict[str, Tenso
     for name, images in batches.items():
         case = f"twelve-step chain, {name}"
         generator, batch = torch.Generator().manual_seed(0), BatchCorruption(unoranic_chain(0.25))
-        works[case] = partial(batch, images, generator)
+        works[case] = partial(batch, {"image": images}, generator)
         works[f"{case}, each"] = partial(each, RandCorruption(unoranic_chain(0.25), prob=1.0), images)
         works[f"{case}, {MONAI_ITEMS}"] = partial(each, monai_chain(), images)
     return works, batches
@@ -234,11 +234,12 @@ def kornia_rows(chosen: Any, count: int, size: int) -> tuple[list[Row], dict[str
     for name, (corruption, peer, tolerance) in kornia_pairs().items():
         generator, batch = torch.Generator().manual_seed(0), BatchCorruption(corruption)
         works[name], works[f"{name}, kornia"] = (
-            partial(batch, images, generator),
+            partial(batch, {"image": images}, generator),
             partial(_no_grad, peer, images),
         )
         if tolerance is not None:
-            difference = same_numbers(name, batch(images, generator), _no_grad(peer, images), tolerance)
+            found = batch({"image": images}, generator)["image"]
+            difference = same_numbers(name, found, _no_grad(peer, images), tolerance)
             differences[name] = difference
     seconds = interleaved(works, chosen.rounds, chosen.device)
     names = [name for name in works if not name.endswith(", kornia")]

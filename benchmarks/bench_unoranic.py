@@ -73,8 +73,7 @@ class Step:
         self._learn_views([self.images / 255] * (self.variants + 1))
 
     def _learn_views(self, views: Sequence[Tensor]) -> None:
-        batch = {"image": self.images / 255, "corrupted": views[0], "variants": torch.stack(list(views[1:]))}
-        self._learn(batch)
+        self._learn({"image": self.images / 255, "corrupted": torch.cat(list(views))})
 
     def _learn(self, batch: dict[str, Tensor]) -> None:
         batch["corrupted"] = batch["corrupted"].contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,6 @@ from robustmed_monai.transforms.contrasts import invert, smooth_remap
 from robustmed_monai.transforms.load import LoadCheckedImaged
 from robustmed_monai.transforms.slices import volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError
-from robustmed_monai.utils.random import same_seed_on_all_ranks
 
 if TYPE_CHECKING:
     from robustmed_monai.data.synthetic_views import SyntheticViews
@@ -92,8 +91,7 @@ def brain_batches(
         image, mask = _slices(items, image_size, slice_range, limit)
     if len(image) < 2:
         raise DataError(f"dataset_dir {dataset_dir}: 1 image in {section}; give at least 2 to compare.")
-    with same_seed_on_all_ranks():
-        remapped = smooth_remap(image, torch.Generator().manual_seed(seed))
+    remapped = smooth_remap(image, torch.Generator().manual_seed(seed))
     views = {"image": image, "image_2": remapped, "inverted": invert(image, mask), "mask": mask}
     # A last batch of one would have nothing to be compared with.
     starts = [i for i in range(0, len(image), batch_size) if len(image) - i > 1]

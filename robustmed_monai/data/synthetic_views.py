@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from robustmed_monai.transforms.fields import warp
-from robustmed_monai.transforms.synthesis.deform import SmoothDeform
-from robustmed_monai.transforms.synthesis.frame import crop, flip, sample_crops, sample_flips
+from robustmed_monai.transforms.synthesis.deform import DiffeomorphicDeform
+from robustmed_monai.transforms.synthesis.flip_crop import crop, flip, sample_crops, sample_flips
 from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError
@@ -70,7 +70,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         device: str | torch.device = "cpu",
         *,
         shapes: LabelShapes | None = None,
-        deform: SmoothDeform | None = None,
+        deform: DiffeomorphicDeform | None = None,
         to_image: LabelsToImage | None = None,
         label_maps: Tensor | None = None,
         pool_size: int = 40,
@@ -96,7 +96,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         self.batch_size, self.length, self.seed, self.start = batch_size, length, seed, start
         self.device = torch.device(device)
         self.shapes = shapes or LabelShapes(num_labels)
-        self.deform, self.to_image = deform or SmoothDeform(), to_image or LabelsToImage()
+        self.deform, self.to_image = deform or DiffeomorphicDeform(), to_image or LabelsToImage()
         self.num_labels = self.shapes.num_labels
         self.label_maps: Tensor | None = None
         if label_maps is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
+from robustmed_monai.transforms.params import draw
 from robustmed_monai.utils.errors import DataError
 
 
@@ -65,5 +66,5 @@ def with_corrupted(data: Any, corruption: Corruption, seed: int = 0) -> TensorDa
     """
     image = data.tensors["image"]
     seeds = torch.randint(2**62, (len(image),), generator=torch.Generator().manual_seed(seed)).tolist()
-    params = draw(corruption, image.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
+    params = draw(corruption.sample, image.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
     return TensorDataset({**data.tensors, "corrupted": corrupt(image, corruption, params)}, data.data)

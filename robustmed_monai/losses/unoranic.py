@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from robustmed_monai.utils.errors import ConfigError
 
-CORRUPTED, VARIANTS, GATES = "corrupted", "variants", "gates"
+CORRUPTED, GATES = "corrupted", "gates"
 NORMS = ("mse", "l2")
 
 Networks = Mapping[str, nn.Module]
@@ -114,7 +114,7 @@ class UNORANICLoss:
         Args:
             networks: "anatomy_encoder", "characteristic_encoder", "anatomy_decoder", "image_decoder", and
                 with ``lambda_gates`` "gate_head".
-            batch: "image" I (B, C, X, Y), "corrupted" S of the same shape and "variants" (M, B, C, X, Y), as
+            batch: "image" I (B, C, X, Y) and "corrupted" V (V B, C, X, Y), view after view, S first, as
                 ``CorruptedViews`` makes them. The anatomy image is left as "pred".
             generator: not used; nothing is drawn here.
 
@@ -122,8 +122,8 @@ class UNORANICLoss:
             "loss", "anatomy" (L_RI), "image" (L_RS), "consistency" (L_C) and with ``lambda_gates`` "gates",
             scalars.
         """
-        corrupted = batch[CORRUPTED]
-        code, codes = self._codes(networks["anatomy_encoder"], corrupted, batch[VARIANTS])
+        corrupted = batch[CORRUPTED][: len(batch[Keys.IMAGE])]
+        code, codes = self._codes(networks["anatomy_encoder"], batch[CORRUPTED], len(corrupted))
         characteristics = networks["characteristic_encoder"](corrupted)
         anatomy = networks["anatomy_decoder"](code)
         full = networks["image_decoder"](torch.cat([code, characteristics], dim=1))
@@ -138,20 +138,13 @@ class UNORANICLoss:
             terms["gates"] = self.lambda_gates * gate_error(batch[GATES], told)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
-    def _codes(
-        self, encoder: nn.Module, corrupted: torch.Tensor, variants: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _codes(self, encoder: nn.Module, views: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return E_A(S), and the flat codes of all views (V, B, latent)."""
         if self.views_at_once:
-            views = torch.cat([corrupted[None], variants]).flatten(0, 1)
-            # The new batch has lost the memory format of its parts.
-            if corrupted.is_contiguous(memory_format=torch.channels_last):
-                views = views.contiguous(memory_format=torch.channels_last)
             codes: torch.Tensor = encoder(views)
-            return codes[: len(corrupted)], codes.flatten(1).unflatten(0, (-1, len(corrupted)))
-        code: torch.Tensor = encoder(corrupted)
-        each = [encoder(view).flatten(1) for view in (corrupted, *variants)]
-        return code, torch.stack(each)
+            return codes[:rows], codes.flatten(1).unflatten(0, (-1, rows))
+        code: torch.Tensor = encoder(views[:rows])
+        return code, torch.stack([encoder(view).flatten(1) for view in views.split(rows)])
 
 
 class ReconstructionLoss:
@@ -178,15 +171,17 @@ class ReconstructionLoss:
 
         Args:
             networks: "encoder" and "decoder".
-            batch: "image" and "corrupted" (B, C, X, Y). The reconstruction is left as "pred".
+            batch: "image" (B, C, X, Y) and "corrupted", of which the first view counts. The reconstruction is
+                left as "pred".
             generator: not used; nothing is drawn here.
 
         Returns:
             "loss" and "image" (the same), scalars.
         """
-        image = networks["decoder"](networks["encoder"](batch[CORRUPTED]))
+        corrupted = batch[CORRUPTED][: len(batch[Keys.IMAGE])]
+        image = networks["decoder"](networks["encoder"](corrupted))
         batch[Keys.PRED] = image.detach()
-        error = image_error(batch[self.target], image, self.norm)
+        error = image_error(corrupted if self.target == CORRUPTED else batch[Keys.IMAGE], image, self.norm)
         return {"loss": error, "image": error}
 
 

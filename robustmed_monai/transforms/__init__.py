@@ -27,21 +27,22 @@ from robustmed_monai.transforms.scale_foreground import (
 )
 from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd, training_statistics
 from robustmed_monai.transforms.synthesis import (
+    DiffeomorphicDeform,
     LabelShapes,
     LabelsToImage,
+    RandDiffeomorphicDeform,
+    RandDiffeomorphicDeformd,
     RandLabelShapes,
     RandLabelShapesd,
     RandLabelsToImage,
     RandLabelsToImaged,
-    RandSmoothDeform,
-    RandSmoothDeformd,
-    SmoothDeform,
 )
 from robustmed_monai.transforms.volume_slices import VolumeToSlices, VolumeToSlicesd
 
 __all__ = [
     "BatchRandAffine",
     "BrainRegion",
+    "DiffeomorphicDeform",
     "EqualizeAdaptHist",
     "EqualizeAdaptHistd",
     "GeometryWarning",
@@ -52,6 +53,8 @@ __all__ = [
     "LoadCheckedImage",
     "LoadCheckedImaged",
     "OODSlicesd",
+    "RandDiffeomorphicDeform",
+    "RandDiffeomorphicDeformd",
     "RandForeignObject",
     "RandForeignObjectd",
     "RandLabelShapes",
@@ -62,13 +65,10 @@ __all__ = [
     "RandLesiond",
     "RandRotateK",
     "RandRotateKd",
-    "RandSmoothDeform",
-    "RandSmoothDeformd",
     "RotateK",
     "ScaleForeground",
     "ScaleForegroundd",
     "SelectSlicesd",
-    "SmoothDeform",
     "UnscaleIntensityd",
     "VolumeToSlices",
     "VolumeToSlicesd",

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.adapters import Batch, BatchTransform
+from robustmed_monai.transforms.params import Params, Shape
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.random import shared_rand
 
 
 def sample_affine(
@@ -24,7 +25,7 @@ def sample_affine(
 
     Args:
         rows: number of samples B.
-        generator: source of the draw; it is the global batch's under torchrun.
+        generator: source of the draw.
         rotate_range: largest rotation in degrees, either way.
         translate_range: largest shift as a share of the image's side, either way.
         scale_range: smallest and largest zoom; above 1 the content grows.
@@ -34,7 +35,7 @@ def sample_affine(
         (B, 2, 3) float32 matrices on the CPU, as ``torch.nn.functional.affine_grid`` takes them for images
         whose axes are (x, y): zero ranges give the identity.
     """
-    u = shared_rand(rows, 5, generator)
+    u = torch.rand(rows, 5, generator=generator)
     angle = torch.deg2rad((2 * u[:, 0] - 1) * rotate_range)
     zoom = 1 / (scale_range[0] + (scale_range[1] - scale_range[0]) * u[:, 1])
     flip = torch.where(u[:, 2] < flip_prob, -1.0, 1.0)
@@ -52,7 +53,7 @@ def apply_affine(images: torch.Tensor, matrices: torch.Tensor, mode: str = "bili
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-class BatchRandAffine:
+class BatchRandAffine(BatchTransform):
     """Batched augmentation of RA's training: rotation, shift, zoom and flip of ``batch["image"]``.
 
     Args:
@@ -86,16 +87,18 @@ class BatchRandAffine:
         self.ranges = (rotate_range, translate_range, tuple(scale_range), flip_prob)
         self.mode = mode
 
-    def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw one matrix per sample."""
+        return {"matrix": sample_affine(shape[0], generator, *self.ranges)}
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with its image (B, C, X, Y) moved; the layout in memory is kept."""
         image = batch["image"]
-        matrices = sample_affine(image.shape[0], generator, *self.ranges)
-        return {
-            **batch,
-            "image": apply_affine(image, matrices, self.mode).contiguous(memory_format=_format(image)),
-        }
+        moved = apply_affine(image, params["matrix"], self.mode)
+        return {**batch, "image": moved.contiguous(memory_format=memory_format(image))}
 
 
-def _format(image: torch.Tensor) -> torch.memory_format:
+def memory_format(image: torch.Tensor) -> torch.memory_format:
+    """How a batch (B, C, X, Y) lies in memory."""
     channels_last = image.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
-from robustmed_monai.transforms.contrasts import head_classes, sample_curves, smooth_remap
-from robustmed_monai.transforms.corruption.core import take, to_device
+from robustmed_monai.transforms.adapters import Batch, BatchTransform
+from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine
+from robustmed_monai.transforms.contrasts import apply_curves, head_classes, sample_curves
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.random import rank_share, shared_rand
-
-Batch = dict[str, torch.Tensor]
 
 
 class BatchRandAffineLabel(BatchRandAffine):
@@ -44,21 +42,22 @@ class BatchRandAffineLabel(BatchRandAffine):
         _check_prob(prob)
         self.prob = prob
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw one matrix per sample, and which are moved."""
+        return {**super().sample(shape, generator), "moved": _coins(shape[0], self.prob, generator)}
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, X, Y) and `label` (B, 1, X, Y) moved alike."""
-        rows = len(batch["image"])
-        matrices = sample_affine(rows, generator, *self.ranges)
-        chosen = shared_rand(rows, 1, generator)[:, 0] < self.prob
-        if not chosen.any():
+        where = torch.nonzero(params["moved"]).flatten()
+        if not len(where):
             return batch
-        where = torch.nonzero(chosen).flatten().to(batch["image"].device)
-        image, label = batch["image"].clone(), batch["label"].clone()
-        image[where] = apply_affine(image[where], matrices[chosen])
-        label[where] = apply_affine(label[where].float(), matrices[chosen], "nearest").to(label.dtype)
+        image, label, matrices = batch["image"].clone(), batch["label"].clone(), params["matrix"][where]
+        image[where] = apply_affine(image[where], matrices)
+        label[where] = apply_affine(label[where].float(), matrices, "nearest").to(label.dtype)
         return {**batch, "image": image, "label": label}
 
 
-class BatchRandRemap:
+class BatchRandRemap(BatchTransform):
     """Remaps the intensities of each image by a random smooth curve, see ``smooth_remap``.
 
     Args:
@@ -78,15 +77,19 @@ class BatchRandRemap:
         self.knots = knots
         self.dark_prob = dark_prob
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw one curve per image, and which are remapped."""
+        curve = sample_curves(shape[0], generator, self.knots, self.dark_prob)
+        return {"curve": curve, "remapped": _coins(shape[0], self.prob, generator)}
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, *spatial) in [0, 1] remapped."""
         image = batch["image"]
-        remapped = smooth_remap(image, generator, self.knots, self.dark_prob)
-        chosen = shared_rand(len(image), 1, generator).to(image.device) < self.prob
-        return {**batch, "image": torch.where(chosen.view(-1, *[1] * (image.ndim - 1)), remapped, image)}
+        remapped = apply_curves(image, params["curve"])
+        return {**batch, "image": torch.where(per_image(params["remapped"], image) > 0, remapped, image)}
 
 
-class BatchFromLabels:
+class BatchFromLabels(BatchTransform):
     """Replaces each image by one of random contrast that is painted from its labels, as SynthSeg trains.
 
     What the labels leave in the background is split by the intensities of the image first (``head_classes``),
@@ -110,16 +113,18 @@ class BatchFromLabels:
         self.bounds = tuple(bounds)
         self.paint = LabelsToImage() if paint is None else paint
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw one contrast per image."""
+        return self.paint.sample(shape[0], self.num_classes + len(self.bounds), shape[2:], generator)
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, 1, *spatial) in [0, 1] painted; `label` stays."""
-        image = batch["image"]
-        classes = head_classes(image, batch["label"], self.num_classes, self.bounds)
-        (world, rank), rows = rank_share(), len(image)
-        count = self.num_classes + len(self.bounds)
-        drawn = self.paint.sample(rows * world, count, image.shape[2:], generator)
-        # Each process keeps its samples of the global batch, see ``shared_randn``.
-        own = take(drawn, torch.arange(rank, rows * world, world)) if world > 1 else drawn
-        return {**batch, "image": self.paint.apply(classes, to_device(own, image.device))}
+        classes = head_classes(batch["image"], batch["label"], self.num_classes, self.bounds)
+        return {**batch, "image": self.paint.apply(classes, params)}
+
+
+def _coins(rows: int, prob: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(rows, generator=generator) < prob
 
 
 def _check_prob(prob: float) -> None:

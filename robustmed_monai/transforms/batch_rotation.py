@@ -1,20 +1,16 @@
-"""Rotations of a training batch on its device: all of each image with their classes, or one at random."""
+"""Rotations and intensities of a training batch on its device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 
+from robustmed_monai.transforms.adapters import Batch, BatchTransform
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.rotation import all_rotations, check_rotations, rotate, rotation_labels
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.utils.random import shared_rand
-
-Batch = dict[str, torch.Tensor]
-BatchTransform = Callable[[Batch, torch.Generator], Batch]
 
 
-class BatchAllRotations:
+class BatchAllRotations(BatchTransform):
     """Turns a batch into all rotations of its images, labelled by their rotation class (RotNet's task).
 
     Args:
@@ -31,7 +27,7 @@ class BatchAllRotations:
         self.mode = mode
         self.keep_label = keep_label
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return `image` (B * K, C, S, S) and `label` (B * K,)."""
         image = batch["image"]
         turned = all_rotations(image, self.num_rotations, self.mode)
@@ -44,8 +40,8 @@ class BatchAllRotations:
         }
 
 
-class BatchRandRotate90:
-    """Leaves images upright but filters and masks them as their rotations are; nothing to do for four.
+class BatchRotationFilter(BatchTransform):
+    """Leaves images upright but filters and masks them as their rotations are; four change nothing.
 
     Args:
         num_rotations: 4 or 8.
@@ -57,12 +53,12 @@ class BatchRandRotate90:
         self.num_rotations = num_rotations
         self.mode = mode
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, S, S) filtered."""
         return {**batch, "image": rotate(batch["image"], 0, self.num_rotations, self.mode)}
 
 
-class BatchRandRotation:
+class BatchRandRotation(BatchTransform):
     """Turns each image of a batch by a random rotation, 0 included; labels stay (a control's augmentation).
 
     Args:
@@ -75,14 +71,17 @@ class BatchRandRotation:
         self.num_rotations = num_rotations
         self.mode = mode
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw a rotation class per image."""
+        return {"index": (torch.rand(shape[0], generator=generator) * self.num_rotations).long()}
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, S, S) turned."""
-        image = batch["image"]
-        drawn = (shared_rand(len(image), 1, generator)[:, 0] * self.num_rotations).long()
-        return {**batch, "image": rotate(image, drawn.to(image.device), self.num_rotations, self.mode)}
+        turned = rotate(batch["image"], params["index"], self.num_rotations, self.mode)
+        return {**batch, "image": turned}
 
 
-class BatchRandIntensity:
+class BatchRandIntensity(BatchTransform):
     """Random brightness, contrast and gamma of each image of a batch.
 
     Args:
@@ -99,28 +98,17 @@ class BatchRandIntensity:
             raise ConfigError(f"ranges {(brightness, contrast, gamma)} must not be negative.")
         self.ranges = (brightness, contrast, gamma)
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw three shares in [-1, 1) per image."""
+        return {"share": 2 * torch.rand(shape[0], 3, generator=generator) - 1}
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, S, S) in [0, 1] changed."""
         image = batch["image"]
-        drawn = (2 * shared_rand(len(image), 3, generator) - 1).to(image)[:, :, None, None, None]
-        brightness, contrast, gamma = (drawn[:, i] * r for i, r in enumerate(self.ranges))
+        brightness, contrast, gamma = (
+            per_image(share, image) * r
+            for share, r in zip(params["share"].unbind(1), self.ranges, strict=True)
+        )
         mean = image.mean((1, 2, 3), keepdim=True)
         changed = ((image - mean) * (1 + contrast) + mean + brightness).clamp(0, 1)
         return {**batch, "image": changed ** torch.exp2(gamma)}
-
-
-class BatchCompose:
-    """Runs batch transforms one after the other.
-
-    Args:
-        transforms: each (batch, generator) to batch.
-    """
-
-    def __init__(self, transforms: Sequence[BatchTransform]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return what the last transform returns."""
-        for transform in self.transforms:
-            batch = transform(batch, generator)
-        return batch

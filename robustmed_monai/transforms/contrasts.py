@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
-from robustmed_monai.utils.random import shared_rand
 
 # Points of a curve's table; between them it is linear.
 _TABLE = 256
@@ -65,7 +64,7 @@ def sample_curves(
 
     Args:
         rows: number of images B.
-        generator: source of the draw; it is the global batch's under torchrun.
+        generator: source of the draw.
         knots: values drawn; more of them make a wilder curve.
         dark_prob: share of the curves that leave 0 at the dark end, as a background is.
 
@@ -77,7 +76,7 @@ def sample_curves(
     """
     if knots < 2 or not 0 <= dark_prob <= 1:
         raise ConfigError(f"knots={knots}, dark_prob={dark_prob}; give at least 2 and a share in [0, 1].")
-    drawn = shared_rand(rows, knots + 1, generator)
+    drawn = torch.rand(rows, knots + 1, generator=generator)
     values, dark = drawn[:, :knots], drawn[:, knots:] < dark_prob
     table = F.interpolate(values[:, None, None], (1, _TABLE), mode="bicubic", align_corners=True)[:, 0, 0]
     table = table - table.amin(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Noise that does not depend on how a batch is spread over processes or on the device it is used on."""
+"""Which share of a draw is this process's, and noise that does not depend on how a batch is spread."""
 
 from __future__ import annotations
 
@@ -44,9 +44,3 @@ def shared_randn(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     world, rank = rank_share()
     noise = torch.randn(like.shape[0] * world, *like.shape[1:], generator=generator)
     return noise[rank::world].to(like.device)
-
-
-def shared_rand(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """Uniform numbers in [0, 1) as ``shared_randn`` draws them: (rows, columns) on the CPU."""
-    world, rank = rank_share()
-    return torch.rand(rows * world, columns, generator=generator)[rank::world]

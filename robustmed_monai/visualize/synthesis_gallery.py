@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.transforms.fields import warp
-from robustmed_monai.transforms.synthesis import LabelShapes, LabelsToImage, SmoothDeform
+from robustmed_monai.transforms.synthesis import DiffeomorphicDeform, LabelShapes, LabelsToImage
 from robustmed_monai.visualize.figures import INK, new_figure, save_png
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _contrasts(name: str, size: int, generator: torch.Generator) -> Row:
 
 
 def _deformations(size: int, generator: torch.Generator) -> Row:
-    shapes, deform, sides = LabelShapes(6), SmoothDeform(), (size, size)
+    shapes, deform, sides = LabelShapes(6), DiffeomorphicDeform(), (size, size)
     labels = shapes.apply(shapes.sample(1, sides, generator), sides)
     lines = ((torch.arange(size) % (size // 12)) < max(1, size // 80)).float()
     grid = 1 - torch.maximum(lines[:, None], lines[None])

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from robustmed_monai.data import SyntheticViews
-from robustmed_monai.transforms.synthesis import LabelShapes, LabelsToImage, SmoothDeform
+from robustmed_monai.transforms.synthesis import DiffeomorphicDeform, LabelShapes, LabelsToImage
 from robustmed_monai.utils.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
@@ -72,7 +72,7 @@ def test_contrasts_of_the_views_differ() -> None:
 
 
 def test_pool_is_refreshed_slot_by_slot() -> None:
-    still: dict[str, Any] = {"flip_prob": 0.0, "deform": SmoothDeform(std=0), "pool_size": 2}
+    still: dict[str, Any] = {"flip_prob": 0.0, "deform": DiffeomorphicDeform(std=0), "pool_size": 2}
     maps: dict[bytes, set[int]] = {}
     views = SyntheticViews((20, 20), 4, 40, refresh=10, **still)
     for number, batch in enumerate(views):

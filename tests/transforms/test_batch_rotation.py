@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustmed_monai.transforms.adapters import BatchCompose
 from robustmed_monai.transforms.batch_rotation import (
     BatchAllRotations,
-    BatchCompose,
     BatchRandIntensity,
-    BatchRandRotate90,
     BatchRandRotation,
+    BatchRotationFilter,
 )
 from robustmed_monai.transforms.rotation import rotate
 from robustmed_monai.utils.errors import ConfigError
@@ -45,8 +45,8 @@ def test_random_rotations_are_drawn_by_the_generator_alone() -> None:
 
 def test_upright_changes_nothing_of_four_and_filters_for_eight() -> None:
     image = batch()["image"]
-    assert torch.equal(BatchRandRotate90(4)(batch(), generator())["image"], image)
-    assert torch.equal(BatchRandRotate90(8)(batch(), generator())["image"], rotate(image, 0, 8))
+    assert torch.equal(BatchRotationFilter(4)(batch(), generator())["image"], image)
+    assert torch.equal(BatchRotationFilter(8)(batch(), generator())["image"], rotate(image, 0, 8))
 
 
 def test_tone_without_ranges_is_the_identity() -> None:
@@ -70,7 +70,7 @@ def test_compose_keeps_the_order() -> None:
 
 
 def test_three_rotations_are_refused_at_once() -> None:
-    for door in (BatchAllRotations, BatchRandRotation, BatchRandRotate90):
+    for door in (BatchAllRotations, BatchRandRotation, BatchRotationFilter):
         with pytest.raises(ConfigError, match="num_rotations=3"):
             door(3)
     with pytest.raises(ConfigError, match="must not be negative"):

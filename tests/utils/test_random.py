@@ -3,9 +3,8 @@ from __future__ import annotations
 import ignite.distributed as idist
 import pytest
 import torch
-from torch import Tensor
 
-from robustmed_monai.utils.random import same_seed_on_all_ranks, shared_rand, shared_randn
+from robustmed_monai.utils.random import same_seed_on_all_ranks, shared_randn
 
 
 def _generator() -> torch.Generator:
@@ -17,41 +16,30 @@ def _as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
     monkeypatch.setattr(idist, "get_rank", lambda: rank)
 
 
-def _draw(kind: str, rows: int, generator: torch.Generator) -> Tensor:
-    return (
-        shared_randn(torch.empty(rows, 3), generator) if kind == "normal" else shared_rand(rows, 3, generator)
-    )
-
-
 def test_one_process_draws_as_torch_does() -> None:
     like = torch.empty(4, 2, 5)
     assert torch.equal(shared_randn(like, _generator()), torch.randn(4, 2, 5, generator=_generator()))
-    assert torch.equal(shared_rand(4, 2, _generator()), torch.rand(4, 2, generator=_generator()))
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_processes_share_the_draw_of_one(monkeypatch: pytest.MonkeyPatch, kind: str, world: int) -> None:
+def test_processes_share_the_draw_of_one(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     alone = _generator()
-    whole = _draw(kind, 8, alone)
+    whole = shared_randn(torch.empty(8, 3), alone)
     for rank in range(world):
         _as_rank(monkeypatch, rank, world)
         generator = _generator()
-        part = _draw(kind, 8 // world, generator)
+        part = shared_randn(torch.empty(8 // world, 3), generator)
         # The samples that a DistributedSampler hands to this rank.
         assert torch.equal(part, whole[rank::world])
         assert torch.equal(generator.get_state(), alone.get_state())
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_where_all_processes_hold_all_images_they_draw_alike(
-    monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    whole = _draw(kind, 8, _generator())
+def test_where_all_processes_hold_all_images_they_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shared_randn(torch.empty(8, 3), _generator())
     _as_rank(monkeypatch, 1, 2)
     with same_seed_on_all_ranks():
-        assert torch.equal(_draw(kind, 8, _generator()), whole)
-    assert not torch.equal(_draw(kind, 8, _generator()), whole)
+        assert torch.equal(shared_randn(torch.empty(8, 3), _generator()), whole)
+    assert not torch.equal(shared_randn(torch.empty(8, 3), _generator()), whole)
 
 
 def test_noise_has_the_shape_of_what_it_is_for_and_its_own_type() -> None:
@@ -64,5 +52,4 @@ def test_noise_has_the_shape_of_what_it_is_for_and_its_own_type() -> None:
 def test_global_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     shared_randn(torch.empty(2, 2), _generator())
-    shared_rand(2, 2, _generator())
     assert torch.equal(torch.get_rng_state(), before)

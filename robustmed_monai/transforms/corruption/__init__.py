@@ -1,7 +1,7 @@
 """Corruptions of images in [0, 1]: batched on the device, storable draws, MONAI transforms."""
 
 from robustmed_monai.transforms.corruption.combine import chain, one_of
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
@@ -20,6 +20,7 @@ from robustmed_monai.transforms.corruption.unoranic import (
     unoranic_corruption,
     unoranic_detection,
 )
+from robustmed_monai.transforms.params import draw
 
 __all__ = [
     "GEOMETRY",

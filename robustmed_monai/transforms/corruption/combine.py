@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, put
+from robustmed_monai.transforms.corruption.core import Corruption, scatter_images
+from robustmed_monai.transforms.params import Params, Shape
 from robustmed_monai.utils.errors import ConfigError
 
 Parts = Sequence[Corruption]
@@ -73,7 +74,7 @@ def _sample_one(parts: Parts, prob: float, shape: Shape, generator: torch.Genera
 
 
 def _sample_parts(parts: Parts, gates: Tensor, shape: Shape, generator: torch.Generator) -> Params:
-    # Only the images that a part changes get parameters for it: noise is the dearest thing of a chain.
+    # Only the images that a part changes get parameters for it: noise is the most expensive part of a chain.
     counts = gates.sum(0).tolist()
     drawn = {str(k): part.sample((counts[k], *shape[1:]), generator) for k, part in enumerate(parts)}
     return {"gates": gates, **drawn}
@@ -84,7 +85,8 @@ def _apply(parts: Parts, images: Tensor, params: Params) -> Tensor:
     for k, part in enumerate(parts):
         rows = params["gates"][:, k].nonzero()[:, 0]
         if len(rows):
-            put(images, rows, part.apply(images.index_select(0, rows), params[str(k)]).clamp_(0, 1))
+            changed = part.apply(images.index_select(0, rows), params[str(k)]).clamp_(0, 1)
+            scatter_images(images, rows, changed)
     return images
 
 

@@ -1,24 +1,20 @@
-"""What a corruption is: parameters drawn for a batch, and a pure function that applies them on its device.
-
-All that is random lies in the parameters, noise fields included, so a draw can be stored and replayed, and a
-batch of N images gives the bits of N batches of one.
-"""
+"""What a corruption is: parameters drawn for a batch, and a pure function that applies them on its device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from robustmed_monai.transforms.params import Params, Shape, params_to
 from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
 
-Params = dict[str, Any]  # name to tensor with B rows, or to the parameters of a part
-Shape = Sequence[int]  # (B, C, X, Y) or (B, C, X, Y, Z)
+_OVERSHOOT = 1e-3  # beyond [0, 1], what interpolation and rounding leave; it is clipped
 
 
 class Corruption(NamedTuple):
@@ -49,73 +45,56 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
         params: what ``draw`` or ``corruption.sample`` gave, for B images.
 
     Returns:
-        Images in [0, 1] on the same device, float32 (other float types are kept).
+        Images in [0, 1] on the same device, float32 or the float type of the images; half types are computed
+        in float32.
 
     Raises:
         ImageShapeError: when the corruption has no meaning for this number of axes.
-        ImageError: when the images are neither float nor uint8.
+        ImageError: when the images are neither float nor uint8, or leave [0, 1].
     """
-    images = _as_float(images, corruption)
+    images = unit_range(images, corruption)
     # Fourier transforms and resizing refuse an empty batch.
     if not len(images):
         return images.clone()
-    return corruption.apply(images, to_device(params, images.device)).clamp_(0, 1)
+    exact = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    changed = corruption.apply(exact, params_to(params, images.device)).clamp_(0, 1)
+    return changed.to(images.dtype)
 
 
-def draw(corruption: Corruption, shape: Shape, generators: Sequence[torch.Generator]) -> Params:
-    """Draw parameters with one generator per image, so that they do not depend on the batch around it.
-
-    Args:
-        corruption: what to draw for.
-        shape: (C, X, Y[, Z]) of one image.
-        generators: one CPU generator per image.
-
-    Returns:
-        Parameters of a batch of ``len(generators)`` images.
-    """
-    return join([corruption.sample((1, *shape), generator) for generator in generators])
-
-
-def join(parts: Sequence[Params]) -> Params:
-    """Put the parameters of several batches behind each other."""
-    return {
-        key: join([part[key] for part in parts])
-        if isinstance(value, dict)
-        else torch.cat([part[key] for part in parts])
-        for key, value in parts[0].items()
-    }
-
-
-def take(params: Params, rows: Tensor) -> Params:
-    """Keep the parameters of some images of a batch.
+def unit_range(images: Tensor, corruption: Corruption) -> Tensor:
+    """Images as every corruption takes them: float in [0, 1].
 
     Args:
-        params: parameters of B images.
-        rows: (N,) indices below B.
+        images: (B, C, X, Y[, Z]), float in [0, 1]; uint8 is divided by 255.
+        corruption: what they are for.
+
+    Raises:
+        ImageShapeError: when the corruption has no meaning for this number of axes.
+        ImageError: when the images are neither float nor uint8, or leave [0, 1]: clipped to it they would be
+            white.
     """
-    if "gates" not in params:
-        return {
-            key: take(value, rows) if isinstance(value, dict) else value.index_select(0, rows)
-            for key, value in params.items()
-        }
-    gates = params["gates"]
-    taken: Params = {"gates": gates.index_select(0, rows)}
-    for part in range(gates.shape[1]):
-        # A part holds parameters of the images that pass its gate only.
-        place = gates[:, part].cumsum(0) - 1
-        taken[str(part)] = take(params[str(part)], place[rows[taken["gates"][:, part]]])
-    return taken
+    if images.ndim - 2 not in corruption.spatial_dims:
+        raise ImageShapeError(
+            f"{corruption.name}: images of shape {tuple(images.shape)}; it takes (B, C, spatial axes) with "
+            f"{' or '.join(map(str, corruption.spatial_dims))} spatial axes."
+        )
+    images = images.as_subclass(Tensor)  # MetaTensor bookkeeping would cost more than most corruptions
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32) / 255
+    if not images.is_floating_point():
+        raise ImageError(
+            f"{corruption.name}: images are {images.dtype}; give float in [0, 1], or uint8 in 0 to 255."
+        )
+    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0.0, 1.0)
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+        raise ImageError(
+            f"{corruption.name}: values from {low:.4g} to {high:.4g}; give images in [0, 1], such as MONAI's "
+            "ScaleIntensityRange or ScaleIntensity makes."
+        )
+    return images if low >= 0 and high <= 1 else images.clamp(0, 1)
 
 
-def to_device(params: Params, device: torch.device) -> Params:
-    """Move parameters to a device."""
-    return {
-        key: to_device(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
-        for key, value in params.items()
-    }
-
-
-def put(images: Tensor, rows: Tensor, changed: Tensor) -> None:
+def scatter_images(images: Tensor, rows: Tensor, changed: Tensor) -> None:
     """Replace the images (B, ...) at ``rows`` (N,) in place by ``changed`` (N, ...)."""
     if images.device.type == "cpu":
         # On a CPU NumPy scatters five times as fast as index_copy_.
@@ -124,7 +103,7 @@ def put(images: Tensor, rows: Tensor, changed: Tensor) -> None:
         images.index_copy_(0, rows, changed)
 
 
-def chance(shape: Shape, prob: float, generator: torch.Generator) -> Tensor:
+def bernoulli(shape: Shape, prob: float, generator: torch.Generator) -> Tensor:
     """True with a probability, a multiple of 1 / 65536, from sixteen random bits each."""
     return _words(shape, generator) < round(prob * 2**16) - 2**15
 
@@ -134,7 +113,7 @@ def uniform(rows: int, low: float, high: float, generator: torch.Generator) -> T
     return low + (high - low) * torch.rand(rows, generator=generator)
 
 
-def normal(shape: Shape, generator: torch.Generator) -> Tensor:
+def gaussian(shape: Shape, generator: torch.Generator) -> Tensor:
     """Standard normal numbers that have the same bits on every processor, as ``torch.randn`` has not.
 
     Sixteen random bits choose one of 65536 quantiles, so no number lies beyond 4.3.
@@ -161,13 +140,8 @@ def _quantiles() -> Tensor:
 
 
 def constant(rows: int, value: float) -> Tensor:
-    """The same number for each of ``rows`` images: how a severity enters the parameters."""
+    """The same number for each of ``rows`` images."""
     return torch.full((rows,), float(value))
-
-
-def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """View (B,) values so that they broadcast over ``images`` (B, C, ...)."""
-    return values.to(images.dtype).view(-1, *[1] * (images.ndim - 1))
 
 
 def check_name(name: str, known: Collection[str], family: str) -> None:
@@ -177,9 +151,9 @@ def check_name(name: str, known: Collection[str], family: str) -> None:
         ConfigError: when it does not; it lists all names and the nearest.
     """
     if name not in known:
-        near = get_close_matches(name, known, n=1)
+        near = get_close_matches(str(name), known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"'{name}' is not one of {family} {list(known)}.{hint}")
+        raise ConfigError(f"{name!r} is not one of {family} {list(known)}.{hint}")
 
 
 def check_severity(severity: float, name: str) -> None:
@@ -192,30 +166,27 @@ def check_severity(severity: float, name: str) -> None:
         raise ConfigError(f"{name}: severity {severity} is not one of 0 (identity), 1, 2, 3, 4, 5.")
 
 
-def _nothing(shape: Shape, generator: torch.Generator) -> Params:
+def sample_constants(values: Mapping[str, float], shape: Shape, generator: torch.Generator) -> Params:
+    """The same numbers for every image: how a severity enters the parameters. Draws nothing."""
+    return {key: constant(shape[0], value) for key, value in values.items()}
+
+
+def sample_uniform(
+    ranges: Mapping[str, tuple[float, float]], shape: Shape, generator: torch.Generator
+) -> Params:
+    """Numbers of each image, uniform in [low, high), in the order of the names."""
+    return {key: uniform(shape[0], low, high, generator) for key, (low, high) in ranges.items()}
+
+
+def sample_nothing(shape: Shape, generator: torch.Generator) -> Params:
+    """Parameters of a corruption without randomness: nothing but the number of images."""
     return {"rows": torch.zeros(shape[0])}
-
-
-def _unchanged(images: Tensor, params: Params) -> Tensor:
-    return images.clone()
 
 
 def identity(name: str = "identity") -> Corruption:
     """The corruption that does nothing: severity 0 of every corruption."""
-    return Corruption(name, _nothing, _unchanged, (2, 3))
+    return Corruption(name, sample_nothing, _unchanged, (2, 3))
 
 
-def _as_float(images: Tensor, corruption: Corruption) -> Tensor:
-    if images.ndim - 2 not in corruption.spatial_dims:
-        raise ImageShapeError(
-            f"{corruption.name}: images of shape {tuple(images.shape)}; it takes (B, C, spatial axes) with "
-            f"{' or '.join(map(str, corruption.spatial_dims))} spatial axes."
-        )
-    images = images.as_subclass(Tensor)  # MetaTensor bookkeeping would cost more than most corruptions
-    if images.dtype == torch.uint8:
-        return images.to(torch.float32) / 255
-    if not images.is_floating_point():
-        raise ImageError(
-            f"{corruption.name}: images are {images.dtype}; give float in [0, 1], or uint8 in 0 to 255."
-        )
-    return images
+def _unchanged(images: Tensor, params: Params) -> Tensor:
+    return images.clone()

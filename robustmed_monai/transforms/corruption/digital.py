@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape
-from robustmed_monai.transforms.corruption.optics import apply_rows, chunks, nothing_drawn, shrinkage
+from robustmed_monai.transforms.corruption.core import Corruption, sample_nothing
+from robustmed_monai.transforms.corruption.optics import apply_rows, chunks, shrinkage
+from robustmed_monai.transforms.params import Params, Shape
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -29,7 +30,7 @@ def pixelate(factor: float) -> Corruption:
     """
     if not 0 < factor <= 1:
         raise ConfigError(f"pixelate: factor={factor}; give a share of the side, above 0 and up to 1.")
-    return Corruption("pixelate", nothing_drawn, partial(_pixelate, factor))
+    return Corruption("pixelate", sample_nothing, partial(_pixelate, factor))
 
 
 def jpeg_compression(quality: int) -> Corruption:
@@ -49,7 +50,7 @@ def jpeg_compression(quality: int) -> Corruption:
     """
     if not 1 <= quality <= 100:
         raise ConfigError(f"jpeg_compression: quality={quality}; give 1 to 100.")
-    return Corruption("jpeg_compression", nothing_drawn, partial(_jpeg, int(quality)))
+    return Corruption("jpeg_compression", sample_nothing, partial(_jpeg, int(quality)))
 
 
 def elastic_transform(alpha: float, reference: int | None = None) -> Corruption:

@@ -14,9 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, constant, per_image
+from robustmed_monai.transforms.corruption.core import Corruption, sample_constants
 from robustmed_monai.transforms.corruption.glyphs import GLYPHS
 from robustmed_monai.transforms.corruption.tone import grey
+from robustmed_monai.transforms.params import Params, Shape, per_image
 
 SIDE = 224  # pixels of the side that all lengths refer to
 _BUBBLES, _FEWEST_BUBBLES, _SMALLEST_BUBBLE, _BUBBLE_ALPHA = 25, 7, 3.0, 0.4
@@ -124,11 +125,7 @@ def black_corner(radius: float) -> Corruption:
     Args:
         radius: radius of the circle, in halves of the shorter side.
     """
-    return Corruption("black_corner", partial(_sample_corner, radius), _corner)
-
-
-def _sample_corner(radius: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"radius": constant(shape[0], radius)}
+    return Corruption("black_corner", partial(sample_constants, {"radius": radius}), _corner)
 
 
 def _corner(images: Tensor, params: Params) -> Tensor:

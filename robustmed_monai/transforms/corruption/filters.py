@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, per_image, uniform
+from robustmed_monai.transforms.corruption.core import Corruption, sample_uniform
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError
 
 # OpenCV's kernels for sigma "0": up to seven pixels they are tables and not its formula for sigma.
@@ -114,16 +115,8 @@ def sharpen(
         low_lightness: smallest lightness.
         high_lightness: largest lightness.
     """
-    return Corruption(
-        "sharpen", partial(_sample_sharpen, (low, high, low_lightness, high_lightness)), _sharpen
-    )
-
-
-def _sample_sharpen(ranges: Sequence[float], shape: Shape, generator: torch.Generator) -> Params:
-    return {
-        "share": uniform(shape[0], ranges[0], ranges[1], generator),
-        "lightness": uniform(shape[0], ranges[2], ranges[3], generator),
-    }
+    ranges = {"share": (low, high), "lightness": (low_lightness, high_lightness)}
+    return Corruption("sharpen", partial(sample_uniform, ranges), _sharpen)
 
 
 def _sharpen(images: Tensor, params: Params) -> Tensor:
@@ -147,11 +140,7 @@ def downscale(low: float = 0.5, high: float = 0.9) -> Corruption:
         low: smallest share of the side.
         high: largest share, at most 1.
     """
-    return Corruption("downscale", partial(_sample_scale, low, high), _downscale)
-
-
-def _sample_scale(low: float, high: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"scale": uniform(shape[0], low, high, generator)}
+    return Corruption("downscale", partial(sample_uniform, {"scale": (low, high)}), _downscale)
 
 
 def _downscale(images: Tensor, params: Params) -> Tensor:

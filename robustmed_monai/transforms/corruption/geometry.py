@@ -10,14 +10,12 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
-    Params,
-    Shape,
     check_name,
     check_severity,
-    constant,
     identity,
-    per_image,
+    sample_constants,
 )
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 _DIMS = (2, 3)
@@ -127,11 +125,9 @@ def contrast_inversion(amount: float) -> Corruption:
     """
     if not 0 <= amount <= 1:
         raise ConfigError(f"contrast_inversion: amount={amount}; give a share in [0, 1].")
-    return Corruption("contrast_inversion", partial(_sample_amount, amount), _blend_negative, _DIMS)
-
-
-def _sample_amount(amount: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"amount": constant(shape[0], amount)}
+    return Corruption(
+        "contrast_inversion", partial(sample_constants, {"amount": amount}), _blend_negative, _DIMS
+    )
 
 
 def _blend_negative(images: Tensor, params: Params) -> Tensor:

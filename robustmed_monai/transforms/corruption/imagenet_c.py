@@ -13,7 +13,6 @@ shares of the side (zoom, pixelate, cloud, ice) and JPEG's blocks of 8 pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -21,20 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import (
-    Corruption,
-    Params,
-    Shape,
-    check_severity,
-    identity,
-)
+from robustmed_monai.transforms.corruption.core import Corruption, check_name, check_severity, identity
 from robustmed_monai.transforms.corruption.digital import elastic_transform, jpeg_compression, pixelate
 from robustmed_monai.transforms.corruption.filters import area_down, area_up
 from robustmed_monai.transforms.corruption.noise import gaussian_noise, impulse_noise, shot_noise
 from robustmed_monai.transforms.corruption.optics import apply_rows, defocus_blur, motion_blur, zoom_blur
 from robustmed_monai.transforms.corruption.tone import brightness_hsv, contrast_about_mean
 from robustmed_monai.transforms.corruption.weather import fog, frost, snow
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.transforms.params import Params, Shape
 
 _REFERENCE = 224
 _SMALLEST = 32  # pixels: imagecorruptions refuses smaller images
@@ -114,9 +107,7 @@ def imagenet_c_published(name: str, severity: int) -> Corruption:
 
 
 def _build(name: str, severity: int, reference: int | None) -> Corruption:
-    if name not in _TABLE:
-        near = get_close_matches(name, IMAGENET_C, n=3, cutoff=0) if isinstance(name, str) else IMAGENET_C
-        raise ConfigError(f"imagenet_c: no corruption {name!r}; the nearest are {', '.join(near)}.")
+    check_name(name, IMAGENET_C, "ImageNet-C's corruptions")
     check_severity(severity, name)
     if severity == 0:
         return identity(name)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, check_severity, identity
+from robustmed_monai.transforms.corruption.core import (
+    Corruption,
+    check_name,
+    check_severity,
+    identity,
+    sample_nothing,
+)
 from robustmed_monai.transforms.corruption.digital import jpeg_compression, pixelate
 from robustmed_monai.transforms.corruption.drawn import SIDE, black_corner, bubble, characters, stain_deposit
 from robustmed_monai.transforms.corruption.filters import along_axes, reflected
@@ -28,12 +33,11 @@ from robustmed_monai.transforms.corruption.noise import (
 from robustmed_monai.transforms.corruption.optics import (
     defocus_blur,
     motion_blur,
-    nothing_drawn,
     shrinkage,
     zoom_blur,
 )
 from robustmed_monai.transforms.corruption.tone import brightness, contrast, gamma, grey, saturate
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.transforms.params import Params, Shape
 
 MEDMNIST_C: dict[str, tuple[str, ...]] = {
     f"{dataset}mnist": tuple(
@@ -75,10 +79,8 @@ def medmnist_c(dataset: str, name: str, severity: int, scale: bool = True) -> Co
         >>> medmnist_c("pneumoniamnist", "gaussian_blur", 3).name
         'gaussian_blur'
     """
-    if dataset not in MEDMNIST_C:
-        raise ConfigError(_unknown(dataset, tuple(MEDMNIST_C), "MedMNIST-C's data sets"))
-    if name not in MEDMNIST_C[dataset]:
-        raise ConfigError(_unknown(name, MEDMNIST_C[dataset], f"MedMNIST-C's corruptions of {dataset}"))
+    check_name(dataset, MEDMNIST_C, "MedMNIST-C's data sets")
+    check_name(name, MEDMNIST_C[dataset], f"MedMNIST-C's corruptions of {dataset}")
     check_severity(severity, name)
     if severity == 0:
         return identity(name)
@@ -90,12 +92,6 @@ def medmnist_c(dataset: str, name: str, severity: int, scale: bool = True) -> Co
     if name in _NOISES and dataset.removesuffix("mnist") in GREY:
         made = made._replace(sample=partial(_sample_rgb, made), apply=partial(_apply_rgb, made))
     return made._replace(name=name)
-
-
-def _unknown(name: str, known: tuple[str, ...], what: str) -> str:
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"'{name}' is not one of {what} {list(known)}.{hint}"
 
 
 def _level(dataset: str, name: str, severity: int) -> tuple[float, ...]:
@@ -110,7 +106,7 @@ def _zoom_blur(stop: float, step: float) -> Corruption:
 
 
 def _gaussian_blur(size: int, reference: int | None) -> Corruption:
-    return Corruption("gaussian_blur", nothing_drawn, partial(_blur, size, reference))
+    return Corruption("gaussian_blur", sample_nothing, partial(_blur, size, reference))
 
 
 def _blur(size: int, reference: int | None, images: Tensor, params: Params) -> Tensor:

@@ -1,20 +1,15 @@
-"""The doors to a corruption: MONAI's array and dictionary transforms, and the batched callable."""
+"""A corruption as MONAI's array and dictionary transform, and as a batched transform."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
-import ignite.distributed as idist
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
-from torch import Tensor
+from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, corrupt, take
+from robustmed_monai.transforms.adapters import Batch, BatchTransform, SeededDictTransform, SeededTransform
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt, unit_range
+from robustmed_monai.transforms.params import Params, Shape
 
 __all__ = [
     "BatchCorruption",
@@ -22,11 +17,10 @@ __all__ = [
     "RandCorruptionD",
     "RandCorruptionDict",
     "RandCorruptiond",
-    "draw_share",
 ]
 
 
-class RandCorruption(RandomizableTransform):
+class RandCorruption(SeededTransform):
     """Corrupt an image (C, X, Y[, Z]) in [0, 1] with a probability.
 
     Args:
@@ -40,38 +34,32 @@ class RandCorruption(RandomizableTransform):
         torch.Size([1, 8, 8])
     """
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's class attribute
-
     def __init__(self, corruption: Corruption, prob: float = 0.1) -> None:
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(prob)
         self.corruption = corruption
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        """Throw the coin and draw the seed of the parameters."""
-        super().randomize(None)
-        self.seed = int(self.R.randint(2**63 - 1, dtype=np.int64))
 
     def __call__(self, img: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
-        """Return the image, corrupted or not: float32 of the same kind (array, tensor, MetaTensor).
+        """Return the image, corrupted or not: of the same kind (array, tensor, MetaTensor) and float type.
 
         Args:
-            img: (C, X, Y[, Z]), float in [0, 1] or uint8.
+            img: (C, X, Y[, Z]), float in [0, 1], or uint8, which becomes float32 in [0, 1].
             randomize: False repeats the last draw.
+
+        Raises:
+            ImageShapeError: when the corruption has no meaning for this number of axes.
+            ImageError: when the image is neither float nor uint8, or leaves [0, 1], corrupted or not.
         """
         if randomize:
             self.randomize()
-        image = convert_to_tensor(img, track_meta=False)[None]
-        if not self._do_transform:
-            changed = image / 255 if image.dtype == torch.uint8 else image
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            changed = corrupt(image, self.corruption, self.corruption.sample(image.shape, generator))
-        result: NdarrayOrTensor = convert_to_dst_type(changed[0], img, dtype=changed.dtype)[0]
+        image = unit_range(convert_to_tensor(img, track_meta=False)[None], self.corruption)
+        if self._do_transform:
+            params = self.corruption.sample(image.shape, self.generator())
+            image = corrupt(image, self.corruption, params)
+        result: NdarrayOrTensor = convert_to_dst_type(image[0], img, dtype=image.dtype)[0]
         return result
 
 
-class RandCorruptiond(RandomizableTransform, MapTransform):
+class RandCorruptiond(SeededDictTransform):
     """Dictionary form of :class:`RandCorruption`; all keys get the same draw.
 
     Args:
@@ -81,8 +69,6 @@ class RandCorruptiond(RandomizableTransform, MapTransform):
         allow_missing_keys: do nothing about a key that is not there.
     """
 
-    backend = RandCorruption.backend
-
     def __init__(
         self,
         keys: KeysCollection,
@@ -90,59 +76,32 @@ class RandCorruptiond(RandomizableTransform, MapTransform):
         prob: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        self.transform = RandCorruption(corruption, prob=prob)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandCorruptiond:
-        """Seed this transform."""
-        super().set_random_state(seed, state)
-        self.transform.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the dictionary with its images corrupted, or not."""
-        changed = dict(data)
-        self.transform.randomize()
-        for key in self.key_iterator(changed):
-            changed[key] = self.transform(changed[key], randomize=False)
-        return changed
+        super().__init__(keys, RandCorruption(corruption, prob), allow_missing_keys)
 
 
-class BatchCorruption:
-    """Corrupt a whole batch on its device; under torchrun, with the draw of the global batch.
+class BatchCorruption(BatchTransform):
+    """Corrupts `image` of a whole batch on its device: a ``batch_transform`` of a trainer.
 
     Args:
         corruption: what to do. Coins are part of it: ``chain(..., prob)`` and ``one_of(..., prob)``.
 
     Example:
         >>> from robustmed_monai.transforms.corruption.noise import gaussian_noise
-        >>> batch = BatchCorruption(gaussian_noise(0.1))
-        >>> batch(torch.zeros(4, 1, 8, 8), torch.Generator().manual_seed(0)).shape
+        >>> batch = {"image": torch.zeros(4, 1, 8, 8)}
+        >>> BatchCorruption(gaussian_noise(0.1))(batch, torch.Generator().manual_seed(0))["image"].shape
         torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, corruption: Corruption) -> None:
         self.corruption = corruption
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (B, C, X, Y[, Z]) images of the same device and memory format."""
-        return corrupt(images, self.corruption, draw_share(self.corruption, images.shape, generator))
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw the parameters of a batch."""
+        return self.corruption.sample(shape, generator)
 
-
-def draw_share(corruption: Corruption, shape: Shape, generator: torch.Generator) -> Params:
-    """Parameters of this process's batch: its rows of the draw of the global batch under torchrun.
-
-    Args:
-        corruption: what to draw for.
-        shape: (B, C, X, Y[, Z]) of this process's batch.
-        generator: a CPU generator in the same state in every process.
-    """
-    world, rank = idist.get_world_size(), idist.get_rank()
-    params = corruption.sample((shape[0] * world, *shape[1:]), generator)
-    return take(params, torch.arange(rank, shape[0] * world, world)) if world > 1 else params
+    def apply(self, batch: Batch, params: Params) -> Batch:
+        """Return the batch with `image` (B, C, X, Y[, Z]) in [0, 1] corrupted."""
+        return {**batch, "image": corrupt(batch["image"], self.corruption, params)}
 
 
 RandCorruptionD = RandCorruptionDict = RandCorruptiond

@@ -19,16 +19,16 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
-    Params,
-    Shape,
     check_name,
     check_severity,
     constant,
+    gaussian,
     identity,
-    normal,
-    per_image,
+    sample_constants,
+    sample_nothing,
 )
 from robustmed_monai.transforms.corruption.geometry import move
+from robustmed_monai.transforms.params import Params, Shape, per_image
 
 _DIMS = (2, 3)
 _POSES = 4  # positions of the head during one acquisition
@@ -107,7 +107,7 @@ def gibbs(alpha: float) -> Corruption:
     Args:
         alpha: share of the half diagonal of k-space that is cut, in [0, 1].
     """
-    return Corruption("gibbs", partial(_constants, "alpha", alpha), _truncate, _DIMS)
+    return Corruption("gibbs", partial(sample_constants, {"alpha": alpha}), _truncate, _DIMS)
 
 
 def _truncate(images: Tensor, params: Params) -> Tensor:
@@ -134,7 +134,7 @@ def spike(amplitude: float) -> Corruption:
 
 
 def _sample_spike(amplitude: float, shape: Shape, generator: torch.Generator) -> Params:
-    direction = normal((shape[0], len(shape) - 2), generator)
+    direction = gaussian((shape[0], len(shape) - 2), generator)
     reach = 0.2 + 0.6 * torch.rand(shape[0], 1, generator=generator)
     share = reach * direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-6)
     half = torch.tensor([side // 2 for side in shape[2:]])
@@ -167,8 +167,8 @@ def rician(std: float) -> Corruption:
 
 def _sample_rician(std: float, shape: Shape, generator: torch.Generator) -> Params:
     return {
-        "real": std * normal(shape, generator),
-        "imaginary": std * normal(shape, generator),
+        "real": std * gaussian(shape, generator),
+        "imaginary": std * gaussian(shape, generator),
     }
 
 
@@ -182,7 +182,7 @@ def low_resolution(zoom: float) -> Corruption:
     Args:
         zoom: share of the side that is left, in (0, 1].
     """
-    return Corruption("low_resolution", partial(_constants, "zoom", zoom), partial(_resample, zoom), _DIMS)
+    return Corruption("low_resolution", sample_nothing, partial(_resample, zoom), _DIMS)
 
 
 def _resample(zoom: float, images: Tensor, params: Params) -> Tensor:
@@ -259,10 +259,6 @@ def _weaken(images: Tensor, params: Params) -> Tensor:
     gain = gain.view(len(images), 1, 1, lines, *[1] * (images.ndim - 4))
     ghosted: Tensor = torch.fft.ifft(torch.fft.fft(images, dim=3) * gain, dim=3).abs()
     return ghosted
-
-
-def _constants(key: str, value: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {key: constant(shape[0], value)}
 
 
 def _motion(level: tuple[float, ...]) -> Corruption:

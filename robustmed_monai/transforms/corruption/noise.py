@@ -9,14 +9,13 @@ from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
-    Params,
-    Shape,
-    chance,
+    bernoulli,
     constant,
-    normal,
-    per_image,
+    gaussian,
+    sample_uniform,
     uniform,
 )
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError
 
 _DIMS = (2, 3)
@@ -41,7 +40,7 @@ def gaussian_noise(std: float, max_std: float | None = None, name: str = "gaussi
 
 def _sample_gaussian(low: float, high: float, shape: Shape, generator: torch.Generator) -> Params:
     std = uniform(shape[0], low, high, generator).sqrt()
-    noise = normal(shape, generator)
+    noise = gaussian(shape, generator)
     return {"noise": noise.mul_(per_image(std, noise))}
 
 
@@ -140,7 +139,7 @@ def pixel_dropout(prob: float = 0.01) -> Corruption:
 
 
 def _sample_dropout(prob: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"dropped": chance((shape[0], 1, *shape[2:]), prob, generator)}
+    return {"dropped": bernoulli((shape[0], 1, *shape[2:]), prob, generator)}
 
 
 def _drop(images: Tensor, params: Params) -> Tensor:
@@ -149,11 +148,9 @@ def _drop(images: Tensor, params: Params) -> Tensor:
 
 def multiplicative_noise(low: float = 0.9, high: float = 1.1) -> Corruption:
     """Multiply the whole image by one factor in [low, high) (MultiplicativeNoise)."""
-    return Corruption("multiplicative_noise", partial(_sample_factor, low, high), _multiply, _DIMS)
-
-
-def _sample_factor(low: float, high: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"factor": uniform(shape[0], low, high, generator)}
+    return Corruption(
+        "multiplicative_noise", partial(sample_uniform, {"factor": (low, high)}), _multiply, _DIMS
+    )
 
 
 def _multiply(images: Tensor, params: Params) -> Tensor:

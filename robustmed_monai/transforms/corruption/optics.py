@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, per_image, uniform
+from robustmed_monai.transforms.corruption.core import Corruption, sample_nothing, uniform
+from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError
 
 _CHUNK = 2**19  # values that are worked on at a time: what the caches of a processor hold
@@ -41,7 +42,7 @@ def defocus_blur(radius: float, alias: float, reference: int | None = None) -> C
     perturbations", ICLR 2019 (ImageNet-C).
     """
     _check_lengths("defocus_blur", radius=radius, alias=alias, reference=reference)
-    return Corruption("defocus_blur", nothing_drawn, partial(_defocus, radius, alias, reference))
+    return Corruption("defocus_blur", sample_nothing, partial(_defocus, radius, alias, reference))
 
 
 def motion_blur(
@@ -76,12 +77,7 @@ def zoom_blur(factors: Sequence[float]) -> Corruption:
     """
     if not factors or min(factors) < 1:
         raise ConfigError(f"zoom_blur: factors={list(factors)}; give at least one, all 1 or more.")
-    return Corruption("zoom_blur", nothing_drawn, partial(_zoom_blur, tuple(map(float, factors))))
-
-
-def nothing_drawn(shape: Shape, generator: torch.Generator) -> Params:
-    """Parameters of a corruption without randomness: nothing but the number of images."""
-    return {"rows": torch.zeros(shape[0])}
+    return Corruption("zoom_blur", sample_nothing, partial(_zoom_blur, tuple(map(float, factors))))
 
 
 def shrinkage(shape: Shape, reference: int | None) -> float:

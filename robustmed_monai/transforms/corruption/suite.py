@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, check_name, corrupt
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import (
     IMAGENET_C,
@@ -33,6 +32,7 @@ from robustmed_monai.transforms.corruption.imagenet_c import (
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
 from robustmed_monai.transforms.corruption.unoranic import UNORANIC, unoranic_corruption
+from robustmed_monai.transforms.params import Params, draw
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import read_json, write_json
 
@@ -78,8 +78,7 @@ class Case(NamedTuple):
         texts = (self.family, self.name, self.dataset or "")
         if not all(isinstance(text, str) for text in texts) or type(self.severity) not in (int, type(None)):
             raise ConfigError(f"{tuple(self)}: give texts, and a whole number as severity.")
-        if self.family not in _FAMILIES:
-            raise ConfigError(f"family '{self.family}': {_nearest(self.family, _FAMILIES)}")
+        check_name(self.family, _FAMILIES, "the families")
         if (self.dataset is not None) != (self.family == "medmnist_c"):
             raise ConfigError(
                 f"dataset {self.dataset!r}: the family medmnist_c has one, the others have none."
@@ -150,8 +149,7 @@ class CorruptionSuite:
         cls, dataset: str, severities: Sequence[int] = SEVERITIES, seed: int = 0
     ) -> CorruptionSuite:
         """MedMNIST-C's corruptions of one data set, such as "pneumoniamnist"."""
-        if dataset not in MEDMNIST_C:
-            raise ConfigError(f"MedMNIST-C has no data set '{dataset}': {_nearest(dataset, MEDMNIST_C)}")
+        check_name(dataset, MEDMNIST_C, "MedMNIST-C's data sets")
         row = _row("medmnist_c", MEDMNIST_C[dataset], severities)
         return cls(f"medmnist_c_{dataset}", seed, [{**row, "dataset": dataset}])
 
@@ -187,9 +185,7 @@ class CorruptionSuite:
             ImageError: when the images are not such.
         """
         if case not in self.cases:
-            raise ConfigError(
-                f"suite '{self.name}' has no case {case}: {_nearest(str(case), map(str, self.cases))}"
-            )
+            check_name(str(case), [str(known) for known in self.cases], f"the cases of suite '{self.name}'")
         return _replay(images, case.corruption(), case.name, self.seed, first_index, eight_bit)[0]
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -283,7 +279,7 @@ def _replay(
     images: Tensor, corruption: Corruption, name: str, seed: int, first_index: int, eight_bit: bool
 ) -> tuple[Tensor, Params]:
     generators = [_generator(seed, name, first_index + k) for k in range(len(images))]
-    drawn = draw(corruption, images.shape[1:], generators) if generators else None
+    drawn = draw(corruption.sample, images.shape[1:], generators) if generators else None
     params = drawn or corruption.sample(images.shape, torch.Generator())
     exact = images / 255 if images.dtype == torch.uint8 else images
     changed = corrupt(exact.to(torch.float64) if exact.is_floating_point() else exact, corruption, params)
@@ -324,9 +320,3 @@ def _expand(row: Row, where: str) -> list[Case]:
 
 def _as_list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
-
-
-def _nearest(name: str, known: Any) -> str:
-    names = list(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.0)
-    return f"the nearest is '{near[0]}'." if near else f"there are {', '.join(names)}."

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
-    Params,
-    Shape,
-    constant,
-    per_image,
-    put,
+    sample_constants,
+    sample_nothing,
+    sample_uniform,
+    scatter_images,
     uniform,
 )
+from robustmed_monai.transforms.params import Params, Shape, per_image
 
 _DIMS = (2, 3)
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey value (ITU-R 601)
@@ -23,47 +23,49 @@ _LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey value 
 
 def brightness(factor: float) -> Corruption:
     """Multiply by ``factor`` (PIL's and torchvision's brightness)."""
-    return Corruption("brightness", partial(_constants, {"factor": factor}), _scale, _DIMS)
+    return Corruption("brightness", partial(sample_constants, {"factor": factor}), _scale, _DIMS)
 
 
 def contrast(factor: float) -> Corruption:
     """Stretch about the mean grey value, rounded to 8 bits as PIL's enhancer does."""
-    return Corruption("contrast", partial(_constants, {"factor": factor}), _contrast_pil, _DIMS)
+    return Corruption("contrast", partial(sample_constants, {"factor": factor}), _contrast_pil, _DIMS)
 
 
 def contrast_about_mean(factor: float) -> Corruption:
     """Stretch each channel about its own mean (ImageNet-C; MONAI's ScaleIntensityFixedMean)."""
-    return Corruption("contrast", partial(_constants, {"factor": factor}), _contrast_channels, _DIMS)
+    return Corruption("contrast", partial(sample_constants, {"factor": factor}), _contrast_channels, _DIMS)
 
 
 def gamma(low: float, high: float | None = None, name: str = "gamma") -> Corruption:
     """Raise to a power, drawn from [low, high) when ``high`` is given; above 1 the image darkens."""
-    return Corruption(name, partial(_sample_gamma, low, low if high is None else high), _gamma, _DIMS)
+    powers = (low, low if high is None else high)
+    return Corruption(name, partial(sample_uniform, {"power": powers}), _gamma, _DIMS)
 
 
 def brightness_hsv(shift: float) -> Corruption:
     """Add to the value channel of HSV (ImageNet-C's brightness)."""
-    return Corruption("brightness", partial(_constants, {"shift": shift}), _shift_value, _DIMS)
+    return Corruption("brightness", partial(sample_constants, {"shift": shift}), _shift_value, _DIMS)
 
 
 def saturate(shift: float) -> Corruption:
     """Add to the saturation channel of HSV; an image of one channel has none and stays."""
-    return Corruption("saturate", partial(_constants, {"shift": shift}), _shift_saturation, _DIMS)
+    return Corruption("saturate", partial(sample_constants, {"shift": shift}), _shift_saturation, _DIMS)
 
 
 def solarize(threshold: float = 128 / 255) -> Corruption:
     """Invert the values from ``threshold`` on."""
-    return Corruption("solarize", partial(_constants, {"threshold": threshold}), _solarize, _DIMS)
+    return Corruption("solarize", partial(sample_constants, {"threshold": threshold}), _solarize, _DIMS)
 
 
 def invert() -> Corruption:
     """The negative, 1 - x."""
-    return Corruption("invert", partial(_constants, {"rows": 0.0}), _invert, _DIMS)
+    return Corruption("invert", sample_nothing, _invert, _DIMS)
 
 
 def brightness_contrast(brightness: float = 0.2, contrast: float = 0.2) -> Corruption:
     """Apply a x + b, with a in 1 +- ``contrast``, b in +- ``brightness`` (RandomBrightnessContrast)."""
-    sample = partial(_sample_linear, brightness, contrast)
+    ranges = {"gain": (1 - contrast, 1 + contrast), "offset": (-brightness, brightness)}
+    sample = partial(sample_uniform, ranges)
     return Corruption("brightness_contrast", sample, _linear, _DIMS)
 
 
@@ -108,21 +110,6 @@ def _hue(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     safe = torch.where(chroma > 0, chroma, 1.0)
     from_red, from_green, from_blue = (green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe
     return torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))
-
-
-def _constants(values: dict[str, float], shape: Shape, generator: torch.Generator) -> Params:
-    return {key: constant(shape[0], value) for key, value in values.items()}
-
-
-def _sample_gamma(low: float, high: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {"power": uniform(shape[0], low, high, generator)}
-
-
-def _sample_linear(brightness: float, contrast: float, shape: Shape, generator: torch.Generator) -> Params:
-    return {
-        "gain": uniform(shape[0], 1 - contrast, 1 + contrast, generator),
-        "offset": uniform(shape[0], -brightness, brightness, generator),
-    }
 
 
 def _sample_jitter(ranges: tuple[float, ...], shape: Shape, generator: torch.Generator) -> Params:
@@ -203,7 +190,7 @@ def _jitter(images: Tensor, params: Params) -> Tensor:
         centre = pixel * per_image(kind == 2, images) + _mean(pixel) * per_image(kind == 1, images)
         stretched = _stretch(images, centre, torch.where(kind == 3, 1.0, amount)).clamp_(0, 1)
         rows = (kind == 3).nonzero()[:, 0]
-        put(stretched, rows, rotate_hue(images.index_select(0, rows), amount[rows]).clamp_(0, 1))
+        scatter_images(stretched, rows, rotate_hue(images.index_select(0, rows), amount[rows]).clamp_(0, 1))
         images = stretched
     return images
 

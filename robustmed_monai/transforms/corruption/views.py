@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
+from robustmed_monai.transforms.adapters import Batch, BatchTransform
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt
-from robustmed_monai.transforms.corruption.monai_transforms import draw_share
+from robustmed_monai.transforms.corruption.monai_transforms import BatchCorruption
+from robustmed_monai.transforms.params import Params, Shape
 from robustmed_monai.utils.errors import ConfigError
 
 
-class CorruptedViews:
+class CorruptedViews(BatchTransform):
     """``batch_transform`` of a MultiOptimizerTrainer: adds corrupted copies of the images to a batch.
 
     Args:
@@ -25,36 +27,37 @@ class CorruptedViews:
         >>> from robustmed_monai.transforms.corruption.noise import gaussian_noise
         >>> views = CorruptedViews(gaussian_noise(0.1), variants=3)
         >>> batch = views({"image": torch.zeros(4, 1, 8, 8)}, torch.Generator().manual_seed(0))
-        >>> batch["corrupted"].shape, batch["variants"].shape
-        (torch.Size([4, 1, 8, 8]), torch.Size([3, 4, 1, 8, 8]))
+        >>> batch["corrupted"].shape
+        torch.Size([16, 1, 8, 8])
     """
 
     def __init__(self, corruption: Corruption, variants: int = 3) -> None:
         if variants < 0:
             raise ConfigError(f"variants={variants}; give 0 or more.")
         self.corruption = corruption
-        self.variants = variants
+        self.views = variants + 1
 
-    def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw for all views of the images."""
+        return self.corruption.sample((self.views * shape[0], *shape[1:]), generator)
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with its views.
 
-        "corrupted" is (B, C, X, Y), "variants" (M, B, C, X, Y) where there are any; "gates" (B, K), 0 or 1,
-        tells which of the K links of a chain changed "corrupted".
+        "corrupted" is (V B, C, X, Y), view after view: the V = ``variants`` + 1 views of image b are the rows
+        b, B + b, ...; "gates" (B, K), 0 or 1, tells which of the K links of a chain changed the first view.
         """
         image = batch[Keys.IMAGE].as_subclass(torch.Tensor)
-        count = self.variants + 1
-        copies = image.repeat(count, 1, 1, 1)
-        params = draw_share(self.corruption, copies.shape, generator)
-        views = corrupt(copies, self.corruption, params).unflatten(0, (count, len(image)))
-        added = {"corrupted": views[0]}
-        if self.variants:
-            added["variants"] = views[1:]
+        views = corrupt(image.repeat(self.views, 1, 1, 1), self.corruption, params)
+        if image.is_contiguous(memory_format=torch.channels_last):
+            views = views.contiguous(memory_format=torch.channels_last)
+        added = {"corrupted": views}
         if "gates" in params:
             added["gates"] = params["gates"][: len(image)].to(image)
         return {**batch, Keys.IMAGE: image, **added}
 
 
-class CorruptedOrNot:
+class CorruptedOrNot(BatchCorruption):
     """``batch_transform`` of a MultiOptimizerTrainer for a net that learns whether an image is corrupted.
 
     Args:
@@ -68,12 +71,6 @@ class CorruptedOrNot:
         tensor([1, 1, 1, 1])
     """
 
-    def __init__(self, corruption: Corruption) -> None:
-        self.corruption = corruption
-
-    def __call__(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with its images corrupted or not, and "label" (B,), 1 where they are."""
-        image = batch[Keys.IMAGE]
-        params = draw_share(self.corruption, image.shape, generator)
-        label = params["gates"].any(1).long().to(image.device)
-        return {**batch, Keys.IMAGE: corrupt(image, self.corruption, params), Keys.LABEL: label}
+        return {**super().apply(batch, params), Keys.LABEL: params["gates"].any(1).long()}

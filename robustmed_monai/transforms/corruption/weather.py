@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, Shape, normal, uniform
+from robustmed_monai.transforms.corruption.core import Corruption, gaussian, uniform
 from robustmed_monai.transforms.corruption.optics import (
     line_offsets,
     line_weights,
@@ -17,6 +17,7 @@ from robustmed_monai.transforms.corruption.optics import (
     zoomed,
 )
 from robustmed_monai.transforms.corruption.tone import grey
+from robustmed_monai.transforms.params import Params, Shape
 
 _SNOW_ANGLES = (-135.0, -45.0)
 _COARSEST, _OCTAVES = 4, 6  # lattice points along a side of the coarsest frost, and halvings from there
@@ -123,7 +124,7 @@ def _sample_snow(
 ) -> Params:
     weights = line_weights(radius, sigma, shrinkage(shape, reference))
     x, y = line_offsets(uniform(shape[0], *_SNOW_ANGLES, generator), len(weights))
-    noise = normal((shape[0], 1, *shape[2:]), generator)
+    noise = gaussian((shape[0], 1, *shape[2:]), generator)
     return {"noise": noise, "x": x, "y": y, "weights": weights.expand(shape[0], -1)}
 
 
@@ -148,7 +149,7 @@ def _lattices(shape: Shape) -> list[int]:
 
 def _sample_frost(shape: Shape, generator: torch.Generator) -> Params:
     points = sum(side**2 for side in _lattices(shape))
-    return {"noise": normal((shape[0], points), generator)}
+    return {"noise": gaussian((shape[0], points), generator)}
 
 
 def _frost(image: float, ice: float, images: Tensor, params: Params) -> Tensor:

@@ -4,10 +4,14 @@ Every step has settings (a frozen dataclass), ``sample`` that draws from one ``t
 device, and ``apply`` that computes a batch from the draw. MONAI's transforms are doors to them.
 """
 
-from robustmed_monai.transforms.synthesis.deform import SmoothDeform
+from robustmed_monai.transforms.synthesis.deform import DiffeomorphicDeform
 from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.transforms.synthesis.monai_transforms import (
+    RandDiffeomorphicDeform,
+    RandDiffeomorphicDeformD,
+    RandDiffeomorphicDeformd,
+    RandDiffeomorphicDeformDict,
     RandLabelShapes,
     RandLabelShapesD,
     RandLabelShapesd,
@@ -16,16 +20,17 @@ from robustmed_monai.transforms.synthesis.monai_transforms import (
     RandLabelsToImageD,
     RandLabelsToImaged,
     RandLabelsToImageDict,
-    RandSmoothDeform,
-    RandSmoothDeformD,
-    RandSmoothDeformd,
-    RandSmoothDeformDict,
 )
 from robustmed_monai.transforms.synthesis.noise import noise_field, sample_noise
 
 __all__ = [
+    "DiffeomorphicDeform",
     "LabelShapes",
     "LabelsToImage",
+    "RandDiffeomorphicDeform",
+    "RandDiffeomorphicDeformD",
+    "RandDiffeomorphicDeformDict",
+    "RandDiffeomorphicDeformd",
     "RandLabelShapes",
     "RandLabelShapesD",
     "RandLabelShapesDict",
@@ -34,11 +39,6 @@ __all__ = [
     "RandLabelsToImageD",
     "RandLabelsToImageDict",
     "RandLabelsToImaged",
-    "RandSmoothDeform",
-    "RandSmoothDeformD",
-    "RandSmoothDeformDict",
-    "RandSmoothDeformd",
-    "SmoothDeform",
     "noise_field",
     "sample_noise",
 ]

@@ -10,15 +10,15 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Params
 from robustmed_monai.transforms.fields import compose, integrate
+from robustmed_monai.transforms.params import Params
 from robustmed_monai.transforms.synthesis.label_shapes import natural_scale
 from robustmed_monai.transforms.synthesis.noise import enlarge, noise_field, sample_noise, uniform_rows
 from robustmed_monai.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class SmoothDeform:
+class DiffeomorphicDeform:
     """Random diffeomorphism by scaling and squaring at half resolution, after an optional affine map.
 
     Args:
@@ -37,7 +37,7 @@ class SmoothDeform:
     Source: step 1 and 2 of ``labels_to_image`` (Hoffmann et al., "SynthMorph", IEEE TMI 2022).
 
     Example:
-        >>> deform, generator = SmoothDeform(), torch.Generator().manual_seed(0)
+        >>> deform, generator = DiffeomorphicDeform(), torch.Generator().manual_seed(0)
         >>> deform.apply(deform.sample(2, (48, 40), generator), (48, 40)).shape
         torch.Size([2, 2, 48, 40])
     """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Params
 from robustmed_monai.transforms.fields import warp
+from robustmed_monai.transforms.params import Params
 from robustmed_monai.transforms.synthesis.noise import noise_field, sample_noise, split_noise
 from robustmed_monai.utils.errors import ConfigError
 

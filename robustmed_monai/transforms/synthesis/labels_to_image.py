@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Params, per_image
-from robustmed_monai.transforms.synthesis.low_resolution import sample_factors, thicken
+from robustmed_monai.transforms.params import Params, per_image
+from robustmed_monai.transforms.synthesis.low_resolution import sample_factors, thick_slices
 from robustmed_monai.transforms.synthesis.noise import (
     noise_field,
     normal_rows,
@@ -139,7 +139,7 @@ class LabelsToImage:
         if self.blur > 0:
             images = _blur(images, params["blur"])
         if "thickness" in params:
-            images = thicken(images, params["thickness"])
+            images = thick_slices(images, params["thickness"])
         if self.bias_std > 0:
             images.mul_(noise_field(params["bias"], images.shape[2:]).exp_())
         images.clamp_(0, 1)

@@ -22,7 +22,7 @@ def sample_factors(
     )
 
 
-def thicken(images: Tensor, thickness: Tensor) -> Tensor:
+def thick_slices(images: Tensor, thickness: Tensor) -> Tensor:
     """Average over slabs of voxels and interpolate linearly between their centres.
 
     Args:

@@ -1,26 +1,25 @@
-"""MONAI's array and dictionary transforms: label shapes, images from labels, smooth deformation."""
+"""MONAI's array and dictionary transforms: label shapes, images from labels, diffeomorphic deformation."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
-from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
 from torch import Tensor
 
+from robustmed_monai.transforms.adapters import SeededDictTransform, SeededTransform
 from robustmed_monai.transforms.fields import warp
-from robustmed_monai.transforms.synthesis.deform import SmoothDeform
+from robustmed_monai.transforms.synthesis.deform import DiffeomorphicDeform
 from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 
-class RandLabelShapes(Randomizable, Transform):
+class RandLabelShapes(SeededTransform):
     """Make a label map of random shapes from nothing: (1, *spatial_size) uint8.
 
     Args:
@@ -34,17 +33,11 @@ class RandLabelShapes(Randomizable, Transform):
         torch.Size([1, 48, 40])
     """
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's class attribute
-
     def __init__(self, spatial_size: Sequence[int], shapes: LabelShapes | None = None) -> None:
+        super().__init__()
         _check_size(spatial_size)
         self.spatial_size = tuple(spatial_size)
         self.shapes = shapes or LabelShapes()
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        """Draw the seed of the map."""
-        self.seed = _draw_seed(self.R)
 
     def __call__(self, data: Any = None, randomize: bool = True) -> Tensor:
         """Return a new map.
@@ -55,11 +48,11 @@ class RandLabelShapes(Randomizable, Transform):
         """
         if randomize:
             self.randomize()
-        params = self.shapes.sample(1, self.spatial_size, _generator(self.seed))
+        params = self.shapes.sample(1, self.spatial_size, self.generator())
         return self.shapes.apply(params, self.spatial_size)[0]
 
 
-class RandLabelShapesd(Randomizable, MapTransform):
+class RandLabelShapesd(SeededDictTransform):
     """Dictionary form of :class:`RandLabelShapes`: adds a map of its own under each key.
 
     Args:
@@ -68,28 +61,17 @@ class RandLabelShapesd(Randomizable, MapTransform):
         shapes: settings; None for the defaults, 16 labels.
     """
 
-    backend = RandLabelShapes.backend
-
     def __init__(
         self, keys: KeysCollection, spatial_size: Sequence[int], shapes: LabelShapes | None = None
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys=True)
-        self.transform = RandLabelShapes(spatial_size, shapes)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandLabelShapesd:
-        """Seed this transform."""
-        super().set_random_state(seed, state)
-        self.transform.set_random_state(seed, state)
-        return self
+        super().__init__(keys, RandLabelShapes(spatial_size, shapes), allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the dictionary with a label map under each key."""
         return {**data, **{key: self.transform() for key in self.keys}}
 
 
-class RandLabelsToImage(Randomizable, Transform):
+class RandLabelsToImage(SeededTransform):
     """Make an image of random contrast from a label map, drawn shapes or a segmentation.
 
     Args:
@@ -106,18 +88,12 @@ class RandLabelsToImage(Randomizable, Transform):
         torch.Size([1, 16, 16])
     """
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's class attribute
-
     def __init__(
         self, to_image: LabelsToImage | None = None, label_values: Sequence[int] | None = None
     ) -> None:
+        super().__init__()
         self.to_image = to_image or LabelsToImage()
         self.label_values = None if label_values is None else tuple(label_values)
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        """Draw the seed of the image."""
-        self.seed = _draw_seed(self.R)
 
     def __call__(self, label: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
         """Return an image (1, X, Y[, Z]), float32 in [0, 1], of the same kind (array, tensor, MetaTensor).
@@ -136,7 +112,7 @@ class RandLabelsToImage(Randomizable, Transform):
         if labels.ndim not in (3, 4) or labels.shape[0] != 1:
             raise ImageShapeError(f"RandLabelsToImage: shape {tuple(labels.shape)}; give (1, X, Y[, Z]).")
         index, count = self._index(labels)
-        params = self.to_image.sample(1, count, labels.shape[1:], _generator(self.seed))
+        params = self.to_image.sample(1, count, labels.shape[1:], self.generator())
         image = self.to_image.apply(index.cpu()[None], params)[0].to(labels.device)
         result: NdarrayOrTensor = convert_to_dst_type(image, label, dtype=image.dtype)[0]
         return result
@@ -151,16 +127,16 @@ class RandLabelsToImage(Randomizable, Transform):
         ordered, order = torch.tensor(values, device=labels.device).sort()
         place = torch.searchsorted(ordered, labels.contiguous().to(ordered.dtype))
         place.clamp_(max=len(values) - 1)
-        strange = ordered[place] != labels
-        if strange.any():
+        unknown = ordered[place] != labels
+        if unknown.any():
             raise ConfigError(
-                f"RandLabelsToImage: the map holds label {labels[strange][0].item()}, "
+                f"RandLabelsToImage: the map holds label {labels[unknown][0].item()}, "
                 f"label_values are {values}."
             )
         return order[place], len(values)
 
 
-class RandLabelsToImaged(Randomizable, MapTransform):
+class RandLabelsToImaged(SeededDictTransform):
     """Dictionary form of :class:`RandLabelsToImage`: adds under each key an image with a contrast of its own.
 
     Two keys give two views of one anatomy.
@@ -172,8 +148,6 @@ class RandLabelsToImaged(Randomizable, MapTransform):
         label_values: the labels that maps can hold; None for 0 and those that a map holds.
     """
 
-    backend = RandLabelsToImage.backend
-
     def __init__(
         self,
         keys: KeysCollection,
@@ -181,24 +155,15 @@ class RandLabelsToImaged(Randomizable, MapTransform):
         to_image: LabelsToImage | None = None,
         label_values: Sequence[int] | None = None,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        super().__init__(keys, RandLabelsToImage(to_image, label_values), allow_missing_keys=True)
         self.label_key = label_key
-        self.transform = RandLabelsToImage(to_image, label_values)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandLabelsToImaged:
-        """Seed this transform."""
-        super().set_random_state(seed, state)
-        self.transform.set_random_state(seed, state)
-        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the dictionary with an image under each key."""
         return {**data, **{key: self.transform(data[self.label_key]) for key in self.keys}}
 
 
-class RandSmoothDeform(RandomizableTransform):
+class RandDiffeomorphicDeform(SeededTransform):
     """Deform an image or a label map smoothly and invertibly, with a probability.
 
     Args:
@@ -208,30 +173,22 @@ class RandSmoothDeform(RandomizableTransform):
         padding_mode: what lies outside: "border" or "zeros".
 
     Example:
-        >>> transform = RandSmoothDeform(prob=1.0).set_random_state(seed=0)
+        >>> transform = RandDiffeomorphicDeform(prob=1.0).set_random_state(seed=0)
         >>> transform(torch.rand(1, 32, 32)).shape
         torch.Size([1, 32, 32])
     """
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's class attribute
-
     def __init__(
         self,
-        deform: SmoothDeform | None = None,
+        deform: DiffeomorphicDeform | None = None,
         prob: float = 0.1,
         mode: str = "bilinear",
         padding_mode: str = "border",
     ) -> None:
-        RandomizableTransform.__init__(self, prob)
-        self.deform = deform or SmoothDeform()
+        super().__init__(prob)
+        self.deform = deform or DiffeomorphicDeform()
         self.mode = mode
         self.padding_mode = padding_mode
-        self.seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        """Throw the coin and draw the seed of the deformation."""
-        super().randomize(None)
-        self.seed = _draw_seed(self.R)
 
     def __call__(
         self, img: NdarrayOrTensor, randomize: bool = True, mode: str | None = None
@@ -249,14 +206,14 @@ class RandSmoothDeform(RandomizableTransform):
             return img
         image = convert_to_tensor(img, track_meta=False)[None]
         size = image.shape[2:]
-        ddf = self.deform.apply(self.deform.sample(1, size, _generator(self.seed)), size)
+        ddf = self.deform.apply(self.deform.sample(1, size, self.generator()), size)
         moved = warp(image, ddf.to(image.device), mode or self.mode, self.padding_mode)[0]
         result: NdarrayOrTensor = convert_to_dst_type(moved, img, dtype=moved.dtype)[0]
         return result
 
 
-class RandSmoothDeformd(RandomizableTransform, MapTransform):
-    """Dictionary form of :class:`RandSmoothDeform`; all keys get the same deformation.
+class RandDiffeomorphicDeformd(SeededDictTransform):
+    """Dictionary form of :class:`RandDiffeomorphicDeform`; all keys get the same deformation.
 
     Args:
         keys: images and label maps of one shape.
@@ -267,29 +224,18 @@ class RandSmoothDeformd(RandomizableTransform, MapTransform):
         allow_missing_keys: do nothing about a key that is not there.
     """
 
-    backend = RandSmoothDeform.backend
-
     def __init__(
         self,
         keys: KeysCollection,
-        deform: SmoothDeform | None = None,
+        deform: DiffeomorphicDeform | None = None,
         prob: float = 0.1,
         mode: str | Sequence[str] = "bilinear",
         padding_mode: str = "border",
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        transform = RandDiffeomorphicDeform(deform, prob, padding_mode=padding_mode)
+        super().__init__(keys, transform, allow_missing_keys)
         self.mode = ensure_tuple_rep(mode, len(self.keys))
-        self.transform = RandSmoothDeform(deform, prob, padding_mode=padding_mode)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandSmoothDeformd:
-        """Seed this transform."""
-        super().set_random_state(seed, state)
-        self.transform.set_random_state(seed, state)
-        return self
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Return the dictionary with its images deformed, or not."""
@@ -302,15 +248,7 @@ class RandSmoothDeformd(RandomizableTransform, MapTransform):
 
 RandLabelShapesD = RandLabelShapesDict = RandLabelShapesd
 RandLabelsToImageD = RandLabelsToImageDict = RandLabelsToImaged
-RandSmoothDeformD = RandSmoothDeformDict = RandSmoothDeformd
-
-
-def _draw_seed(state: np.random.RandomState) -> int:
-    return int(state.randint(2**63 - 1, dtype=np.int64))
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+RandDiffeomorphicDeformD = RandDiffeomorphicDeformDict = RandDiffeomorphicDeformd
 
 
 def _check_size(size: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Params
+from robustmed_monai.transforms.params import Params
 from robustmed_monai.utils.errors import ConfigError
 
 

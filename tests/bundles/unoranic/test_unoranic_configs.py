@@ -59,7 +59,7 @@ def test_overlays_make_a_trainer(parsed: Any, overlays: list[str], network: type
     held = {id(p) for group in content("optimizer").param_groups for p in group["params"]}
     assert held == {id(p) for p in content("network").parameters()}, "one optimizer for everything"
     if parts is not None:
-        assert content("train#views").variants == {4: 3, 2: 0}[parts]
+        assert content("train#views").views == {4: 4, 2: 1}[parts]
     content("writer").close()
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from robustmed_monai.transforms.corruption.combine import chain, one_of
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, identity, take
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt, identity
 from robustmed_monai.transforms.corruption.filters import gaussian_blur
 from robustmed_monai.transforms.corruption.noise import gaussian_noise
 from robustmed_monai.transforms.corruption.tone import brightness, invert
+from robustmed_monai.transforms.params import index_params
 from robustmed_monai.utils.errors import ConfigError
 
 IMAGES = torch.rand(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -59,7 +60,7 @@ def test_chains_nest() -> None:
     outer = one_of([inner, invert()], prob=0.9)
     params = outer.sample(IMAGES.shape, torch.Generator().manual_seed(2))
     rows = torch.tensor([5, 0, 3])
-    part = corrupt(IMAGES[rows], outer, take(params, rows))
+    part = corrupt(IMAGES[rows], outer, index_params(params, rows))
     assert torch.equal(part, corrupt(IMAGES, outer, params)[rows])
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.drawn import black_corner, bubble, characters, stain_deposit
 from robustmed_monai.transforms.corruption.glyphs import GLYPHS
+from robustmed_monai.transforms.params import Params, draw
 
 GRADES: dict[str, tuple[Callable[..., Corruption], Sequence[tuple[float, ...]]]] = {
     "bubble": (bubble, ((7, 15), (10, 15), (12, 15), (15, 20), (17, 25))),
@@ -187,9 +188,10 @@ def test_one_seed_distorts_more_with_severity(name: str, shape: tuple[int, ...])
 def test_a_batch_is_its_singles_and_may_be_empty(name: str, shape: tuple[int, ...]) -> None:
     images, corruption = _images(3, *shape), _make(name, 4)
     generators = [[torch.Generator().manual_seed(seed) for seed in range(3)] for _ in range(2)]
-    batch = corrupt(images, corruption, draw(corruption, shape, generators[0]))
+    batch = corrupt(images, corruption, draw(corruption.sample, shape, generators[0]))
     singles = [
-        corrupt(images[k : k + 1], corruption, draw(corruption, shape, [generators[1][k]])) for k in range(3)
+        corrupt(images[k : k + 1], corruption, draw(corruption.sample, shape, [generators[1][k]]))
+        for k in range(3)
     ]
     assert torch.equal(batch, torch.cat(singles))
     assert corrupt(images[:0], corruption, _sampled(corruption, (0, *shape))).shape == (0, *shape)

@@ -14,8 +14,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
+from robustmed_monai.transforms.params import draw
 from robustmed_monai.utils.errors import ConfigError
 
 DOORS = [imagenet_c, imagenet_c_published]
@@ -73,10 +74,10 @@ class TestLaws:
     def test_a_batch_is_its_images(self, name: str, door: Door) -> None:
         images, corruption = pictures(4, 3, 30), door(name, 4)
         shape = tuple(images.shape[1:])
-        params = draw(corruption, shape, [generator(k) for k in range(4)])
+        params = draw(corruption.sample, shape, [generator(k) for k in range(4)])
         whole = corrupt(images, corruption, params)
         for k in range(4):
-            alone = corrupt(images[k : k + 1], corruption, draw(corruption, shape, [generator(k)]))
+            alone = corrupt(images[k : k + 1], corruption, draw(corruption.sample, shape, [generator(k)]))
             assert torch.equal(alone[0], whole[k])
 
     def test_an_empty_batch(self, name: str, door: Door) -> None:
@@ -172,7 +173,7 @@ def test_published_protocol_averages_noise_of_three_channels() -> None:
 
 
 def test_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="nearest are motion_blur"):
+    with pytest.raises(ConfigError, match="Did you mean 'motion_blur'"):
         imagenet_c("motion", 1)
     with pytest.raises(ConfigError, match="severity 6"):
         imagenet_c("fog", 6)

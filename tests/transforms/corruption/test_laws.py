@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw, take
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
@@ -26,6 +26,7 @@ from robustmed_monai.transforms.corruption.unoranic import (
     unoranic_corruption,
     unoranic_detection,
 )
+from robustmed_monai.transforms.params import Params, draw, index_params
 from robustmed_monai.visualize.corruption_gallery import colour_image
 
 Maker = Callable[[int], Corruption]
@@ -77,12 +78,12 @@ def _corrupted(corruption: Corruption, images: Tensor, seed: int = 3) -> Tensor:
 
 
 @every
-def test_the_three_doors_give_the_same(corruption: Corruption) -> None:
+def test_array_dictionary_and_batch_give_the_same(corruption: Corruption) -> None:
     image = _images(3, 28, 28)
     array = RandCorruption(corruption, prob=1.0)
     array.set_random_state(seed=5)
     found = array(image)
-    batched = BatchCorruption(corruption)(image[None], *_seeded(array.seed))[0]
+    batched = BatchCorruption(corruption)({"image": image[None]}, *_seeded(array.seed))["image"][0]
     dictionary = RandCorruptiond("image", corruption, prob=1.0)
     dictionary.transform.set_random_state(seed=5)  # the seed of the array transform inside
     assert torch.equal(torch.as_tensor(found), batched)
@@ -93,9 +94,10 @@ def test_the_three_doors_give_the_same(corruption: Corruption) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_is_its_singles(corruption: Corruption, channels: int) -> None:
     images, seeds = _images(5, channels, 28, 28), range(5)
-    batch = corrupt(images, corruption, draw(corruption, images.shape[1:], _seeded(*seeds)))
+    batch = corrupt(images, corruption, draw(corruption.sample, images.shape[1:], _seeded(*seeds)))
     singles = [
-        corrupt(images[i : i + 1], corruption, draw(corruption, images.shape[1:], _seeded(i))) for i in seeds
+        corrupt(images[i : i + 1], corruption, draw(corruption.sample, images.shape[1:], _seeded(i)))
+        for i in seeds
     ]
     assert torch.equal(batch, torch.cat(singles))
 
@@ -104,7 +106,7 @@ def test_a_batch_is_its_singles(corruption: Corruption, channels: int) -> None:
 def test_rows_taken_from_a_draw_are_rows_of_the_result(corruption: Corruption) -> None:
     images, rows = _images(7, 3, 28, 28), torch.tensor([1, 3, 6])
     params = _sample(corruption, images.shape)
-    part = corrupt(images[rows], corruption, take(params, rows))
+    part = corrupt(images[rows], corruption, index_params(params, rows))
     assert torch.equal(part, corrupt(images, corruption, params)[rows])
 
 
@@ -158,7 +160,7 @@ def test_it_travels_to_worker_processes(corruption: Corruption) -> None:
 @every
 def test_nothing_is_drawn_for_no_image(corruption: Corruption) -> None:
     params = _sample(corruption, (0, 1, 28, 28))
-    joined = take(_sample(corruption, (3, 1, 28, 28)), torch.zeros(0, dtype=torch.long))
+    joined = index_params(_sample(corruption, (3, 1, 28, 28)), torch.zeros(0, dtype=torch.long))
     for found in (params, joined):
         assert params.keys() == joined.keys()
         assert all(len(value) == 0 for value in found.values() if isinstance(value, Tensor))
@@ -189,11 +191,11 @@ def test_severity_is_monotone_and_scales_one_draw(make: Maker, request: pytest.F
 @pytest.mark.parametrize("corruption", SOLID.values(), ids=SOLID)
 def test_volumes(corruption: Corruption) -> None:
     volumes = torch.stack([torch.zeros(1, 18, 16, 12), torch.ones(1, 18, 16, 12), _images(1, 18, 16, 12)])
-    params = draw(corruption, volumes.shape[1:], _seeded(0, 1, 2))
+    params = draw(corruption.sample, volumes.shape[1:], _seeded(0, 1, 2))
     found = corrupt(volumes, corruption, params)
     assert found.shape == volumes.shape
     assert found.isfinite().all()
-    assert torch.equal(found[1:2], corrupt(volumes[1:2], corruption, take(params, torch.tensor([1]))))
+    assert torch.equal(found[1:2], corrupt(volumes[1:2], corruption, index_params(params, torch.tensor([1]))))
 
 
 @pytest.mark.parametrize("dataset", MEDMNIST_C)

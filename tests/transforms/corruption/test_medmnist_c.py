@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustmed_monai.transforms.corruption import drawn
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.medmnist_c_tables import COLOUR, TABLES
+from robustmed_monai.transforms.params import Params, draw
 from robustmed_monai.utils.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]  # one image, (X, Y, C)
@@ -285,9 +286,11 @@ def test_a_batch_is_its_singles_and_may_be_empty(dataset: str, side: int) -> Non
     for name in MEDMNIST_C[dataset]:
         corruption = medmnist_c(dataset, name, 3)
         generators = [[torch.Generator().manual_seed(s) for s in range(len(images))] for _ in range(2)]
-        batch = corrupt(images, corruption, draw(corruption, images.shape[1:], generators[0]))
+        batch = corrupt(images, corruption, draw(corruption.sample, images.shape[1:], generators[0]))
         singles = [
-            corrupt(images[k : k + 1], corruption, draw(corruption, images.shape[1:], [generators[1][k]]))
+            corrupt(
+                images[k : k + 1], corruption, draw(corruption.sample, images.shape[1:], [generators[1][k]])
+            )
             for k in range(len(images))
         ]
         assert torch.equal(batch, torch.cat(singles)), name

@@ -17,8 +17,9 @@ from monai.transforms import (
 from scipy import ndimage
 from torch import Tensor
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt, draw
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, low_resolution, motion, mr_artifact, rician
+from robustmed_monai.transforms.params import Params, draw
 from robustmed_monai.utils.errors import ConfigError
 
 SHAPES = [(1, 28, 28), (3, 31, 20), (1, 16, 20, 12)]
@@ -189,9 +190,10 @@ def test_one_seed_distorts_more_with_severity_and_not_at_all_at_0(name: str, sha
 def test_a_batch_is_its_singles_and_may_be_empty(name: str, shape: tuple[int, ...]) -> None:
     images, corruption = _images(3, *shape), mr_artifact(name, 4)
     generators = [[torch.Generator().manual_seed(seed) for seed in range(3)] for _ in range(2)]
-    batch = corrupt(images, corruption, draw(corruption, shape, generators[0]))
+    batch = corrupt(images, corruption, draw(corruption.sample, shape, generators[0]))
     singles = [
-        corrupt(images[k : k + 1], corruption, draw(corruption, shape, [generators[1][k]])) for k in range(3)
+        corrupt(images[k : k + 1], corruption, draw(corruption.sample, shape, [generators[1][k]]))
+        for k in range(3)
     ]
     assert torch.equal(batch, torch.cat(singles))
     assert corrupt(images[:0], corruption, _sampled(corruption, images[:0])).shape == (0, *shape)

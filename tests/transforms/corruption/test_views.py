@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ignite.distributed as idist
 import pytest
 import torch
 
@@ -21,8 +22,8 @@ class TestViews:
         image = torch.rand(4, 1, 28, 28, generator=_generator(1))
         before = image.clone()
         batch = CorruptedViews(gaussian_noise(0.1), variants=3)({"image": image}, _generator())
-        views = torch.cat([batch["corrupted"][None], batch["variants"]])
-        assert views.shape == (4, 4, 1, 28, 28)
+        assert batch["corrupted"].shape == (16, 1, 28, 28)
+        views = batch["corrupted"].unflatten(0, (4, 4))
         assert torch.equal(batch["image"], before)
         noise = (views - image).flatten(2)
         close = torch.corrcoef(noise.flatten(0, 1))
@@ -31,13 +32,12 @@ class TestViews:
     def test_every_view_shows_its_own_image(self) -> None:
         image = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
         batch = CorruptedViews(identity(), variants=2)({"image": image}, _generator())
-        assert torch.equal(batch["corrupted"], image)
-        assert all(torch.equal(view, image) for view in batch["variants"])
+        assert all(torch.equal(view, image) for view in batch["corrupted"].split(6))
 
     def test_same_seed_same_bits(self) -> None:
         image = torch.rand(4, 3, 28, 28)
         views = CorruptedViews(unoranic_chain())
-        one, two, other = (views({"image": image}, _generator(s))["variants"] for s in (3, 3, 4))
+        one, two, other = (views({"image": image}, _generator(s))["corrupted"] for s in (3, 3, 4))
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
 
@@ -47,8 +47,9 @@ class TestViews:
         batch = views({"image": image}, _generator())
         done = batch["gates"][:, 0] == 1
         assert 5 < done.sum() < 35
-        torch.testing.assert_close(batch["corrupted"][done], 1 - image[done])
-        assert torch.equal(batch["corrupted"][~done], image[~done])
+        first = batch["corrupted"][:40]
+        torch.testing.assert_close(first[done], 1 - image[done])
+        assert torch.equal(first[~done], image[~done])
         assert "gates" not in CorruptedViews(invert())({"image": image}, _generator())
 
     def test_none_beside_the_first(self) -> None:
@@ -58,6 +59,16 @@ class TestViews:
         assert set(batch) == {"image", "label", "corrupted", "gates"}
         with pytest.raises(ConfigError, match="variants=-1"):
             CorruptedViews(unoranic_chain(), variants=-1)
+
+    def test_processes_share_the_views_of_the_global_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = torch.rand(6, 3, 28, 28, generator=_generator(1))
+        views = CorruptedViews(unoranic_chain(), variants=2)
+        whole = views({"image": image}, _generator())
+        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(idist, "get_rank", lambda: 1)
+        part = views({"image": image[1::2]}, _generator())
+        assert torch.equal(part["corrupted"], whole["corrupted"][1::2])
+        assert torch.equal(part["gates"], whole["gates"][1::2])
 
 
 class TestCorruptedOrNot:

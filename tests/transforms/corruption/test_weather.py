@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from robustmed_monai.transforms.corruption.core import Corruption, Params, corrupt
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.weather import fog, frost, plasma, snow
+from robustmed_monai.transforms.params import Params
 
 SNOW = [(0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)]
 

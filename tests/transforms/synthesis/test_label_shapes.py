@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from robustmed_monai.transforms.corruption.core import take
+from robustmed_monai.transforms.params import index_params
 from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes, largest, natural_scale
 from robustmed_monai.transforms.synthesis.noise import noise_field, sample_noise
 from robustmed_monai.utils.errors import ConfigError
@@ -52,7 +52,7 @@ def test_batch_is_its_samples_and_the_seed_decides(warp: str) -> None:
     params = shapes.sample(3, (48, 40), torch.Generator().manual_seed(5))
     maps = shapes.apply(params, (48, 40))
     for row in range(3):
-        one = shapes.apply(take(params, torch.tensor([row])), (48, 40))
+        one = shapes.apply(index_params(params, torch.tensor([row])), (48, 40))
         torch.testing.assert_close(one[0], maps[row], atol=0, rtol=0)
     again = shapes.apply(shapes.sample(3, (48, 40), torch.Generator().manual_seed(5)), (48, 40))
     torch.testing.assert_close(again, maps, atol=0, rtol=0)

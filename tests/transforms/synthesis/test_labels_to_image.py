@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from robustmed_monai.transforms.corruption.core import Params, take
+from robustmed_monai.transforms.params import Params, index_params
 from robustmed_monai.transforms.synthesis.label_shapes import LabelShapes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
@@ -81,7 +81,7 @@ def test_batch_is_its_samples_and_apply_is_pure(size: tuple[int, ...]) -> None:
     images = to_image.apply(labels, params)
     torch.testing.assert_close(to_image.apply(labels, params), images, atol=0, rtol=0)
     for row in range(3):
-        one = to_image.apply(labels[row : row + 1], take(params, torch.tensor([row])))
+        one = to_image.apply(labels[row : row + 1], index_params(params, torch.tensor([row])))
         torch.testing.assert_close(one[0], images[row], atol=1e-6, rtol=0)
 
 

@@ -11,15 +11,15 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from robustmed_monai.transforms.synthesis import (
+    DiffeomorphicDeform,
     LabelShapes,
     LabelsToImage,
+    RandDiffeomorphicDeform,
+    RandDiffeomorphicDeformd,
     RandLabelShapes,
     RandLabelShapesd,
     RandLabelsToImage,
     RandLabelsToImaged,
-    RandSmoothDeform,
-    RandSmoothDeformd,
-    SmoothDeform,
 )
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -29,7 +29,7 @@ def test_chain_from_nothing(size: tuple[int, ...]) -> None:
     chain = Compose(
         [
             RandLabelShapesd("label", size, LabelShapes(5)),
-            RandSmoothDeformd("label", prob=1.0, mode="nearest"),
+            RandDiffeomorphicDeformd("label", prob=1.0, mode="nearest"),
             RandLabelsToImaged(("image", "image_2")),
         ]
     ).set_random_state(seed=3)
@@ -89,8 +89,8 @@ def test_values_are_found_when_not_given_and_0_is_the_background() -> None:
 def test_deformation_is_shared_by_the_keys() -> None:
     ramp = torch.arange(40.0).view(1, 40, 1).expand(1, 40, 40) / 40
     data: dict[Hashable, torch.Tensor] = {"image": ramp, "label": (ramp > 0.5).to(torch.uint8)}
-    transform = RandSmoothDeformd(
-        ("image", "label"), SmoothDeform(std=4.0), prob=1.0, mode=("bilinear", "nearest")
+    transform = RandDiffeomorphicDeformd(
+        ("image", "label"), DiffeomorphicDeform(std=4.0), prob=1.0, mode=("bilinear", "nearest")
     )
     transform.set_random_state(seed=1)
     moved = {key: torch.as_tensor(value) for key, value in transform(data).items()}
@@ -102,9 +102,9 @@ def test_deformation_is_shared_by_the_keys() -> None:
 
 def test_coin_and_kind_of_the_deformation() -> None:
     image = np.random.default_rng(0).random((2, 30, 30), dtype=np.float32)
-    never = RandSmoothDeform(prob=0.0)(image)
+    never = RandDiffeomorphicDeform(prob=0.0)(image)
     np.testing.assert_array_equal(never, image)
-    transform = RandSmoothDeform(prob=1.0)
+    transform = RandDiffeomorphicDeform(prob=1.0)
     transform.set_random_state(seed=0)
     moved = transform(image)
     assert isinstance(moved, np.ndarray)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from robustmed_monai.transforms.corruption.core import take
+from robustmed_monai.transforms.params import index_params
 from robustmed_monai.transforms.synthesis.noise import enlarge, noise_field, sample_noise
 from robustmed_monai.utils.errors import ConfigError
 
@@ -40,7 +40,7 @@ def test_field_is_draw_perlins(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_batch_is_its_samples(size: tuple[int, ...]) -> None:
     grids = sample_noise(3, 2, size, (8, 16), 1.0, torch.Generator().manual_seed(1))
-    one = noise_field(take(grids, torch.tensor([1])), size)
+    one = noise_field(index_params(grids, torch.tensor([1])), size)
     torch.testing.assert_close(one[0], noise_field(grids, size)[1], atol=0, rtol=0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.transforms.synthesis.frame import crop, flip, sample_crops, sample_flips
+from robustmed_monai.transforms.synthesis.flip_crop import crop, flip, sample_crops, sample_flips
 
 
 def test_flips_are_those_drawn() -> None:
