@@ -1,4 +1,4 @@
-"""What bundle configs need from Python: the bundle's folder, the output folder, a command line check."""
+"""What bundle configs need from Python: folders, the device, a check of overrides."""
 
 from __future__ import annotations
 
@@ -6,38 +6,52 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import UserString
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from robustmed_monai.utils.errors import ConfigError, RobustMedError
+from robustmed_monai.utils.files import read_json
 
 if TYPE_CHECKING:
     import torch
+    from monai.bundle import ConfigWorkflow
 
 # MONAI and torch are imported where they are needed: `robustmed --help` must not wait for them.
 BUNDLES_VARIABLE = "ROBUSTMED_BUNDLES"
-_ID_SEPARATOR = "::"  # MONAI's own, between the parts of an id
+_SEPARATOR = "::"  # MONAI's own, between the parts of an id
+_RUN_IDS = frozenset({"imports", "initialize", "run", "finalize", "save_execute_config"})
+# What users call settings that have another name here.
+_SYNONYMS = {
+    "threshold": "fpr",
+    "epochs": "max_epochs",
+    "lr": "learning_rate",
+    "gpu": "device",
+    "output": "output_dir",
+}
 
-# Arguments of `python -m monai.bundle run` itself and of the workflow it builds.
-_RUN_ARGUMENTS = frozenset(
-    {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
-    | {"workflow_type", "workflow_name", "properties_path"}
-)
-# Read by MONAI when --tracking is given.
-_TRACKING_ARGUMENTS = frozenset({"tracking_uri", "experiment_name", "run_name", "save_execute_config"})
+
+def bundles_dir() -> str:
+    """Return the folder that holds the bundles of this installation, for MONAI's functions.
+
+    Example:
+        >>> import monai.bundle
+        >>> network = monai.bundle.load("ra", bundle_dir=bundles_dir())
+        >>> type(network).__name__
+        'ReversedAutoEncoder'
+    """
+    return str((Path(__file__).resolve().parents[1] / "bundles").resolve())
 
 
 def bundle_root(name: str) -> str:
     """Return the absolute folder of the bundle called ``name``, whatever the working directory.
 
     The first of these that holds ``configs/metadata.json`` is taken: ``$ROBUSTMED_BUNDLES/<name>``, the
-    bundle of the ``--config_file`` on the command line, an entry of ``sys.path`` called ``name`` (MONAI adds
-    the folder of the running bundle there), ``bundles/<name>`` below the working directory, the working
-    directory itself when it is called ``name``, and ``bundles/<name>`` beside an editable installation of
-    this package. A renamed copy used from Python, not from the command line, needs ``bundle_root=`` given.
+    bundle whose config a MONAI workflow runs at the moment, ``bundles/<name>`` below the working directory,
+    the working directory itself when it is called ``name``, and the package's own ``bundles/<name>``.
 
     Args:
         name: folder name of the bundle, as in ``bundles/<name>``.
@@ -54,11 +68,18 @@ def bundle_root(name: str) -> str:
                 "set the variable to the folder that holds the bundles, or unset it."
             )
         return str(candidate.resolve())
-    candidates = list(_bundle_candidates(name))
+    here = Path.cwd()
+    workflow = _running_workflow()
+    candidates = [
+        *([workflow.config_root_path.resolve().parent] if workflow is not None else []),
+        here / "bundles" / name,
+        *([here] if here.name == name else []),
+        Path(bundles_dir()) / name,
+    ]
     for candidate in candidates:
         if _is_bundle(candidate):
             return str(candidate.resolve())
-    looked = ", ".join(dict.fromkeys(str(candidate) for candidate in candidates))
+    looked = ", ".join(dict.fromkeys(map(str, candidates)))
     raise ConfigError(
         f"bundle '{name}': none of {looked} holds configs/metadata.json; "
         f"give --bundle_root <its folder> or set {BUNDLES_VARIABLE} to the folder that holds the bundles."
@@ -68,8 +89,7 @@ def bundle_root(name: str) -> str:
 def bundle_names() -> list[str]:
     """Names of the bundles that ``bundle_root`` finds by their name alone, sorted."""
     override = os.environ.get(BUNDLES_VARIABLE)
-    beside = Path(__file__).resolve().parents[2] / "bundles"
-    folders = [Path(override).expanduser()] if override else [Path.cwd() / "bundles", beside]
+    folders = [Path(override).expanduser()] if override else [Path.cwd() / "bundles", Path(bundles_dir())]
     return sorted({p.name for folder in folders for p in folder.glob("*") if _is_bundle(p)})
 
 
@@ -158,33 +178,63 @@ def restarted() -> bool:
     return any(os.environ.get(count, "0") != "0" for count in counts)
 
 
-def check_overrides() -> None:
-    """Refuse overrides of ``python -m monai.bundle run`` that the config does not have.
+def literal(value: Any) -> Any:
+    """Write a value so that MONAI's parser reads it as it stands: ``$``, ``@``, ``%``, ``#`` mean themselves.
 
-    MONAI takes ``--lrr 5`` silently and trains with the old ``lr``. This is the first expression of
-    ``initialize`` in every config. Accepted are the arguments of ``run``, existing keys, and new arguments
-    of a ``_target_`` whose signature has them; the error names the nearest key. From here on an error of
-    this package, however deep, ends the command with its own line instead of MONAI's traceback. In any other
-    program (tests, servers) it does nothing.
+    Args:
+        value: text, number, list or dict. The result goes to ``ConfigWorkflow(..., key=result)``.
 
     Raises:
-        ConfigError: for the first unknown override.
-    """
-    command = _bundle_command()
-    overrides = _command_line_overrides(command[1:])
-    if command[:1] != ["run"] or "config_file" not in overrides:
-        return
-    from monai.bundle import ConfigParser
+        ConfigError: for a dict with ``_target_``, which MONAI would call.
 
-    sys.excepthook = _report_briefly
-    files = _config_files(overrides)
-    parser = ConfigParser()
-    parser.read_config(files)
-    parser.read_meta(overrides.get("meta_file", Path(files[0]).parent / "metadata.json"))
-    for key, value in overrides.items():
-        _check_override(parser, key, tracking="tracking" in overrides)
-        if key not in _RUN_ARGUMENTS:
-            parser[key] = value
+    Example:
+        >>> from monai.bundle import ConfigParser
+        >>> ConfigParser({"input": literal("$1 #2")}).get_parsed_content("input")
+        '$1 #2'
+    """
+    if isinstance(value, str):
+        plain = value[:1] not in ("$", "@", "%") and "#" not in value and _SEPARATOR not in value
+        # MONAI rewrites nothing but str; builtins.str makes one again of what is none.
+        return value if plain else {"_target_": "builtins.str", "object": UserString(value)}
+    if isinstance(value, dict):
+        if "_target_" in value:
+            raise ConfigError(f"{value}: a component is no value here; write it into a config file.")
+        return {key: literal(item) for key, item in value.items()}
+    return [literal(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def check_overrides() -> None:
+    """Refuse overrides that the running config does not use.
+
+    MONAI takes ``--lrr 5``, or ``ConfigWorkflow(..., lrr=5)``, silently and trains with the old ``lr``. This
+    is the first step of ``initialize`` in every config. A key is right when something in the config refers to
+    it, or when a config file of the bundle has it; an argument of a ``_target_``, when its signature has it.
+    In the process of ``python -m monai.bundle`` an error of this package ends the command with its own line
+    instead of MONAI's traceback from here on. Without a workflow it does nothing.
+
+    Raises:
+        ConfigError: for the first unknown key, with the nearest one, and for a device that is not there.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        return
+    if Path(*sys.argv[:1]).parts[-3:] == ("monai", "bundle", "__main__.py"):
+        sys.excepthook = _report_briefly
+    config = workflow.parser.get()
+    known = _file_ids(workflow.config_root_path, config) | _RUN_IDS
+    known |= {workflow.init_id, workflow.run_id, workflow.final_id}
+    refs = set(_references(config))
+    for identity, arguments in _unchecked_ids(config):
+        if identity in known or (arguments is None and _is_used(identity, refs)):
+            continue
+        parent, _, leaf = identity.rpartition(_SEPARATOR)
+        if arguments is None or leaf not in arguments:
+            raise _unknown_key(
+                identity, [*known, *(f"{parent}{_SEPARATOR}{name}" for name in arguments or ())]
+            )
+    device = config.get("device")
+    if isinstance(device, str) and device[:1] not in ("$", "@"):
+        default_device(device)
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -195,130 +245,98 @@ def _enclosing_bundle(folder: Path) -> Path | None:
     return next((place for place in (folder, *folder.parents) if _is_bundle(place)), None)
 
 
-def _bundle_candidates(name: str) -> Iterator[Path]:
-    # A config named on the command line wins over places that merely have the right name: of two copies of a
-    # bundle, the one whose config runs is meant.
-    for config in _config_files(_command_line_overrides(_bundle_command()[1:])):
-        yield Path(config).resolve().parent.parent
-    yield from (Path(entry) for entry in sys.path if Path(entry).name == name)
-    yield Path.cwd() / "bundles" / name
-    if Path.cwd().name == name:
-        yield Path.cwd()
-    yield Path(__file__).resolve().parents[2] / "bundles" / name
+def _running_workflow() -> ConfigWorkflow | None:
+    """The MONAI workflow whose config is evaluated at the moment: MONAI hands it to no component."""
+    if "monai.bundle" not in sys.modules:
+        return None
+    from monai.bundle import ConfigWorkflow
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigWorkflow):
+            return caller
+        frame = frame.f_back
+    return None
 
 
-def _bundle_command() -> list[str]:
-    """Arguments of ``python -m monai.bundle``, such as ``run`` first; empty in any other program."""
-    if not sys.argv or Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
-        return []
-    arguments = sys.argv[1:]
-    # Fire keeps what follows the last isolated `--` for itself.
-    return arguments[: len(arguments) - 1 - arguments[::-1].index("--")] if "--" in arguments else arguments
+def _file_ids(folder: Path, config: dict[str, Any]) -> set[str]:
+    """Ids in those config files of a folder that the running config may be made of: it has all their keys."""
+    found: set[str] = set()
+    for path in folder.glob("*.json"):
+        content = read_json(path)
+        pairs = {key.removeprefix("+").replace("#", _SEPARATOR): value for key, value in content.items()}
+        if {key.split(_SEPARATOR)[0] for key in pairs} <= config.keys():
+            found |= pairs.keys() | set(_ids(pairs))
+    return found
 
 
-def _config_files(overrides: dict[str, Any]) -> list[str]:
-    files = overrides.get("config_file", [])
-    return files.split(",") if isinstance(files, str) else list(files)
+def _ids(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        yield f"{prefix}{key}"
+        if isinstance(value, dict | list):
+            yield from _ids(value, f"{prefix}{key}{_SEPARATOR}")
 
 
-def _command_line_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read ``--key value``, ``--key=value``, ``--flag``, ``--noflag`` as fire does, and ``--args_file``."""
-    if not arguments:
-        return {}
-    from fire.parser import DefaultParseValue
-
-    given: dict[str, Any] = {}
-    position = 0
-    while position < len(arguments):
-        argument, following = arguments[position], arguments[position + 1 : position + 2]
-        position += 1
-        if not _is_flag(argument):
-            continue
-        key, equals, text = argument.lstrip("-").partition("=")
-        if not equals:
-            if following and not _is_flag(following[0]):
-                text = following[0]
-                position += 1
-            elif key.startswith("no"):
-                key, text = key[2:], "False"
-            else:
-                text = "True"
-        given[key.replace("-", "_")] = DefaultParseValue(text)
-    from monai.bundle import ConfigParser, ReferenceResolver
-    from monai.bundle.utils import MERGE_KEY
-
-    defaults = ConfigParser.load_config_file(given["args_file"]) if "args_file" in given else {}
-    # On the command line MONAI treats `+key` as `key`: there is nothing to merge with yet.
-    pairs = (defaults | given).items()
-    return {ReferenceResolver.normalize_id(key.removeprefix(MERGE_KEY)): value for key, value in pairs}
-
-
-def _is_flag(argument: str) -> bool:
-    # A negative number is a value.
-    return argument.startswith("--") or (argument[:1] == "-" and argument[1:2].isalpha())
-
-
-def _check_override(parser: Any, key: str, tracking: bool) -> None:
+def _references(config: Any) -> Iterator[str]:
     from monai.bundle import ReferenceResolver
 
-    accepted = _RUN_ARGUMENTS | (_TRACKING_ARGUMENTS if tracking else frozenset())
-    if key in accepted or key in parser:
-        return
-    parent, leaf = ReferenceResolver.split_id(key, last=True)
-    arguments = _target_arguments(parser.get(parent))
-    if arguments is None or leaf in arguments:
-        return
-    known = [
-        *_config_ids(parser.get()),
-        *(f"{parent}{_ID_SEPARATOR}{name}" for name in arguments),
-        *sorted(accepted),
-    ]
-    nearest = max(known, key=lambda candidate: _likeness(key, candidate))
-    raise ConfigError(
-        f"--{_written(key)}: the config has no such key; the nearest is --{_written(nearest)}. "
-        "Correct the spelling or leave it out."
-    )
+    if isinstance(config, str):
+        yield from ReferenceResolver.match_refs_pattern(config)
+    elif isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _references(value)
+
+
+def _is_used(identity: str, refs: set[str]) -> bool:
+    """Whether something refers to a key, to a part of it, or to what it is a part of."""
+    parts = identity.split(_SEPARATOR)
+    whole = any(_SEPARATOR.join(parts[:k]) in refs for k in range(1, len(parts) + 1))
+    return whole or any(ref.startswith(identity + _SEPARATOR) for ref in refs)
+
+
+def _unchecked_ids(config: Any, prefix: str = "") -> Iterator[tuple[str, list[str] | None]]:
+    """Ids that must be right, with the arguments that their component has; None outside of components."""
+    items = config.items() if isinstance(config, dict) else enumerate(config)
+    arguments = _target_arguments(config)
+    checked = isinstance(config, dict) and ("_target_" not in config or arguments is not None)
+    for key, value in items:
+        if str(key).startswith("_"):
+            continue
+        if checked:
+            yield f"{prefix}{key}", arguments
+        if isinstance(value, dict | list):
+            yield from _unchecked_ids(value, f"{prefix}{key}{_SEPARATOR}")
 
 
 def _target_arguments(component: Any) -> list[str] | None:
-    """Names that a config item accepts as new keys, or None when any name may be right."""
-    from monai.bundle.config_item import ConfigComponent
-
-    if not ConfigComponent.is_instantiable(component):
-        return []
-    target = ConfigComponent(component).resolve_module_name()
-    function = locate(target) if isinstance(target, str) else target
-    if not callable(function):
-        return None
+    """Names of the arguments that a component takes; None when it is none, or any name may be right."""
+    target = component.get("_target_") if isinstance(component, dict) else None
+    function = locate(target) if isinstance(target, str) and "." in target else target
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return sorted(ConfigComponent.non_arg_keys) + [parameter.name for parameter in parameters]
+    return [parameter.name for parameter in parameters]
 
 
-def _config_ids(config: Any, prefix: str = "") -> Iterator[str]:
-    items: Any = config.items() if isinstance(config, dict) else enumerate(config)
-    for key, value in items:
-        identity = f"{prefix}{key}"
-        yield identity
-        if isinstance(value, dict | list):
-            yield from _config_ids(value, identity + _ID_SEPARATOR)
+def _unknown_key(key: str, known: list[str]) -> ConfigError:
+    names = {name: name for name in known if not name.startswith("_")}
+    names |= {word: name for word, name in _SYNONYMS.items() if name in names and word not in names}
+    nearest = names[max(sorted(names), key=lambda name: _likeness(key, name))]
+    written, near = key.replace(_SEPARATOR, "#"), nearest.replace(_SEPARATOR, "#")
+    return ConfigError(
+        f"--{written}: the config has no such key; the nearest is --{near}. "
+        "Correct the spelling or leave it out."
+    )
 
 
 def _likeness(key: str, candidate: str) -> float:
     # The last part counts twice: `--max_epoch` is meant for `train#trainer#max_epochs`, not for `max_pool`.
-    whole = difflib.SequenceMatcher(None, key, candidate).ratio()
-    last = difflib.SequenceMatcher(
-        None, key.split(_ID_SEPARATOR)[-1], candidate.split(_ID_SEPARATOR)[-1]
-    ).ratio()
-    return whole + last
-
-
-def _written(key: str) -> str:
-    return key.replace(_ID_SEPARATOR, "#")
+    ends = key.split(_SEPARATOR)[-1], candidate.split(_SEPARATOR)[-1]
+    return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((key, candidate), ends))
 
 
 def _report_briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

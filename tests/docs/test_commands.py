@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from robustmed_monai import cli
-from robustmed_monai.utils.bundle import check_overrides
 
 Module = Callable[[Sequence[str]], tuple[int, str]]
 
@@ -169,7 +168,7 @@ def test_page(page: str, place: Path, module: Module, monkeypatch: pytest.Monkey
         _files_exist(command)
         if any(re.fullmatch(pattern, printed) for pattern in NOT_RUN):
             if "monai.bundle run" in command:
-                _keys_exist(command, monkeypatch)
+                _keys_exist(command)
             continue
         status, said = _run(_words(command), module, monkeypatch)
         assert status == 0, f"{page}: {printed}\n{said}"
@@ -236,11 +235,11 @@ def _files_exist(command: str) -> None:
         assert re.search(rf"^{re.escape(target[1])}:", makefile, re.MULTILINE), f"{command}: no such target"
 
 
-def _keys_exist(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _keys_exist(command: str) -> None:
     """The config has every key that a command of several processes, or of another test, overrides."""
-    words = _words(command.split("monai.bundle run", 1)[1])
-    program = str(Path(sys.modules["monai.bundle"].__path__[0]) / "__main__.py")
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", [program, "run", *words])
-        patch.setattr(sys, "excepthook", sys.excepthook)
-        check_overrides()
+    words = " ".join(_words(command.split("monai.bundle run", 1)[1])).split("--")[1:]
+    given = {key: value for key, _, value in (word.strip().partition(" ") for word in words)}
+    files = given.pop("config_file").strip("[]").replace("'", "").split(",")
+    workflow = ConfigWorkflow(files, logging_file=False, **given)
+    workflow.parser["initialize"] = {"_target_": "robustmed_monai.utils.bundle.check_overrides"}
+    workflow.initialize()

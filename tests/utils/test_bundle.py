@@ -23,6 +23,7 @@ TRAIN = {
     "imports": ["$import pathlib", "$import robustmed_monai.utils.bundle as bundle"],
     "bundle_root": "$bundle.bundle_root('tiny')",
     "report": "",
+    "output_dir": "out",
     "lr": 0.1,
     "nan_check": True,
     "optimizer": {"_target_": "torch.optim.Adam", "params": "$[torch.zeros(1)]", "lr": "@lr"},
@@ -95,12 +96,16 @@ class TestBundleRoot:
         monkeypatch.chdir(project / "bundles" / "tiny")
         assert bundle_root("tiny") == f"{project}/bundles/tiny"
 
-    def test_beside_an_editable_installation(
+    def test_in_the_package_which_may_hold_a_link(
         self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(module, "__file__", str(project / "robustmed_monai" / "utils" / "bundle.py"))
-        assert bundle_root("tiny") == f"{project}/bundles/tiny"
+        monkeypatch.setattr(module, "__file__", str(project / "utils" / "bundle.py"))
+        (project / "utils").mkdir()
+        shutil.move(project / "bundles", tmp_path / "checkout")
+        (project / "bundles").symlink_to(tmp_path / "checkout")
+        assert bundle_root("tiny") == f"{tmp_path.resolve()}/checkout/tiny"
+        assert module.bundles_dir() == f"{tmp_path.resolve()}/checkout"
 
     def test_of_two_copies_the_one_whose_config_runs(
         self, project: Path, monkeypatch: pytest.MonkeyPatch
@@ -214,111 +219,92 @@ class TestCheckOverrides:
     def _in_project(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(project)
 
-    def _check(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-        _command(monkeypatch, "--config_file", "bundles/tiny/configs/train.json", *arguments)
-        check_overrides()
+    def _check(self, overrides: dict[str, Any], *configs: str) -> None:
+        files = [f"bundles/tiny/configs/{name}.json" for name in configs or ("train",)]
+        workflow = ConfigWorkflow(config_file=files, **overrides)
+        try:
+            workflow.initialize()
+        except RuntimeError as error:
+            raise error.__cause__ or error from None  # MONAI wraps what an expression raises
 
     @pytest.mark.parametrize(
-        "arguments",
+        "overrides",
         [
-            [],
-            ["--lr", "0.5"],
-            ["--lr=0.5"],
-            ["-lr", "-0.5"],
-            ["--nan_check"],
-            ["--nan-check", "False"],
-            ["--nonan_check", "--lr", "1"],
-            ["--train#trainer#max_epochs", "2"],
-            ["--train::trainer::max_epochs", "2"],
-            ["--train#handlers#0#interval", "2"],
-            ["--+train#handlers", "[{'interval': 3}]"],
-            ["--optimizer#betas", "(0.5, 0.9)"],
-            ["--optimizer#_disabled_", "True"],
-            ["--train#trainer#anything", "1"],
-            ["--optimizer", "{'_target_': 'torch.optim.SGD', 'params': []}", "--optimizer#momentum", "0.9"],
-            ["--_meta_#version", "0.2.0"],
-            ["training", "--run_id", "run", "--init_id", "initialize", "--final_id", "finalize"],
-            ["--workflow_type", "train", "--logging_file", "False"],
-            ["--tracking", "mlflow", "--tracking_uri", "here", "--experiment_name", "a"],
-            ["--lr", "1", "--", "--trace"],
+            {},
+            {"lr": 0.5},
+            {"train#trainer#max_epochs": 2},
+            {"train::trainer::max_epochs": 2},
+            {"train#handlers#0#interval": 2},
+            {"train#handlers": [{"interval": 3}]},
+            {"optimizer#betas": (0.5, 0.9)},
+            {"optimizer#_disabled_": True},
+            {"train#trainer#anything": 1},
+            {"optimizer": {"_target_": "torch.optim.SGD", "params": []}, "optimizer#momentum": 0.9},
+            {"_meta_#version": "0.2.0"},
+            {"report": "@base", "base": "a new key that something refers to"},
+            {"report": "$@base['name']", "base": {"name": "used as a whole"}},
+            {
+                "tracking": "mlflow",
+                "tracking_uri": "here",
+                "experiment_name": "a",
+                "save_execute_config": False,
+            },
         ],
     )
-    def test_what_the_config_has_passes(self, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-        self._check(monkeypatch, *arguments)
+    def test_what_the_config_uses_passes(self, overrides: dict[str, Any]) -> None:
+        self._check(overrides)
 
     @pytest.mark.parametrize(
-        ("arguments", "wrong", "nearest"),
+        ("overrides", "wrong", "nearest"),
         [
-            (["--lrr", "5"], "lrr", "lr"),
-            (["--lrr=5"], "lrr", "lr"),
-            (["--nan_chek"], "nan_chek", "nan_check"),
-            (["--max_epoch", "5"], "max_epoch", "train#trainer#max_epochs"),
-            (["--max_epochs", "5"], "max_epochs", "train#trainer#max_epochs"),
-            (["--train#trainr#max_epochs", "5"], "train#trainr#max_epochs", "train#trainer#max_epochs"),
-            (
-                ["--train::handlers::3::interval", "5"],
-                "train#handlers#3#interval",
-                "train#handlers#0#interval",
-            ),
-            (["--train#validator", "1"], "train#validator", "train#trainer"),
-            (["--optimizer#beta", "(0.5, 0.9)"], "optimizer#beta", "optimizer#betas"),
-            (["--run_name", "a"], "run_name", "run_id"),
-            (["--_meta_#versoin", "1"], "_meta_#versoin", "_meta_#version"),
-            (["--schedule#milestones", "[1]"], "schedule#milestones", r"\S+"),
-            (
-                ["--optimizer", "{'_target_': 'torch.optim.SGD'}", "--optimizer#betas", "1"],
-                "optimizer#betas",
-                r"\S+",
-            ),
+            ({"lrr": 5}, "lrr", "lr"),
+            ({"nan_chek": True}, "nan_chek", "nan_check"),
+            ({"max_epoch": 5}, "max_epoch", "train#trainer#max_epochs"),
+            ({"max_epochs": 5}, "max_epochs", "train#trainer#max_epochs"),
+            ({"train#validator": 1}, "train#validator", "train#trainer"),
+            ({"train#handlers#0#intervall": 1}, "train#handlers#0#intervall", "train#handlers#0#interval"),
+            ({"optimizer#beta": (0.5, 0.9)}, "optimizer#beta", "optimizer#betas"),
+            ({"run_name": "a"}, "run_name", r"\S+"),
+            ({"optimizer": {"_target_": "torch.optim.SGD"}, "optimizer#betas": 1}, "optimizer#betas", r"\S+"),
         ],
     )
-    def test_what_it_has_not_is_refused_with_the_nearest(
-        self, monkeypatch: pytest.MonkeyPatch, arguments: list[str], wrong: str, nearest: str
+    def test_what_it_does_not_use_is_refused_with_the_nearest(
+        self, overrides: dict[str, Any], wrong: str, nearest: str
     ) -> None:
         with pytest.raises(ConfigError, match=rf"--{wrong}: the config has no .* nearest is --{nearest}\."):
-            self._check(monkeypatch, *arguments)
+            self._check(overrides)
 
-    def test_all_files_of_a_list_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = "['bundles/tiny/configs/train.json', 'bundles/tiny/configs/paper.json']"
-        _command(monkeypatch, "--config_file", files, "--schedule#milestones", "[1]")
-        check_overrides()
+    def test_a_synonym_finds_the_key(self, project: Path) -> None:
+        config = {**TRAIN, "fpr": 0.05, "pytorch_version": "", "max_depth": 1, "learning_rate": 1}
+        (project / "bundles" / "tiny" / "configs" / "train.json").write_text(json.dumps(config))
+        for wrong, nearest in (("treshold", "fpr"), ("threshold", "fpr"), ("learning_rat", "learning_rate")):
+            with pytest.raises(ConfigError, match=rf"--{wrong}: .* nearest is --{nearest}\."):
+                self._check({wrong: 1})
 
-    @pytest.mark.parametrize(("key", "known"), [("lr", True), ("lrr", False)])
-    def test_an_arguments_file_is_checked_too(
-        self, project: Path, monkeypatch: pytest.MonkeyPatch, key: str, known: bool
-    ) -> None:
-        arguments: dict[str, Any] = {"config_file": "bundles/tiny/configs/train.json", key: 5}
-        (project / "arguments.json").write_text(json.dumps(arguments))
-        _command(monkeypatch, "--args_file", "arguments.json")
-        if known:
+    def test_all_files_of_a_list_count(self) -> None:
+        self._check({"schedule#milestones": [1]}, "train", "paper")
+
+    def test_a_device_must_be_there(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        config = {**TRAIN, "device": {"_target_": "robustmed_monai.utils.bundle.default_device"}}
+        (project / "bundles" / "tiny" / "configs" / "train.json").write_text(json.dumps(config))
+        for good in ("cpu", "$torch.device('cpu')"):
+            self._check({"device": good})
+        with pytest.raises(ConfigError, match=r"device cuda: this machine has none; give one of cpu"):
+            self._check({"device": "cuda"})
+
+    def test_without_a_workflow_nothing_happens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for argv in ([], ["pytest", "--lrr", "5"], [PROGRAM, "verify_net_in_out", "--net_id", "a"]):
+            monkeypatch.setattr(sys, "argv", argv)
             check_overrides()
-        else:
-            with pytest.raises(ConfigError, match=r"--lrr: .* nearest is --lr\."):
-                check_overrides()
+            assert sys.excepthook is sys.__excepthook__
 
-    @pytest.mark.parametrize(
-        "argv",
-        [
-            ["pytest", "--lrr", "5"],
-            ["pytest", "run", "--config_file", "bundles/tiny/configs/train.json", "--lrr", "5"],
-            [
-                PROGRAM,
-                "verify_net_in_out",
-                "--config_file",
-                "bundles/tiny/configs/train.json",
-                "--net_id",
-                "a",
-            ],
-            [],
-        ],
-    )
-    def test_other_programs_are_left_alone(self, monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
-        monkeypatch.setattr(sys, "argv", argv)
-        check_overrides()
-        assert sys.excepthook is sys.__excepthook__
-
-    def test_the_command_ends_with_one_clear_line(self, project: Path, repository: Path) -> None:
-        words = ["--config_file", "bundles/tiny/configs/train.json", "--report", "report.txt", "--lrr", "5"]
+    @pytest.mark.parametrize("given", [["--lrr", "5"], ["--args_file", "arguments.json"]])
+    def test_the_command_ends_with_one_clear_line(
+        self, project: Path, repository: Path, given: list[str]
+    ) -> None:
+        (project / "arguments.json").write_text('{"lrr": 5}')
+        words = ["--config_file", "bundles/tiny/configs/train.json", "--report", "report.txt", *given]
         done = subprocess.run(
             [sys.executable, "-m", "monai.bundle", "run", *words],
             capture_output=True,
@@ -337,7 +323,8 @@ class TestCheckOverrides:
     def test_foreign_errors_keep_their_traceback(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        self._check(monkeypatch)
+        _command(monkeypatch)
+        self._check({})
         error = RuntimeError("not ours")
         sys.excepthook(RuntimeError, error, None)
         assert capsys.readouterr().err == "RuntimeError: not ours\n"
@@ -345,3 +332,22 @@ class TestCheckOverrides:
         wrapped.__cause__ = ConfigError("ours")
         sys.excepthook(RuntimeError, wrapped, None)
         assert capsys.readouterr().err == "ConfigError: ours\n"
+
+
+class TestLiteral:
+    @pytest.mark.parametrize(
+        "text",
+        ["a", "", "$1", "@x", "%x", "case#1", "/x/run#1", "a::b", "@#a", "$__import__('os')", "[x]", "1e5"],
+    )
+    def test_means_itself(self, text: str) -> None:
+        parser = ConfigParser({"value": module.literal(text), "used": "$@value + '!'", "as": "@value"})
+        assert parser.get_parsed_content("used") == f"{text}!"
+        assert parser.get_parsed_content("as") == text
+
+    def test_in_lists_and_dicts_too(self) -> None:
+        value = {"a": ["$1", {"b": "@x"}], "c": 1.5, "d": None}
+        assert ConfigParser({"value": module.literal(value)}).get_parsed_content("value") == value
+
+    def test_a_component_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="is no value here"):
+            module.literal([{"_target_": "os.system", "command": "true"}])
