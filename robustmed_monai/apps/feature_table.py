@@ -15,7 +15,6 @@ from torch import nn
 
 from robustmed_monai.apps.segmentation_table import rows_of_runs
 from robustmed_monai.engines.anomaly_study import summarize
-from robustmed_monai.engines.views import StackViews
 from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.networks.cifl import CIFL
 from robustmed_monai.networks.on_features import feature_settings
@@ -104,7 +103,6 @@ class FeatureTable:
             device=self.device,
             val_data_loader=cast(Any, self.batches),
             network=network.to(self.device),
-            prepare_batch=StackViews(("image", "image_2", "inverted")),
             val_handlers=[InvarianceHandler(self.crop)],
             decollate=False,
         )

@@ -14,11 +14,10 @@ from robustmed_monai.utils.errors import ConfigError, TrainingError
 class InvarianceHandler:
     """Ignite handler for an evaluator that runs on the batches of ``data.invariance_views``.
 
-    The evaluator's `pred` are the features of `image`, `image_2` and `inverted`, one after the other
-    (``StackViews`` lays them so). For each `kind` of batch its metrics get ``<kind>_s_same``,
-    ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean |G|), ``<kind>_rank``, and
-    ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when features follow the anatomy
-    and nothing else. Place it before the handlers that write metrics.
+    The evaluator's `pred` are the features of the three views, one after the other. For each `kind` of batch
+    its metrics get ``<kind>_s_same``, ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean
+    |G|), ``<kind>_rank``, and ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when
+    features follow the anatomy and nothing else. Place it before the handlers that write metrics.
 
     Args:
         crop: voxels left out at each border.
