@@ -109,7 +109,11 @@ class Exported:
         return {key: {**given, "entry": entry} for key, entry in self.parts.items()}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# One bundle stands for all in the quick run.
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "ra" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     name: str = request.param
     if not (BUNDLES / name / "configs" / "inference.json").is_file():
