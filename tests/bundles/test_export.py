@@ -300,6 +300,7 @@ def test_outputs_of_mappings_keep_their_names(tmp_path: Path) -> None:
         ExportedNetwork(tmp_path)
 
 
+@pytest.mark.slow
 def test_results_of_other_files_are_made_anew(tmp_path: Path) -> None:
     """The digest that decides whether a result is kept changes with the files and not with where they lie."""
     torch.manual_seed(0)

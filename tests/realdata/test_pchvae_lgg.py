@@ -13,6 +13,8 @@ from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data_prep import lgg_volumes
 from robustmed_monai.engines.elbo_study import control_judges, judge_all, measure
 
+pytestmark = pytest.mark.slow
+
 
 def test_position_tells_nothing_once_it_is_matched(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
