@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from robustmed_monai.apps.anomaly_table import AnomalyTable, _spread_over
 from torch.utils.data import DataLoader
 
-from robustmed_monai.apps.anomaly_table import AnomalyTable, _spread_over
 from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, identity_collate
 from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.networks.ra import ReversedAutoEncoder

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-
-from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.engines.elbo_study import (
     control_judges,
     judge_all,
@@ -15,6 +13,8 @@ from robustmed_monai.engines.elbo_study import (
     network_judge,
     reconstruction_error,
 )
+
+from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.networks.pchvae import pchvae
 from robustmed_monai.utils.errors import DataError

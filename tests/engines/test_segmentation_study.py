@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wilcoxon
-from torch import nn
-
 from robustmed_monai.engines.segmentation_study import (
     SegmentationResult,
     class_maps,
@@ -17,6 +14,9 @@ from robustmed_monai.engines.segmentation_study import (
     shown_contrasts,
     slice_dice,
 )
+from scipy.stats import wilcoxon
+from torch import nn
+
 from robustmed_monai.utils.errors import DataError
 
 

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from robustmed_monai.engines.elbo_study import control_judges, judge_all, measure
 
 from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data_prep import lgg_volumes
-from robustmed_monai.engines.elbo_study import control_judges, judge_all, measure
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from monai.bundle import ConfigWorkflow
-
 from robustmed_monai.apps.feature_table import load_feature_net
+
 from robustmed_monai.utils.errors import RobustMedError, WeightsError
 from robustmed_monai.utils.provenance import read_results
 

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-
 from robustmed_monai.apps.segmentation_table import SegmentationTable
+
 from robustmed_monai.utils.errors import ConfigError, ImageError
 from robustmed_monai.utils.provenance import read_results
 
