@@ -128,7 +128,11 @@ class ResultsTable:
         for section, dataset in self.data.items():
             items = getattr(dataset, "data", dataset)
             files = {item[key] for item in items for key in _FILES if isinstance(item.get(key), str)}
-            entry = {"name": self.name, "sha256": data_digest(sorted(files)), "split": section}
+            entry: dict[str, Any] = {
+                "name": self.name,
+                "sha256": data_digest(sorted(files)),
+                "split": section,
+            }
             unit = "pairs" if "moving" in getattr(dataset, "tensors", {}) else "images"
             entries.append({**entry, unit: len(dataset), **_subjects(dataset)})
         return entries

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ _CURVES = {"image_auroc": "auroc", "image_ap": "ap"}
 _SHOWN = 6
 
 
-class NetworkScorer(NamedTuple):
+@dataclass(frozen=True)
+class NetworkScorer:
     """Applies a network by an ElboInferer to the `image` of a batch."""
 
     network: nn.Module

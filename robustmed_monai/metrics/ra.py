@@ -103,8 +103,8 @@ def calibrate_weights(
         device: where the network runs.
 
     Returns:
-        The ``info`` now stored with the weights: `calibration` and, of training data, `training_statistics` were
-        added.
+        The ``info`` now stored with the weights: `calibration` and, of training data, `training_statistics`
+        were added.
     """
     info = load_info(weights)
     load_into(network, weights).eval()

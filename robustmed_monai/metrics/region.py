@@ -100,8 +100,8 @@ class LesionMetric(CumulativeIterationMetric):
 
         Returns:
             `calibrated_dice`, the mean of the Dice per case over the cases with an anomaly, and `cases`,
-            their number; `calibrated_fpr`, the share of pixels outside the masks that are anomalous; for size in
-            small, medium, large: `lesions_<size>`, their number, `recall_<size>`, the share detected, and
+            their number; `calibrated_fpr`, the share of pixels outside the masks that are anomalous; for size
+            in small, medium, large: `lesions_<size>`, their number, `recall_<size>`, the share detected, and
             `pixel_recall_<size>`, the share of their pixels found. NaN where undefined.
         """
         rows = self._rows()
