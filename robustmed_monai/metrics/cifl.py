@@ -83,7 +83,7 @@ def invariance_figures(
     """All five figures of a batch, each (B,), named ``<kind>_<figure>``.
 
     Args:
-        features: (3 B, C, *spatial) of B images, of these in another contrast and inverted, one after the other.
+        features: (3 B, C, *spatial) of B images, of them in another contrast, and of them inverted.
         mask: (B, 1, *spatial), not 0 where to compare.
         crop: voxels left out at each border.
         kind: what the batch shows.
