@@ -109,7 +109,7 @@ def _latency(rounds: int, device: str, quick: bool) -> list[Row]:
         works = {
             **{name: risc(settings, batch, device) for name, settings in NETWORKS.items()},
             "bf16": risc(NETWORKS["ResNet-18 x 0.5"], batch, device, amp=True),
-            "soft": risc(NETWORKS["ResNet-18 x 0.5"], batch, device, correction="soft", floor=0.0),
+            "soft": risc(NETWORKS["ResNet-18 x 0.5"], batch, device, correction="soft", min_weight=0.0),
         }
         seconds = interleaved(works, rounds, device)
         scale = 1000 / batch

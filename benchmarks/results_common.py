@@ -63,7 +63,7 @@ def train(folder: Path, name: str, configs: Sequence[str], **overrides: object) 
         Path of the weights.
     """
     if not (folder / "done").exists():
-        resume = (folder / "checkpoint.pt").exists()
+        resume = any(folder.rglob("checkpoint.pt"))
         bundle(name, configs, output_dir=folder, resume=resume, **overrides)
         (folder / "done").touch()
     return str(folder / "model.pt")

@@ -42,12 +42,7 @@ def evaluate(
     """Evaluate weights and copy the table to the bundle's documents."""
     folder = output / "tables" / table
     bundle(
-        "ra",
-        ["evaluate", *configs],
-        checkpoints=json.dumps(weights),
-        table_name=table,
-        output_dir=folder,
-        **overrides,
+        "ra", ["evaluate", *configs], runs=json.dumps(weights), table=table, output_dir=folder, **overrides
     )
     keep("ra", folder / f"{table}.json")
 

@@ -1,4 +1,4 @@
-"""All result tables of RISC on the real images, by one command: train both stages and the controls, evaluate.
+"""All result tables of RISC on the real images, by one command: train RISC and the controls, evaluate.
 
     ROBUSTMED_DATA=... python benchmarks/results_risc.py [--seeds 0 1 2] [--output out/risc/results]
 
@@ -17,20 +17,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by
 from benchmarks import results_common
 from benchmarks.results_common import bundle, keep, options
 
-# Runs by name: the config of the stage, and what is laid over it.
-RUNS: dict[str, tuple[str, list[str]]] = {
-    "rotnet": ("train_rotnet", []),
-    "classifier": ("train_classifier", []),
-    "augmented": ("train_classifier", ["augmented"]),
-    "p4": ("train_classifier", ["p4"]),
-}
+CONTROLS = ("augmented", "p4")
 
 
-def train(name: str, dataset: str, extra: Sequence[str], source: Path, folder: Path, seed: int) -> str:
-    """Train one network and return its weights."""
-    config, overlays = RUNS[name]
-    configs = [config, dataset, *overlays, *extra]
-    return results_common.train(folder, "risc", configs, dataset_dir=source, seed=seed, amp=True)
+def train(
+    dataset: str, extra: Sequence[str], source: Path, folder: Path, seeds: Sequence[int]
+) -> dict[str, list[str]]:
+    """Train RISC, or a control, for all seeds and return the weights of its runs."""
+    runs: dict[str, list[str]] = {}
+    control = next((name for name in extra if name in CONTROLS), None)
+    for seed in seeds:
+        place = folder.with_name(f"{folder.name}-{seed}")
+        weights = results_common.train(
+            place, "risc", ["train", dataset, *extra], dataset_dir=source, seed=seed, amp=True
+        )
+        if control:
+            runs.setdefault(control, []).append(str(place / "classifier" / "model.pt"))
+        else:
+            for part in ("rotnet", "classifier"):
+                runs.setdefault(part, []).append(weights)
+    return runs
 
 
 def table(
@@ -64,12 +70,11 @@ def main() -> None:
     source, output, seeds = chosen.source / "medmnist", chosen.output, chosen.seeds
     for dataset in chosen.datasets:
         place = output / dataset
-        runs = {
-            name: [train(name, dataset, [], source, place / f"{name}-{seed}", seed) for seed in seeds]
-            for name in RUNS
-        }
+        pair = train(dataset, [], source, place / "risc", seeds)
+        runs = dict(pair)
+        for control in CONTROLS:
+            runs |= train(dataset, [control], source, place / control, seeds)
         table("evaluate", dataset, dataset, [], runs, source, output, seeds)
-        pair = {k: runs[k] for k in ("rotnet", "classifier")}
         table("explain", f"{dataset}_heatmaps", dataset, [], pair, source, output, seeds)
     if "retinamnist" in chosen.datasets:
         _leak(source, output, seeds)
@@ -78,16 +83,10 @@ def main() -> None:
 def _leak(source: Path, output: Path, seeds: Sequence[int]) -> None:
     """RotNet with the traces of plain resampling left in, for comparison."""
     extra, place = ["bilinear"], output / "retinamnist"
-    runs = {
-        name: [
-            train(name, "retinamnist", extra, source, place / f"{name}-bilinear-{seed}", seed)
-            for seed in seeds
-        ]
-        for name in ("rotnet", "classifier")
-    }
+    runs = train("retinamnist", extra, source, place / "bilinear", seeds)
     table("evaluate", "retinamnist_leak", "retinamnist", extra, runs, source, output, seeds)
     # The same RotNets where the traces are gone.
-    runs["classifier"] = [str(place / f"classifier-{seed}" / "model.pt") for seed in seeds]
+    runs["classifier"] = [str(place / f"risc-{seed}" / "model.pt") for seed in seeds]
     table("evaluate", "retinamnist_leak_closed", "retinamnist", [], runs, source, output, seeds)
 
 

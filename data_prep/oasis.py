@@ -19,24 +19,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from robustmed_monai.data.split import split_subjects
-from robustmed_monai.data_prep.command import command
-from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits
-from robustmed_monai.data_prep.downloads import Download, DownloadFile
+from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
+from robustmed_monai.data_prep.downloads import Download
 from robustmed_monai.data_prep.label_maps import renumber
-from robustmed_monai.data_prep.pixels import (
-    Array,
-    percentile_scale,
-    read_volume,
-    square_pixels,
-    voxel_spacing,
-)
+from robustmed_monai.data_prep.pixels import Array, percentile_scale, read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError, GeometryError
 
 SOURCE = Source(
@@ -57,15 +48,14 @@ ASEG = {
 NEURITE = re.compile(r"(?:.*/)?(OASIS_OAS1_\d+_MR\d+)/(slice|aligned)_norm\.nii\.gz$")
 FREESURFER = re.compile(r"(?:.*/)?([^/]+)/mri/norm\.mgz$")
 
-Numbers = Mapping[int, int] | None
-Case = tuple[str, DownloadFile, DownloadFile, Numbers]
+Case = tuple[str, str, str, Mapping[int, int] | None]
 
 
 def prepare(
     source: Path,
     output: Path,
-    form: Literal["slice", "volume"] = "slice",
-    labels: Literal["tissue", "seg4", "seg24", "seg35"] = "tissue",
+    form: str = "slice",
+    labels: str = "tissue",
     percentile: float = 99.9,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
@@ -76,8 +66,9 @@ def prepare(
     Args:
         source: neurite-oasis tar or its folder, or a folder of FreeSurfer subjects.
         output: folder to write.
-        form: one slice per subject, or volumes.
-        labels: tissue, or the segmentation whose numbers are kept: seg4, seg24 (slices), seg35 (volumes).
+        form: "slice" or "volume".
+        labels: "tissue", or the segmentation whose numbers are kept: "seg4", "seg24" (slices), "seg35"
+            (volumes).
         percentile: percentile of the volume (of the slice, where there is only that) that becomes 1.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects.
@@ -94,11 +85,18 @@ def prepare(
         raise ConfigError(f"form={form!r}, labels={labels!r}: choose {FORMS}.")
     settings = {"form": form, "labels": labels, "percentile": percentile, "seed": seed}
     out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
-    cases = _cases(out.download(source), form, labels)
-    sections = split_subjects((subject for subject, *_ in cases), splits, seed)
-    for subject, image, segmentation, numbers in out.progress(cases):
-        make = partial(_items, out, subject, image, segmentation, numbers, form, percentile)
-        out.add_case(image.name, sections[subject], [image, segmentation], make)
+    download = Download(Path(source))
+    if download.damage:
+        out.problem(download.source, download.damage)
+    for subject, image, segmentation, numbers in out.progress(_cases(download, form, labels)):
+        section = section_of(subject, splits, seed)
+        if segmentation not in download.names:
+            out.problem(download.named(segmentation), "missing")
+            continue
+        make = partial(_item, out, download, subject, section, image, segmentation, numbers, form, percentile)
+        stamp = [download.stamp(image), download.stamp(segmentation)]
+        files = [download.path(image), download.path(segmentation)]
+        out.case(image, files, make, stamp, download.named(image))
     return out.finish(strict)
 
 
@@ -106,19 +104,18 @@ def _cases(download: Download, form: str, labels: str) -> list[Case]:
     """Subject, image, segmentation and its tissues (None keeps the numbers) of every case."""
     found: list[Case] = []
     wanted = {"slice": "slice", "volume": "aligned"}[form]
-    for name, file in download.files.items():
+    for name in download.names:
         folder = PurePosixPath(name).parent
         match = NEURITE.fullmatch(name)
         if match and match[2] == wanted:
             kind = "seg4" if labels == "tissue" else labels
             numbers = SEG4 if labels == "tissue" else None
-            labelled = download.file((folder / f"{wanted}_{kind}.nii.gz").as_posix())
-            found.append((match[1], file, labelled, numbers))
+            found.append((match[1], name, (folder / f"{wanted}_{kind}.nii.gz").as_posix(), numbers))
         match = FREESURFER.fullmatch(name)
         if match:
             if labels != "tissue":
                 raise ConfigError(f"labels={labels!r}: FreeSurfer subjects have tissue only; give 'tissue'.")
-            found.append((match[1], file, download.file((folder / "aseg.mgz").as_posix()), ASEG))
+            found.append((match[1], name, (folder / "aseg.mgz").as_posix(), ASEG))
     if not found:
         raise DataError(
             f"{download.source}: holds neither OASIS_OAS1_<n>_MR1/{wanted}_norm.nii.gz nor "
@@ -127,20 +124,21 @@ def _cases(download: Download, form: str, labels: str) -> list[Case]:
     return found
 
 
-def _items(
+def _item(
     out: Preparation,
+    download: Download,
     subject: str,
-    image: DownloadFile,
-    segmentation: DownloadFile,
-    numbers: Numbers,
+    section: str,
+    image: str,
+    segmentation: str,
+    numbers: Mapping[int, int] | None,
     form: str,
     percentile: float,
-) -> list[Item]:
-    with image.on_disk() as image_file, segmentation.on_disk() as label_file:
+) -> Items:
+    with download.file(image) as image_file, download.file(segmentation) as label_file:
         volume = read_volume(image_file)
         classes = _classes(label_file, volume, numbers)
     scaled = percentile_scale(volume, percentile)
-    item: Item = {"healthy": True, "subject": subject}
     if form == "volume":
         affine = np.asarray(volume.affine)
         paths = (
@@ -151,17 +149,13 @@ def _items(
         # A coronal slice of an "RPS" volume, turned so that the top of the head is up.
         filled = np.nonzero(classes.any(axis=(0, 2)))[0]
         middle = int(filled[0] + filled[-1]) // 2
-        side_x, _, side_z = voxel_spacing(volume)
-        image_slice, label_slice = (
-            square_pixels(np.ascontiguousarray(one[:, middle, ::-1]), (side_x, side_z), labels)
-            for one, labels in ((scaled, False), (classes, True))
-        )
+        image_slice, label_slice = scaled[:, middle, ::-1], classes[:, middle, ::-1]
         paths = out.image(subject, image_slice), out.labels(subject, label_slice)
-        item["pixel_mm"] = round(min(side_x, side_z), 4)
-    return [{"image": paths[0], "label": paths[1], **item}]
+    item = {"image": paths[0], "label": paths[1], "healthy": True, "subject": subject}
+    return [(section, item)]
 
 
-def _classes(path: Path, volume: MetaTensor, numbers: Numbers) -> Array:
+def _classes(path: Path, volume: MetaTensor, numbers: Mapping[int, int] | None) -> Array:
     """The segmentation on the grid of its image, renumbered unless ``numbers`` is None."""
     labels = read_volume(path)
     if labels.shape != volume.shape or not np.allclose(labels.affine, volume.affine, atol=1e-3):
@@ -174,7 +168,18 @@ def _classes(path: Path, volume: MetaTensor, numbers: Numbers) -> Array:
     return renumber(values, kept, str(path)).astype(np.float32)
 
 
-main = command(prepare)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; see ``--help``."""
+    parser = make_parser("robustmed_monai.data_prep.oasis", __doc__, SPLITS)
+    parser.add_argument("--form", choices=tuple(FORMS), default="slice", help="(%(default)s)")
+    parser.add_argument(
+        "--labels", choices=("tissue", "seg4", "seg24", "seg35"), default="tissue", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--percentile", type=float, default=99.9, help="percentile that becomes 1 (%(default)s)"
+    )
+    return run(prepare, parser, argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

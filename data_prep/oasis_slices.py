@@ -11,6 +11,7 @@ The subjects of ``val`` become the test set and are never used for a choice. ``-
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmed_monai.data.split import rank_subjects
-from robustmed_monai.data_prep.command import command
-from robustmed_monai.data_prep.common import Item, Preparation, Source, require_folder
+from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
 from robustmed_monai.data_prep.label_maps import check_size, renumber, shrink, shrink_labels
 from robustmed_monai.data_prep.pixels import Array, read_slice
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
@@ -76,28 +75,28 @@ def prepare(
     settings = {"size": size, "validation": validation, "seed": seed}
     out = Preparation(SOURCE, output, settings)
 
-    def make(image: Path, labels: Path, subject: str, level: int) -> list[Item]:
+    def make(section: str, image: Path, labels: Path, subject: str, level: int) -> Items:
         pixels, classes = read_slice(image), read_slice(labels)
         if pixels.shape != classes.shape:
             raise ImageShapeError(f"{labels}: {classes.shape} pixels for an image of {pixels.shape}.")
-        others = sorted(set(np.unique(classes).tolist()) - set(GREY_VALUES))
-        if others:
-            raise DataError(f"{labels}: has the grey values {others[:5]}, expected {sorted(GREY_VALUES)}.")
+        alien = sorted(set(np.unique(classes).tolist()) - set(GREY_VALUES))
+        if alien:
+            raise DataError(f"{labels}: has the grey values {alien[:5]}, expected {sorted(GREY_VALUES)}.")
         tissue = renumber(nose_up(classes), GREY_VALUES, str(labels))
         name = f"{subject}_{level:02d}"
         item = {
             "image": out.image(name, shrink(nose_up(pixels) / np.float32(255), size)),
             "label": out.labels(name, shrink_labels(tissue, size)),
         }
-        return [{**item, "healthy": True, "subject": subject, "level": level}]
+        return [(section, {**item, "healthy": True, "subject": subject, "level": level})]
 
     for part, subjects in parts.items():
         for subject, files in out.progress(subjects.items()):
             section = "test" if part == "val" else "validation" if subject in chosen else "training"
             for level, image in files:
                 labels = root / part / "labels" / image.name
-                make_one = partial(make, image, labels, subject, level)
-                out.add_case(f"{part}/{image.name}", section, [image, labels], make_one)
+                key = f"{part}/{image.name}"
+                out.case(key, [image, labels], partial(make, section, image, labels, subject, level))
     return out.finish(strict)
 
 
@@ -119,7 +118,8 @@ def held_back(subjects: Sequence[str], count: int, seed: int) -> set[str]:
     """
     if not 0 < count < len(subjects):
         raise ConfigError(f"validation: got {count} of {len(subjects)} subjects; give a number in between.")
-    return set(rank_subjects(subjects, seed)[:count])
+    ranked = sorted(subjects, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+    return set(ranked[:count])
 
 
 def _subjects(folder: Path) -> dict[str, list[tuple[int, Path]]]:
@@ -131,7 +131,16 @@ def _subjects(folder: Path) -> dict[str, list[tuple[int, Path]]]:
     return found
 
 
-main = command(prepare)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; see ``--help``."""
+    parser = make_parser("robustmed_monai.data_prep.oasis_slices", __doc__)
+    parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
+    parser.add_argument(
+        "--validation", type=int, default=30, help="subjects of train to choose weights by (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (%(default)s)")
+    return run(prepare, parser, argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,44 +1,37 @@
 # %% [markdown]
-# # RISC: a classifier that does not mind how the image lies
+# # RISC: a classifier that does not mind how the image is rotated
 #
-# A classifier of upright images fails when the image lies turned. RISC asks a second network, RotNet, how
-# the image lies, turns it back, and classifies what is left. RotNet needs no labels. Here both are trained
+# A classifier of upright images fails when the image is rotated. RISC asks a second network, RotNet, by
+# how much, rotates it back, and classifies what is left. RotNet needs no labels. Here both are trained
 # on the embedded brains for some seconds; the class is the height of the slice, 0 to 4. The weights that
 # ship with the bundle know chest X-rays and retinas.
 
 # %%
 import matplotlib.pyplot as plt
-import torch
 from monai.bundle import ConfigWorkflow
 
 from robustmed_monai.data import labelled_images
 from robustmed_monai.inferers import RotationCorrectionInferer
+from robustmed_monai.networks.risc import load_risc
 from robustmed_monai.transforms import rotate
 from robustmed_monai.utils.bundle import bundle_root
 
 configs = bundle_root("risc") + "/configs"
-tiny = {"depth": 10, "width": 0.25}
-
-
-def trained(config: str, epochs: int) -> torch.nn.Module:
-    """Train one of the two stages of the bundle."""
-    workflow = ConfigWorkflow(
-        f"{configs}/{config}",
-        logging_file=False,
-        workflow_type="train",
-        output_dir=f"out/{config}",
-        max_epochs=epochs,
-        val_interval=epochs,
-        **tiny,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow.network_def
-
-
-rotnet = trained("train_rotnet.json", 18)
-classifier = trained("train_classifier.json", 18)
+workflow = ConfigWorkflow(
+    f"{configs}/train.json",
+    logging_file=False,
+    workflow_type="train",
+    output_dir="out/risc",
+    max_epochs=18,
+    val_interval=18,
+    depth=10,
+    width=0.25,
+)
+workflow.initialize()
+workflow.run()
+workflow.finalize()
+network = load_risc("out/risc/model.pt")
+rotnet, classifier = network.rotnet, network.classifier
 
 # %% [markdown]
 # Test slices at all four angles. The inferer works around any MONAI classifier: `correction="none"` is the
@@ -48,8 +41,8 @@ classifier = trained("train_classifier.json", 18)
 test = labelled_images("test").tensors
 images, labels = test["image"], test["label"]
 methods = {
-    "classifier alone": RotationCorrectionInferer(rotnet, correction="none"),
-    "RISC": RotationCorrectionInferer(rotnet, correction="hard"),
+    "classifier alone": RotationCorrectionInferer(rotnet, correction="none", axes="XY"),
+    "RISC": RotationCorrectionInferer(rotnet, correction="hard", axes="XY"),
 }
 accuracy: dict[str, list[float]] = {name: [] for name in methods}
 for turn in range(4):

@@ -124,14 +124,14 @@ class RotationTable:
         for _, inferer in self.rows.values():
             if inferer.rotnet is not None:
                 inferer.temperature = temperature
-                asked.setdefault(f"{ROTNET}, orbit" if inferer.orbit else ROTNET, inferer)
+                asked.setdefault(f"{ROTNET}, rotation set" if inferer.rotation_set else ROTNET, inferer)
         return dict(sorted(asked.items()))
 
     def _add_expectation(self, name: str, results: dict[str, RotationResult]) -> None:
         """What the identity of the fact sheet expects of a row with hard correction."""
         run, inferer = self.rows[name]
         plain = results.get(UNCORRECTED)
-        finder = results.get(f"{ROTNET}, orbit" if inferer.orbit else ROTNET)
+        finder = results.get(f"{ROTNET}, rotation set" if inferer.rotation_set else ROTNET)
         same = UNCORRECTED in self.rows and self.rows[UNCORRECTED][0] == run
         if (
             inferer.correction != "hard"

@@ -17,8 +17,8 @@ from robustmed_monai.data.medmnist import medmnist_dataset
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.rotation import resample
-from robustmed_monai.transforms.slices import resize_to_square, volume_to_slices
+from robustmed_monai.transforms.rotation import to_square
+from robustmed_monai.transforms.slices import volume_to_slices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _NOT_CLASSES = {"images", "masks", "labels"}
@@ -121,13 +121,6 @@ class SquareImages:
         if self.upper_percentile is None:
             return volume_to_slices(image, None, high=image.meta.get("max_value"))[0]
         return volume_to_slices(image, None, upper_percentile=self.upper_percentile)[0]
-
-
-def to_square(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bring square images (B, C, S, S) to ``size``, alike in all directions; see ``resample``."""
-    # Far larger ones are first brought near by MONAI's anti-aliased resizing, whose grid is gone afterwards.
-    near = resize_to_square(images, 2 * size) if images.shape[-1] > 2 * size else images
-    return resample(near, size)
 
 
 def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> list[float]:

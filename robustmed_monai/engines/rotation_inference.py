@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustmed_monai.data.labelled import SquareImages, to_square
+from robustmed_monai.data.labelled import SquareImages
 from robustmed_monai.engines.file_iteration import file_iteration
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
-from robustmed_monai.transforms.rotation import rotate
+from robustmed_monai.transforms.rotation import rotate, to_square
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.visualize.gradcam import gradcam

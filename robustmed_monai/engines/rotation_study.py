@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ignite.distributed as idist
 import torch
-from monai.networks.utils import eval_mode
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.inferers.risc import RotationCorrectionInferer, fit_temperature
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.metrics.classification import classification_metrics
-from robustmed_monai.metrics.risc import angle_error, rotation_accuracy, rotation_confusion
-from robustmed_monai.transforms.rotation import all_rotations, rotate, rotation_labels
+from robustmed_monai.metrics.risc import angle_error, rotation_accuracy
+from robustmed_monai.transforms.rotation import rotate
 from robustmed_monai.utils.errors import DataError
-from robustmed_monai.utils.weights import load_info, load_into, save_weights
 
 
 class RotationResult(NamedTuple):
@@ -67,7 +64,7 @@ def evaluate_classifier(
         outputs.append(torch.cat(parts))
     found = torch.stack(outputs)
     estimates = rotation_accuracy((found.argmax(2) == labels.cpu()).numpy())
-    figures = {k: v.value for k, v in estimates.items()}
+    figures = {k: v["value"] for k, v in estimates.items()}
     repeated = labels.cpu().repeat(count)
     figures["cross_entropy"] = float(F.nll_loss(found.flatten(0, 1).clamp(min=1e-12).log(), repeated))
     if len(labels.unique()) == found.shape[2]:
@@ -75,7 +72,7 @@ def evaluate_classifier(
     if inferer.min_confidence > 0:
         figures["abstained"] = float(torch.cat(abstained).mean())
     figures = {k: v for k, v in figures.items() if math.isfinite(v)}
-    return RotationResult(figures, {k: v.ci95 for k, v in estimates.items()}, found)
+    return RotationResult(figures, {k: v["ci95"] for k, v in estimates.items()}, found)
 
 
 def evaluate_rotnet(
@@ -103,47 +100,8 @@ def evaluate_rotnet(
         rows.append(torch.cat([inferer.posterior(view).argmax(1).cpu() for view in views]))
     found = torch.stack(rows)
     estimates = rotation_accuracy((found == torch.arange(count)[:, None]).numpy())
-    figures = {k: v.value for k, v in estimates.items()} | {"angle_error": angle_error(found)}
-    return RotationResult(figures, {k: v.ci95 for k, v in estimates.items()}, found)
-
-
-def calibrate_rotnet(
-    network: nn.Module,
-    weights: str,
-    validation: Any,
-    num_rotations: int = 4,
-    mode: str = "isotropic",
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
-    """Keep with a trained RotNet the temperature that makes its confidence a probability.
-
-    Args:
-        network: RotNet of these weights; it is left with them loaded.
-        weights: weights file of the training.
-        validation: validation data with `image` in ``tensors``.
-        num_rotations: 4 or 8.
-        mode: see ``rotate``.
-        device: where the network runs.
-
-    Returns:
-        The ``info`` now stored with the weights: `temperature`, `validation_accuracy` and
-        `validation_confusion` were added.
-    """
-    info = load_info(weights)
-    load_into(network, weights)
-    images = validation.tensors["image"]
-    parts = []
-    with torch.no_grad(), eval_mode(network):
-        for part in images.split(max(1, 256 // num_rotations)):
-            parts.append(network(all_rotations(part.to(device), num_rotations, mode)).float().cpu())
-    logits, labels = torch.cat(parts), rotation_labels(len(images), num_rotations)
-    predicted = logits.argmax(1).reshape(-1, num_rotations).T
-    info["temperature"] = fit_temperature(logits, labels)
-    info["validation_accuracy"] = float((logits.argmax(1) == labels).double().mean())
-    info["validation_confusion"] = rotation_confusion(predicted).tolist()
-    if idist.get_rank() == 0:
-        save_weights(network.state_dict(), weights, info)
-    return info
+    figures = {k: v["value"] for k, v in estimates.items()} | {"angle_error": angle_error(found)}
+    return RotationResult(figures, {k: v["ci95"] for k, v in estimates.items()}, found)
 
 
 def _check_not_empty(images: torch.Tensor) -> None:

@@ -45,6 +45,8 @@ class AtomicCheckpoint:
         evaluator: engine whose best metric and best epoch are kept.
         interval: epochs from one checkpoint to the next; the last epoch is always saved.
         on_error: what a failing disk does: "raise" ends the run, "warn" logs an error and goes on.
+        settings: what the run was asked for, as JSON: data set, seed and the like. A run with other settings
+            does not go on from the file.
 
     Raises:
         ConfigError: when an argument is out of range or a state cannot be saved.
@@ -59,6 +61,7 @@ class AtomicCheckpoint:
         evaluator: Engine | None = None,
         interval: int = 1,
         on_error: str = "raise",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         _check_choice("on_error", on_error, ("raise", "warn"))
         if interval < 1:
@@ -75,6 +78,7 @@ class AtomicCheckpoint:
         self.evaluator = evaluator
         self.interval = interval
         self.on_error = on_error
+        self.settings = dict(settings or {})
         self._resumed: dict[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -92,6 +96,7 @@ class AtomicCheckpoint:
             "best": {name: _best(state) for name, state in self._states_with_best(engine).items()},
             "scaler": scaler.state_dict() if scaler else None,
             "random": _random_state(self._all_generators(engine)),
+            "settings": self.settings,
         }
         if idist.get_rank() != 0:
             return
@@ -110,6 +115,7 @@ class AtomicCheckpoint:
 
         Raises:
             WeightsError: when the file is missing, damaged or of another run.
+            ConfigError: when that run had other settings; it names them.
             TrainingError: when nothing is left to train, or the epochs have another length now.
         """
         content = _read_checkpoint(self.path)
@@ -136,6 +142,20 @@ class AtomicCheckpoint:
             state.max_epochs = content["epoch"]
         self._resumed = {"scaler": content["scaler"], "random": content["random"]}
         engine.logger.info(f"Resumed after epoch {state.epoch} from {self.path}")
+
+    def is_finished(self, engine: Engine) -> bool:
+        """Whether the file is that of this run at its last epoch, so that there is nothing to go on with.
+
+        Args:
+            engine: the trainer.
+
+        Raises:
+            WeightsError: when the file is missing or damaged.
+            ConfigError: when that run had other settings; it names them.
+        """
+        content = _read_checkpoint(self.path)
+        self._check_settings(content)
+        return bool(content["epoch"] == engine.state.max_epochs)
 
     def _started(self, engine: Engine) -> None:
         # Registered only now, these come after validation and all else that handlers do at the same events.
@@ -197,6 +217,7 @@ class AtomicCheckpoint:
                     )
 
     def _check_fit(self, content: dict[str, Any], engine: Engine) -> None:
+        self._check_settings(content)
         state, saved = engine.state, sorted(content["state"])
         if saved != sorted(self.objects):
             raise WeightsError(
@@ -212,6 +233,18 @@ class AtomicCheckpoint:
             raise TrainingError(
                 f"{self.path}: was written with {content['epoch_length']} iterations per epoch, now it is "
                 f"{state.epoch_length}; resume with the same data and batch size."
+            )
+
+    def _check_settings(self, content: dict[str, Any]) -> None:
+        then = content.get("settings") or {}
+        changed = [
+            k for k in sorted(then.keys() | self.settings.keys()) if then.get(k) != self.settings.get(k)
+        ]
+        if changed:
+            found = ", ".join(f"{k}={self.settings.get(k)!r} (was {then.get(k)!r})" for k in changed)
+            raise ConfigError(
+                f"{self.path}: the run that is to go on had other settings: {found}. Give those again, or "
+                "start without resuming."
             )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from robustmed_monai.transforms.rotation import all_rotations, check_rotations, rotate
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, WeightsError
+from robustmed_monai.utils.weights import load_info, load_into
 
 # Block, and blocks per stage.
 DEPTHS: dict[int, tuple[str, list[int]]] = {
@@ -78,7 +81,7 @@ def feature_width(trunk: nn.Module) -> int:
 
 
 class RotNet(nn.Module):
-    """Tells by which multiple of 360 / ``num_rotations`` degrees an image lies turned.
+    """Tells by which multiple of 360 / ``num_rotations`` degrees an image is rotated.
 
     Args:
         num_rotations: 4 or 8; the number of outputs.
@@ -89,6 +92,9 @@ class RotNet(nn.Module):
         head: widths of the two hidden fully connected layers. The paper says "three fully connected layers"
             and gives no widths, activation or dropout; these are ours.
         dropout: before each hidden layer's successor.
+        image_size: side in pixels of the images that it is trained on; RotationCorrectionInferer brings
+            others to it. None: any size.
+        temperature: its logits divided by this make calibrated probabilities; see ``fit_temperature``.
 
     Raises:
         ConfigError: when an argument is out of range.
@@ -109,12 +115,17 @@ class RotNet(nn.Module):
         width: float = 1.0,
         head: Sequence[int] = (512, 128),
         dropout: float = 0.2,
+        image_size: int | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         check_rotations(num_rotations)
         if len(head) != 2:
             raise ConfigError(f"head={tuple(head)}; three fully connected layers have two hidden widths.")
         self.num_rotations = num_rotations
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.temperature = temperature
         self.trunk = resnet2d(None, in_channels, depth, stem, width)
         widths = [feature_width(self.trunk), *head]
         hidden = [
@@ -124,7 +135,7 @@ class RotNet(nn.Module):
         self.head = nn.Sequential(*hidden, nn.Linear(head[-1], num_rotations))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (B, num_rotations) of images (B, C, S, S) in [0, 1]."""
+        """Logits (B, num_rotations) of images (B, C, X, Y) in [0, 1], X and Y equal."""
         logits: torch.Tensor = self.head(self.trunk(image))
         return logits
 
@@ -183,7 +194,44 @@ class RotationCorrectedNet(nn.Module):
         self.classifier = classifier
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Class logits (B, num_classes) of images (B, C, S, S) in [0, 1], however they are turned."""
+        """Class logits (B, num_classes) of images (B, C, X, Y) in [0, 1], X and Y equal, however rotated."""
         found = self.rotnet(image).argmax(1)
         logits: torch.Tensor = self.classifier(rotate(image, -found, self.rotnet.num_rotations))
         return logits
+
+
+def load_risc(path: str | os.PathLike[str]) -> RotationCorrectedNet:
+    """RISC of a weights file: built by the sizes in its ``info``, with its weights.
+
+    Args:
+        path: weights file that holds both networks, such as ``models/model.pt``.
+
+    Raises:
+        WeightsError: when the file is missing, altered or of something else.
+    """
+    info = load_info(path)
+    parts = [part for part in (info.get("rotnet"), info.get("classifier")) if isinstance(part, dict)]
+    if len(parts) != 2 or "num_rotations" not in parts[0] or "num_classes" not in parts[1]:
+        raise WeightsError(
+            f"{path}: does not hold RISC's two networks; give the model.pt that train.json leaves."
+        )
+    rotnet, classifier = parts
+    if rotnet.get("axes", "XY") != "XY":
+        raise WeightsError(f"{path}: RotNet was trained on axes {rotnet['axes']}; train it on (B, C, X, Y).")
+    network = RotationCorrectedNet(
+        RotNet(
+            rotnet["num_rotations"],
+            **_sizes(rotnet),
+            image_size=rotnet.get("image_size"),
+            temperature=rotnet.get("temperature", 1.0),
+        ),
+        resnet2d(classifier["num_classes"], **_sizes(classifier)),
+    )
+    load_into(network, path)
+    return network
+
+
+def _sizes(info: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {"channels": 1, "depth": 18, "stem": "small", "width": 0.5}
+    sizes = {key: info.get(key, value) for key, value in defaults.items()}
+    return {"in_channels": sizes.pop("channels"), **sizes}

@@ -48,7 +48,12 @@ def draw_share(sample: Sample, shape: Shape, generator: torch.Generator) -> Para
     """
     world, rank = rank_share()
     params = sample((shape[0] * world, *shape[1:]), generator)
-    return index_params(params, torch.arange(rank, count_rows(params), world)) if world > 1 else params
+    # Nothing is drawn by a transform that is not random, and nothing is shared out.
+    return (
+        index_params(params, torch.arange(rank, count_rows(params), world))
+        if world > 1 and params
+        else params
+    )
 
 
 def count_rows(params: Params) -> int:

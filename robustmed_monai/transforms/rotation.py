@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 ROTATIONS = (4, 8)
@@ -155,16 +156,23 @@ def resample(images: torch.Tensor, size: int) -> torch.Tensor:
     return _apply(images, size, _RESIZE_CUTOFF, odd=False, border=True).clamp(0, 1)
 
 
+def to_square(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring square images (B, C, S, S) in [0, 1] to ``size``, alike in all directions; see ``resample``."""
+    # Far larger ones are first brought near by MONAI's anti-aliased resizing, whose grid is gone afterwards.
+    near = resize_to_square(images, 2 * size) if images.shape[-1] > 2 * size else images
+    return resample(near, size)
+
+
 class RotateK(Transform):
     """Turn one image by a fixed multiple of 360 / ``num_rotations`` degrees; see ``rotate``.
 
-    The affine of a MetaTensor stays as it is: the transform stands for an image that lies the wrong way
+    The affine of a MetaTensor stays as it is: the transform stands for an image that is stored the wrong way
     round, which no header tells.
 
     Args:
         index: rotation class.
-        num_rotations: 4 or 8.
-        mode: see ``rotate``.
+        num_rotations: 4, for any values, or 8.
+        mode: see ``rotate``; the filter of "isotropic" is made for [0, 1] and others are refused.
     """
 
     def __init__(self, index: int, num_rotations: int = 4, mode: str = "isotropic") -> None:
@@ -177,6 +185,8 @@ class RotateK(Transform):
         """Turn ``img`` (C, S, S) by ``index``, or by the one of the constructor."""
         image = torch.as_tensor(img)
         plain = image.as_subclass(torch.Tensor).float()
+        if self.num_rotations == 8 and self.mode == "isotropic":
+            _check_range(plain)
         turned = rotate(plain[None], self.index if index is None else index, self.num_rotations, self.mode)[0]
         return MetaTensor(turned, meta=image.meta) if isinstance(image, MetaTensor) else turned
 
@@ -330,6 +340,14 @@ def _bilinear(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     turned = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     even = _quarter_turns(images, turns // 2)
     return torch.where((turns % 2 == 1)[:, None, None, None], turned, even)
+
+
+def _check_range(image: torch.Tensor) -> None:
+    if bool(((image < -1e-3) | (image > 1 + 1e-3)).any()):
+        raise ConfigError(
+            f"an image with values from {float(image.min()):.4g} to {float(image.max()):.4g} cannot be "
+            "rotated by 45 degrees, expected [0, 1]; scale it, or take num_rotations=4 or mode='bilinear'."
+        )
 
 
 def _check_square(images: torch.Tensor) -> None:

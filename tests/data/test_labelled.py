@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustmed_monai.data.labelled import SquareImages, class_weights, labelled_images, to_square
+from robustmed_monai.data.labelled import SquareImages, class_weights, labelled_images
+from robustmed_monai.transforms.rotation import to_square
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 from robustmed_monai.utils.files import write_json
 

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from robustmed_monai.data.tensor_dataset import TensorDataset
-from robustmed_monai.engines.rotation_study import calibrate_rotnet, evaluate_classifier, evaluate_rotnet
+from robustmed_monai.engines.rotation_study import evaluate_classifier, evaluate_rotnet
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.metrics.risc import expected_accuracy
 from robustmed_monai.utils.errors import DataError
-from robustmed_monai.utils.weights import load_info, save_weights
 
 COUNT = 160
 
@@ -77,27 +73,3 @@ def test_abstention_is_counted(case: tuple[torch.Tensor, torch.Tensor]) -> None:
 def test_no_images_are_refused(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     with pytest.raises(DataError, match="no test image"):
         evaluate_rotnet(RotationCorrectionInferer(Marks()), case[0][:0])
-
-
-def test_calibration_is_stored_with_the_weights(tmp_path: Path) -> None:
-    class Sure(nn.Module):
-        """Right in half of the cases and sure in all, so its temperature is high."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(20.0))
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.scale * Marks()(image) / 30
-            return logits
-
-    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.5
-    images[::2, 0, 0, 0], images[1::2, 0, 0, -1] = 1, 1
-    path = tmp_path / "model.pt"
-    save_weights(Sure().state_dict(), path, {"stage": "rotnet"})
-    info = calibrate_rotnet(Sure(), str(path), TensorDataset({"image": images}))
-    assert info == load_info(path)
-    assert info["stage"] == "rotnet"
-    assert info["temperature"] > 2
-    assert info["validation_accuracy"] == 0.5
-    assert torch.tensor(info["validation_confusion"]).sum(1).tolist() == [40] * 4

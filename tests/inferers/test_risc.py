@@ -78,7 +78,7 @@ class TestCorrections:
         torch.testing.assert_close(turned, expected)
 
     def test_soft_weights_by_the_posterior(self, images: torch.Tensor) -> None:
-        inferer = RotationCorrectionInferer(CornerRotNet(2.0), correction="soft", floor=0.0)
+        inferer = RotationCorrectionInferer(CornerRotNet(2.0), correction="soft", min_weight=0.0)
         found = inferer(images, RowClassifier())
         views = torch.stack([upright(rotate(images, -k)) for k in range(4)], 1)
         torch.testing.assert_close(found["pred"], (found["posterior"][..., None] * views).sum(1))
@@ -96,7 +96,7 @@ class TestCorrections:
         average = RotationCorrectionInferer(correction="average")(turned, classifier)["pred"]
         torch.testing.assert_close(results[1e6], average, atol=1e-4, rtol=1e-4)
 
-    def test_a_floor_looks_at_fewer_views(self, images: torch.Tensor) -> None:
+    def test_a_least_weight_looks_at_fewer_views(self, images: torch.Tensor) -> None:
         class Counting(RowClassifier):
             seen = 0
 
@@ -120,11 +120,11 @@ class TestCorrections:
         assert (found["corrected"] - rotate(smooth, 0, 8)).abs().max() < 0.25
 
 
-class TestOrbit:
+class TestRotationSet:
     def test_makes_the_answer_independent_of_how_the_image_lies(self, images: torch.Tensor) -> None:
         torch.manual_seed(0)
         rotnet = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 4))
-        inferer = RotationCorrectionInferer(rotnet, correction="soft", orbit=True)
+        inferer = RotationCorrectionInferer(rotnet, correction="soft", rotation_set=True)
         plain = RotationCorrectionInferer(rotnet, correction="soft")
         straight, turned = inferer(images, RowClassifier()), inferer(rotate(images, INDEX), RowClassifier())
         torch.testing.assert_close(straight["pred"], turned["pred"])
@@ -133,7 +133,9 @@ class TestOrbit:
         assert (other[0] - other[1]).abs().max() > 0.01
 
     def test_a_rotnet_that_is_right_stays_right(self, images: torch.Tensor) -> None:
-        found = RotationCorrectionInferer(CornerRotNet(), orbit=True)(rotate(images, INDEX), RowClassifier())
+        found = RotationCorrectionInferer(CornerRotNet(), rotation_set=True)(
+            rotate(images, INDEX), RowClassifier()
+        )
         assert found["rotation"].tolist() == INDEX.tolist()
 
 
@@ -151,14 +153,15 @@ class TestAbstention:
 
     def test_slices_of_one_volume_are_asked_together(self, images: torch.Tensor) -> None:
         slices = rotate(images, 2)
-        slices[1, :, 0, 0] = 1.5  # alone, this slice would be taken for upright
+        slices[1, :, 2:] *= 0.5
+        slices[1, :, 0, 0], slices[1, :, -1, -1] = 1, 0.6  # alone, this slice would be taken for upright
         alone = RotationCorrectionInferer(CornerRotNet())(slices, RowClassifier())["rotation"]
         pooled = RotationCorrectionInferer(CornerRotNet(), pool=True)(slices, RowClassifier())["rotation"]
         assert alone.tolist() == [2, 0, 2, 2, 2]
         assert pooled.tolist() == [2] * 5
 
 
-class TestDoor:
+class TestContract:
     @pytest.mark.parametrize("correction", ["hard", "soft", "average"])
     def test_a_batch_is_its_images_and_any_monai_classifier_fits(
         self, images: torch.Tensor, correction: str
@@ -181,7 +184,7 @@ class TestDoor:
             ({"correction": "average", "min_confidence": 0.5}, "needs a RotNet"),
             ({"rotnet": CornerRotNet(), "min_confidence": 1.5}, r"min_confidence=1.5 must lie in \[0, 1\]"),
             ({"rotnet": CornerRotNet(), "temperature": 0.0}, "temperature=0.0 above 0"),
-            ({"rotnet": CornerRotNet(), "floor": 0.3}, "floor=0.3"),
+            ({"rotnet": CornerRotNet(), "min_weight": 0.3}, "min_weight=0.3"),
         ],
     )
     def test_settings_out_of_range(self, settings: dict[str, object], message: str) -> None:

@@ -40,12 +40,19 @@ class TestEvaluation:
         risc("evaluate.json", evaluated, runs=runs, output_dir=str(tmp_path), amp=False)
         found = cells(tmp_path / "results.json")
         rows = {row for row, _ in found}
-        assert {"RotNet", "RotNet, orbit", "no correction", "RISC", "RISC, soft", "augmentation"} <= rows
+        assert {
+            "RotNet",
+            "RotNet, rotation set",
+            "no correction",
+            "RISC",
+            "RISC, soft",
+            "augmentation",
+        } <= rows
         assert "group-pooled ResNet" not in rows, "it was not trained"
         assert found["oracle", "worst"] == found["oracle", "upright"] == found["no correction", "upright"]
-        assert found["RISC, orbit", "worst"] == found["RISC, orbit", "upright"]
+        assert found["RISC, rotation set", "worst"] == found["RISC, rotation set", "upright"]
         assert found["averaging", "worst"] == found["averaging", "upright"]
-        assert found["RotNet, orbit", "worst"] == found["RotNet, orbit", "upright"]
+        assert found["RotNet, rotation set", "worst"] == found["RotNet, rotation set", "upright"]
         assert found["RISC", "rotated"] == pytest.approx(found["RISC", "expected"], abs=0.15)
         confusion = torch.tensor(json.loads((tmp_path / "results.json").read_text())["confusion"])
         assert confusion.sum(1).tolist() == [12] * 4

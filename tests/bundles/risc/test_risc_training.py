@@ -1,4 +1,4 @@
-"""Both stages on made-up pictures: they learn, resume, and refuse bad input before they start."""
+"""Both networks on made-up pictures: they learn, resume, and refuse bad input before they start."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from robustmed_monai.apps.stages import DONE
-from robustmed_monai.networks.risc import RotationCorrectedNet, RotNet, resnet2d
+from robustmed_monai.networks.risc import RotationCorrectedNet, RotNet, load_risc, resnet2d
 from robustmed_monai.utils.errors import RobustMedError
 from robustmed_monai.utils.weights import load_info, load_into, load_weights
 
 Overrides = dict[str, Any]
 
 
-class TestBothStages:
+class TestBothNetworks:
     def test_leave_one_network_and_its_parts(self, trained: Path) -> None:
         network = RotationCorrectedNet(RotNet(4, 1, 10, "small", 0.125), resnet2d(2, 1, 10, "small", 0.125))
         load_into(network, trained / "model.pt")
@@ -30,35 +29,53 @@ class TestBothStages:
     def test_rotnet_learns_the_rotation(self, trained: Path) -> None:
         assert load_info(trained / "rotnet" / "model.pt")["validation_accuracy"] > 0.8
 
-    def test_resume_does_not_repeat_what_is_done(
-        self, risc: Any, trained: Path, pictures: Path, small: Overrides
-    ) -> None:
-        before = {p: p.stat().st_mtime_ns for p in trained.rglob("checkpoint.pt")}
-        assert (trained / "rotnet" / DONE).is_file()
-        again = {**small, "dataset_dir": str(pictures), "output_dir": str(trained), "max_epochs": 20}
-        risc("train.json", again, resume=True)
-        assert {p: p.stat().st_mtime_ns for p in trained.rglob("checkpoint.pt")} == before
-
-
-class TestOneStage:
-    @pytest.mark.parametrize("overlays", [[], ["augmented.json"], ["p4.json"]])
-    def test_classifiers_train(self, risc: Any, tiny: Overrides, tmp_path: Path, overlays: list[str]) -> None:
-        risc(["train_classifier.json", *overlays], {**tiny, "max_epochs": 1}, output_dir=str(tmp_path))
-        assert load_info(tmp_path / "model.pt")["metric"] == "val_cross_entropy"
-
-    def test_eight_rotations_train(self, risc: Any, tiny: Overrides, tmp_path: Path) -> None:
-        risc("train_rotnet.json", {**tiny, "max_epochs": 1}, output_dir=str(tmp_path), num_rotations=8)
-        assert load_weights(tmp_path / "model.pt")["head.2.weight"].shape[0] == 8
-
-    def test_the_same_seed_gives_the_same_bits_and_resuming_too(
+    def test_resume_goes_on_with_the_stage_that_was_stopped(
         self, risc: Any, tiny: Overrides, tmp_path: Path
     ) -> None:
-        risc("train_rotnet.json", tiny, output_dir=str(tmp_path / "whole"))
-        schedule = {"schedule#max_epochs": 2, "schedule#first_epochs": 2}
-        risc("train_rotnet.json", {**tiny, **schedule, "max_epochs": 1}, output_dir=str(tmp_path / "parts"))
-        risc("train_rotnet.json", tiny | schedule, output_dir=str(tmp_path / "parts"), resume=True)
-        whole, parts = (load_weights(tmp_path / name / "model.pt") for name in ("whole", "parts"))
-        assert all(torch.equal(whole[k], parts[k]) for k in whole)
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        risc("train.json", tiny, output_dir=str(whole))
+        schedule = {f"{part}#lr_lambda#max_epochs": 2 for part in ("scheduler", "rotnet#scheduler")}
+        # The classifier stops after its first epoch; RotNet is done.
+        begun = {**tiny, **schedule, "max_epochs": None, "rotnet_epochs": 2, "classifier_epochs": 1}
+        risc("train.json", begun, output_dir=str(parts))
+        before = (parts / "rotnet" / "checkpoint.pt").stat().st_mtime_ns
+        risc("train.json", tiny | schedule, output_dir=str(parts), resume=True)
+        assert (parts / "rotnet" / "checkpoint.pt").stat().st_mtime_ns == before
+        one, other = (load_weights(folder / "model.pt") for folder in (whole, parts))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+    def test_resume_of_rotnet_alone_goes_on_with_the_classifier(
+        self, risc: Any, tiny: Overrides, tmp_path: Path
+    ) -> None:
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        risc("train.json", tiny, output_dir=str(whole))
+        run = ["$train_stage(@rotnet#trainer, @rotnet#checkpoint, @resume)"]
+        risc("train.json", tiny, output_dir=str(parts), run=run)
+        risc("train.json", tiny, output_dir=str(parts), resume=True)
+        assert (whole / "model.pt").read_bytes() == (parts / "model.pt").read_bytes()
+
+    @pytest.mark.parametrize("changed", [{"seed": 99}, {"num_rotations": 8}])
+    def test_resume_of_another_run_is_refused(
+        self, risc: Any, tiny: Overrides, tmp_path: Path, changed: Overrides
+    ) -> None:
+        risc("train.json", {**tiny, "max_epochs": 1}, output_dir=str(tmp_path))
+        before = (tmp_path / "model.pt").read_bytes()
+        with pytest.raises(RuntimeError) as caught:
+            risc("train.json", {**tiny, **changed}, output_dir=str(tmp_path), resume=True)
+        assert any(_matches(error, next(iter(changed))) for error in _causes(caught.value))
+        assert (tmp_path / "model.pt").read_bytes() == before
+
+
+class TestOthers:
+    @pytest.mark.parametrize("control", ["augmented.json", "p4.json"])
+    def test_controls_train_alone(self, risc: Any, tiny: Overrides, tmp_path: Path, control: str) -> None:
+        risc(["train.json", control], {**tiny, "max_epochs": 1}, output_dir=str(tmp_path))
+        assert load_info(tmp_path / "classifier" / "model.pt")["metric"] == "val_cross_entropy"
+        assert not (tmp_path / "rotnet").exists()
+
+    def test_eight_rotations_train(self, risc: Any, tiny: Overrides, tmp_path: Path) -> None:
+        risc("train.json", {**tiny, "max_epochs": 1}, output_dir=str(tmp_path), num_rotations=8)
+        assert load_risc(tmp_path / "model.pt").rotnet.num_rotations == 8
 
 
 class TestBadInput:
@@ -79,15 +96,15 @@ class TestBadInput:
         self, risc: Any, tiny: Overrides, tmp_path: Path, overrides: Overrides, message: str
     ) -> None:
         with pytest.raises((RuntimeError, RobustMedError)) as caught:
-            risc("train_classifier.json", {**tiny, "depth": 18, **overrides}, output_dir=str(tmp_path))
+            risc("train.json", {**tiny, "depth": 18, **overrides}, output_dir=str(tmp_path))
         assert any(_matches(error, message) for error in _causes(caught.value))
-        assert not list(tmp_path.glob("*.pt"))
+        assert not list(tmp_path.rglob("*.pt"))
 
     def test_an_empty_folder(self, risc: Any, tiny: Overrides, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         empty = {**tiny, "dataset_dir": str(tmp_path / "empty")}
         with pytest.raises((RuntimeError, RobustMedError)) as caught:
-            risc("train_rotnet.json", empty, output_dir=str(tmp_path))
+            risc("train.json", empty, output_dir=str(tmp_path))
         assert any(_matches(error, "no images found") for error in _causes(caught.value))
 
 
