@@ -17,7 +17,7 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
+.PHONY: help demo test test-slow check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
     label-demo docs clean
 
 help:
@@ -51,14 +51,23 @@ demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (n
 	@echo "  out/ra/evaluate   image sheets, histograms and curves (PNG), metrics (JSON)"
 	@echo "  out/ra/train      the course of the training: $(PY) -m tensorboard.main --logdir out/ra/train"
 
-test: $(VENV)/.installed-dev ## run the whole test suite
-	$(PY) -m pytest
+# Files in the order of their folders: the bundles, which take longest, come early.
+PYTEST := $(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-check: lint tables-check test ## ruff, mypy, the tables of the READMEs, and the tests
+test: lint ## ruff, the layers, and the tests but for the slow ones (minutes)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-dev ## trainings, exports, kills, several processes, the pages' commands, MONAI Label
+	$(PYTEST) -m slow
+
+check: types tables-check test ## what a change has to pass: mypy, the tables of the READMEs, and `make test`
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(VENV)/bin/lint-imports
+
+types: $(VENV)/.installed-dev
 	$(PY) -m mypy
 
 tables: $(VENV)/.installed ## write the tables of the READMEs from the results files
@@ -102,5 +111,5 @@ docs: $(VENV)/.installed-docs ## the documentation site, out/site/index.html; a 
 	$(PY) -m sphinx -q -W --keep-going -b html -d out/site-cache -c docs . out/site
 
 clean: ## remove the environment and what tools left behind; the runs in out/ stay
-	rm -rf $(VENV) $(VENV_LABEL) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_LABEL) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

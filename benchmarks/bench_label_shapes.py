@@ -42,7 +42,7 @@ def ours(size: Size, batch_size: int, device: str = "cpu") -> dict[str, Work]:
     """Pairs by the batch, with maps made anew and from the default pool, which is refreshed as it goes on."""
     works: dict[str, Work] = {}
     for case, pool in ((NEW, 0), (POOL, 40)):
-        views, numbers = SyntheticViews(size, batch_size, 1, pool_size=pool, device=device), count()
+        views, numbers = SyntheticViews(size, batch_size, 1, label_map_cache=pool, device=device), count()
         works[case] = partial(_next_batch, views, numbers)
         if pool:
             # A training fills the pool once.
@@ -130,7 +130,7 @@ def factory(size: Size, num_labels: int) -> dict[str, Any]:
     """Ours in the form that the project's side-by-side script takes, with maps made anew."""
     batch_size = 8 if len(size) == 2 else 2
     shapes, to_image, generator = LabelShapes(num_labels), LabelsToImage(), torch.Generator().manual_seed(0)
-    views = SyntheticViews(size, batch_size, 1, num_labels=num_labels, pool_size=0)
+    views = SyntheticViews(size, batch_size, 1, num_labels=num_labels, label_map_cache=0)
     numbers = count()
     return {
         "batch": batch_size,

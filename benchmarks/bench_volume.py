@@ -44,8 +44,8 @@ from benchmarks.timing import (
 )
 from robustmed_monai.data.slice_dataset import SliceDataset
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
-from robustmed_monai.engines.anomaly_study import calibrate_weights
 from robustmed_monai.inferers.ra import AnomalyMapInferer
+from robustmed_monai.metrics.ra import calibrate_weights
 from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.files import read_json

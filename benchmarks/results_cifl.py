@@ -132,8 +132,8 @@ def make_table(part: str, output: Path) -> None:
     bundle(
         name,
         ["evaluate"],
-        runs=json.dumps(runs),
-        table=table,
+        checkpoints=json.dumps(runs),
+        table_name=table,
         output_dir=place,
         dataset_dir=_data(output),
         seeds=seeds,

@@ -82,7 +82,7 @@ def evaluate(
     """Evaluate weights and copy the table to the bundle's documents."""
     folder = output / "tables" / table
     files = ["evaluate", *configs]
-    bundle("pchvae", files, runs=json.dumps(runs), table=table, output_dir=folder, **overrides)
+    bundle("pchvae", files, checkpoints=json.dumps(runs), table_name=table, output_dir=folder, **overrides)
     keep("pchvae", folder / f"{table}.json")
 
 
@@ -111,7 +111,7 @@ def main() -> None:
         )
         evaluate("ixi", [], train_all("ixi", ixi, seeds, output), output, dataset_dir=ixi, seeds=seeds)
     if "sweep" in chosen.datasets:
-        evaluate("sweep", ["sweep"], sweep(lgg, seeds, output), output, **matched)
+        evaluate("sweep", [], sweep(lgg, seeds, output), output, **matched)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ def evaluate(
     """Evaluate weights and copy the table to the bundle's documents."""
     folder = output / "tables" / table
     bundle(
-        "ra", ["evaluate", *configs], runs=json.dumps(weights), table=table, output_dir=folder, **overrides
+        "ra",
+        ["evaluate", *configs],
+        checkpoints=json.dumps(weights),
+        table_name=table,
+        output_dir=folder,
+        **overrides,
     )
     keep("ra", folder / f"{table}.json")
 

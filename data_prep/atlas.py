@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from robustmed_monai.data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
-from robustmed_monai.data_prep.lesion_slices import LesionSlices, add_lesion_arguments
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Preparation, Source, Splits, require_folder
+from robustmed_monai.data_prep.volume_slices import VolumeSlices, add_lesion_cases
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -63,24 +63,20 @@ def prepare(
         raise DataError(
             f"{source}: no sub-*/ses-1/anat/*{IMAGE} in it; unpack the (encrypted) archive of ATLAS first."
         )
-    cut = LesionSlices(slices, gap_mm, percentile, min_pixels, seed, splits)
-    out = Preparation(SOURCE, output, {**vars(cut), "splits": list(splits)})
-    for image in out.progress(images):
-        if HIDDEN_TEST in image.relative_to(source).parts:
-            out.skipped["hidden test set without masks"] += 1
-            continue
-        mask = image.with_name(image.name.removesuffix(IMAGE) + MASK)
-        subject = image.name.split("_")[0]
-        out.case(image.name, [image, mask], partial(cut.items, out, subject, "stroke", image, mask))
+    cut = VolumeSlices(slices, gap_mm, min_pixels)
+    settings = {**vars(cut), "percentile": percentile, "seed": seed, "splits": list(splits)}
+    out = Preparation(SOURCE, output, settings)
+    shown = [image for image in images if HIDDEN_TEST not in image.relative_to(source).parts]
+    out.skipped.update({"hidden test set without masks": len(images) - len(shown)})
+    cases = [
+        (image.name, image.name.split("_")[0], image, image.with_name(image.name.removesuffix(IMAGE) + MASK))
+        for image in shown
+    ]
+    add_lesion_cases(out, cases, "stroke", cut, percentile, seed, splits)
     return out.finish(strict)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.atlas", __doc__, SPLITS)
-    add_lesion_arguments(parser)
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from robustmed_monai.data_prep.common import Preparation, Source, Splits, make_parser, require_folder, run
-from robustmed_monai.data_prep.lesion_slices import LesionSlices, add_lesion_arguments
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Preparation, Source, Splits, require_folder
+from robustmed_monai.data_prep.volume_slices import VolumeSlices, add_lesion_cases
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -30,7 +31,7 @@ CASE = re.compile(r"BraTS(20\d\d|20)_\w*\d+$")
 def prepare(
     source: Path,
     output: Path,
-    sequence: str = "t1",
+    sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1",
     slices: int = 5,
     gap_mm: float = 5.0,
     percentile: float = 98.0,
@@ -44,7 +45,7 @@ def prepare(
     Args:
         source: folder with one folder per case, at any depth.
         output: folder to write.
-        sequence: t1, t1ce, t2 or flair.
+        sequence: which of the four.
         slices: slices of each subject, spread around the middle one.
         gap_mm: distance between them in mm.
         percentile: percentile of the volume that becomes 1.
@@ -66,11 +67,14 @@ def prepare(
         raise DataError(
             f"{source}: no folder like BraTS2021_00000 in it; give the unpacked official download."
         )
-    cut = LesionSlices(slices, gap_mm, percentile, min_pixels, seed, splits)
-    out = Preparation(SOURCE, output, {"sequence": sequence, **vars(cut), "splits": list(splits)})
-    for case in out.progress(cases):
+    cut = VolumeSlices(slices, gap_mm, min_pixels)
+    settings = {"sequence": sequence, **vars(cut), "percentile": percentile, "seed": seed}
+    out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
+    found = []
+    for case in cases:
         image, mask = (_nifti(case / f"{case.name}_{part}") for part in (sequence, "seg"))
-        out.case(case.name, [image, mask], partial(cut.items, out, case.name, "glioma", image, mask))
+        found.append((case.name, case.name, image, mask))
+    add_lesion_cases(out, found, "glioma", cut, percentile, seed, splits)
     return out.finish(strict)
 
 
@@ -79,15 +83,7 @@ def _nifti(stem: Path) -> Path:
     return plain if plain.is_file() else stem.with_name(f"{stem.name}.nii.gz")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.brats", __doc__, SPLITS)
-    parser.add_argument(
-        "--sequence", choices=("t1", "t1ce", "t2", "flair"), default="t1", help="(%(default)s)"
-    )
-    add_lesion_arguments(parser)
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,16 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from robustmed_monai.data_prep.common import (
-    Items,
-    Preparation,
-    Source,
-    Splits,
-    make_parser,
-    require_folder,
-    run,
-    section_of,
-)
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, require_folder
 from robustmed_monai.data_prep.pixels import kind_name, nearest, read_slice
 
 SOURCE = Source(
@@ -63,7 +56,7 @@ def prepare(
     root = root / ROOT if (root / ROOT).is_dir() else root
     out = Preparation(SOURCE, output, {"seed": seed, "splits": list(splits)})
 
-    def make(path: Path, mask: Path | None, group: str) -> Items:
+    def make(path: Path, mask: Path | None, group: str) -> list[Item]:
         pixels = read_slice(path) / FULL_SCALE
         healthy = group == NORMAL
         item: dict[str, Any] = {
@@ -75,24 +68,24 @@ def prepare(
             item["label"] = out.tissue(path.stem, nearest(read_slice(mask), pixels.shape))
         if not healthy:
             item["kind"] = kind_name(group)
-        return [(section_of(path.stem, splits, seed) if healthy else "test", item)]
+        return [item]
 
-    for group in CLASSES:
-        images = sorted((root / group / "images").glob("*.png"))
+    found = {group: sorted((root / group / "images").glob("*.png")) for group in CLASSES}
+    sections = split_subjects((path.stem for path in found[NORMAL]), splits, seed)
+    for group, images in found.items():
         if not images:
             out.problem(root / group / "images", "missing or without PNG files")
         for path in out.progress(images):
             mask = root / group / "masks" / path.name
             with_mask = mask.parent.is_dir()
             files = [path, mask] if with_mask else [path]
-            out.case(f"{group}/{path.name}", files, partial(make, path, mask if with_mask else None, group))
+            make_one = partial(make, path, mask if with_mask else None, group)
+            section = sections[path.stem] if group == NORMAL else "test"
+            out.add_case(f"{group}/{path.name}", section, files, make_one)
     return out.finish(strict)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    return run(prepare, make_parser("robustmed_monai.data_prep.chest_xray", __doc__, SPLITS), argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

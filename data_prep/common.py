@@ -1,4 +1,4 @@
-"""What every source shares: arguments, checking file by file, atomic writing, the report and the datalist.
+"""What every source shares: checking file by file, atomic writing, the report and the datalist.
 
 A source is prepared case by case (a volume, an X-ray, a split). A case that fails is named in the report
 and the rest goes on. A case that is done is noted in ``.prepared.jsonl`` with the size and time of its
@@ -7,12 +7,10 @@ input and the sha256 of its output, so that a second run neither reads nor write
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,20 +23,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from robustmed_monai import __version__
+from robustmed_monai.data.split import SECTIONS, check_splits
 from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.data_prep.downloads import Download, DownloadFile, file_state
 from robustmed_monai.data_prep.pixels import Array, png_bytes
 from robustmed_monai.transforms.load import GeometryWarning
 from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError
 from robustmed_monai.utils.files import atomic_path, sha256
 
-SECTIONS = ("training", "validation", "test")
 DATALIST = "datalist.json"
 REPORT = "prepare_report.json"
 JOURNAL = ".prepared.jsonl"
 SHOWN_PROBLEMS = 20
 
 Item = dict[str, Any]
-Items = list[tuple[str, Item]]
 Splits = tuple[float, float, float]
 
 
@@ -83,28 +81,41 @@ class Preparation:
         """Return ``cases`` behind a progress bar (silent when stderr is no terminal)."""
         return tqdm(cases, desc=self.source.name, unit="case", disable=None)
 
-    def problem(self, file: str | os.PathLike[str], text: str) -> None:
+    def problem(self, file: object, text: str) -> None:
         """Note that ``file`` is missing or cannot be used."""
         self.problems.append({"file": str(file), "problem": text})
 
-    def case(
-        self, key: str, files: Sequence[Path], make: Callable[[], Items], stamp: Any = None, named: str = ""
+    def download(self, source: str | os.PathLike[str]) -> Download:
+        """Open a download; what is missing of it becomes a problem."""
+        found = Download(Path(source))
+        if found.damage:
+            self.problem(found.source, found.damage)
+        return found
+
+    def add_case(
+        self,
+        key: str,
+        section: str,
+        files: Sequence[Path | DownloadFile],
+        make: Callable[[], list[Item]],
+        stamp: Any = None,
     ) -> None:
         """Prepare one case, or take it over from an earlier run.
 
         Args:
             key: unique name of the case within the source.
+            section: section of its items.
             files: input files; a missing one is reported and the case left out.
-            make: reads the input, writes with ``image`` and ``mask``, returns (section, item) pairs.
-            stamp: what else identifies the input (a member of an archive).
-            named: what a problem is reported under; the first file when not given.
+            make: reads the input, writes with ``image`` and ``mask``, returns the items.
+            stamp: what else decides the items (a row of a table).
         """
         missing = [file for file in files if not file.is_file()]
         for file in missing:
             self.problem(file, "missing")
         if missing:
             return
-        state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] + [stamp]
+        states = [file_state(file) if isinstance(file, Path) else file.state() for file in files]
+        state = [*states, section, stamp]
         record = self._done.get(key)
         if record is None or record["state"] != json.loads(json.dumps(state)) or not self._intact(record):
             self._written = {}
@@ -114,7 +125,9 @@ class Preparation:
                     warnings.simplefilter("always", GeometryWarning)
                     items = make()
             except RobustMedError as error:
-                self.problem(named or files[0], " ".join(str(error).split()))
+                text = " ".join(str(error).split())
+                named = (file for file in files if Path(str(file)).name in text)
+                self.problem(next(named, files[0]), text)
                 self.skipped = before
                 return
             record = {"key": key, "state": state, "items": items, "digests": self._written}
@@ -125,8 +138,7 @@ class Preparation:
             self._append(record)
         else:
             self.skipped.update(record["skipped"])
-        for section, item in record["items"]:
-            self._items[section].append(item)
+        self._items[section] += record["items"]
         self._digests.update(record["digests"])
         self.warnings += record["warnings"]
 
@@ -174,13 +186,13 @@ class Preparation:
         """
         for items in self._items.values():
             items.sort(key=lambda item: str(item["image"]))
-        counts = {
-            section: {
-                "healthy": sum(bool(item["healthy"]) for item in items),
-                "abnormal": sum(not item["healthy"] for item in items),
-            }
-            for section, items in self._items.items()
-        }
+        counts = {section: _count(items) for section, items in self._items.items()}
+        splits = self.settings.get("splits", (0, 0, 0))
+        self.warnings += [
+            f"{section} is empty: no subject of it could be used; give more subjects or other --splits."
+            for section, fraction in zip(SECTIONS, splits, strict=True)
+            if fraction > 0 and not self._items[section]
+        ]
         kinds = Counter(str(item["kind"]) for item in self._items["test"] if "kind" in item)
         report = {"name": self.source.name, "settings": self.settings, "counts": counts}
         report |= {"kinds": dict(sorted(kinds.items())), "skipped": dict(sorted(self.skipped.items()))}
@@ -254,24 +266,14 @@ def write_if_different(path: Path, content: Any) -> Path:
     return path
 
 
-def section_of(subject: str, splits: Sequence[float], seed: int) -> str:
-    """Return the section of a subject: the same for all its images, on every machine, whoever else is there.
-
-    Args:
-        subject: name of the subject.
-        splits: fractions of training, validation and test; they add up to 1.
-        seed: another seed, another split.
-    """
-    drawn = int(hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest()[:12], 16) / 16**12
-    if drawn < splits[0]:
-        return "training"
-    return "validation" if drawn < splits[0] + splits[1] else "test"
+def _count(items: Sequence[Item]) -> dict[str, int]:
+    healthy = sum(bool(item["healthy"]) for item in items)
+    subjects = len({item["subject"] for item in items})
+    return {"subjects": subjects, "healthy": healthy, "abnormal": len(items) - healthy}
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    splits = settings.get("splits", (0, 0, 1))
-    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
-        raise ConfigError(f"splits: got {splits}; give three fractions that add up to 1, e.g. 0.8 0.1 0.1.")
+    check_splits(settings.get("splits", (0, 0, 1)))
     if not 0 < settings.get("percentile", 100) <= 100:
         raise ConfigError(f"percentile: got {settings['percentile']}; give a number above 0, at most 100.")
     for name in ("slices", "gap_mm"):
@@ -315,52 +317,3 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, st
         raise DataError(f"{path}: no such file; it is part of the official download.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); download it again.") from error
-
-
-def make_parser(module: str, doc: str, splits: Splits | None = None) -> argparse.ArgumentParser:
-    """Return the parser with the arguments of every source (``--seed``, ``--splits`` where it splits)."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", type=Path, required=True, help="the official download (file or folder)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; safe to give again")
-    parser.add_argument("--strict", action="store_true", help="refuse when any file is missing or corrupt")
-    if splits is not None:
-        parser.add_argument("--seed", type=int, default=0, help="seed of the split by subject (%(default)s)")
-        parser.add_argument(
-            "--splits",
-            type=float,
-            nargs=3,
-            default=splits,
-            metavar=("TRAINING", "VALIDATION", "TEST"),
-            help="fractions of the subjects (%(default)s)",
-        )
-    return parser
-
-
-def run(prepare: Callable[..., Path], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Run ``prepare`` with the parsed arguments, say what came out, and return the exit status (0 or 1)."""
-    try:
-        datalist = prepare(**vars(parser.parse_args(argv)))
-    except RobustMedError as error:
-        sys.stderr.write(f"{parser.prog}: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"{parser.prog}: {error}; make room or give another --output, then run it again.\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{parser.prog}: stopped; give the same command again to go on from here.\n")
-        return 130
-    report = json.loads((datalist.parent / REPORT).read_text(encoding="utf-8"))
-    problems = report["problems"]
-    for entry in problems[:SHOWN_PROBLEMS]:
-        sys.stderr.write(f"{entry['file']}: {entry['problem']}\n")
-    lines = [
-        f"{section}: {n['healthy']} healthy, {n['abnormal']} abnormal"
-        for section, n in report["counts"].items()
-    ]
-    lines += [f"{reason}: {count} left out" for reason, count in report["skipped"].items()]
-    lines += [f"{name}: {value}" for name, value in report["notes"].items()]
-    lines += [f"{len(problems)} problem(s), see {datalist.parent / REPORT}"] if problems else []
-    sys.stdout.write("\n".join([*lines, f"datalist: {datalist}"]) + "\n")
-    return 0

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
+from robustmed_monai.data.split import rank_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, require_folder
 from robustmed_monai.data_prep.pixels import read_slice
 from robustmed_monai.transforms.lesions import draw_lesion, sample_lesion, size_name
 from robustmed_monai.utils.errors import ConfigError, DataError
@@ -52,7 +53,7 @@ def prepare(
         raise DataError(
             f"{source}: {len(train)} images in train/ and {len(val)} in val/; need over {validation} and 1."
         )
-    held_back = set(sorted(train, key=lambda p: hashlib.sha256(p.name.encode()).hexdigest())[:validation])
+    held_back = set(rank_subjects((path.name for path in train), seed=None)[:validation])
     described = Source(
         "controlled_lesions",
         "as the owner of the images says",
@@ -60,19 +61,19 @@ def prepare(
     )
     out = Preparation(described, output, {"lesions": lesions, "validation": validation, "seed": seed})
     for path in train:
-        section = "validation" if path in held_back else "training"
-        out.case(str(path), [path], partial(_healthy, out, path, section))
+        section = "validation" if path.name in held_back else "training"
+        out.add_case(str(path), section, [path], partial(_healthy, out, path))
     for path in out.progress(val):
-        out.case(str(path), [path], partial(_test_items, out, path, lesions, seed))
+        out.add_case(str(path), "test", [path], partial(_test_items, out, path, lesions, seed))
     return out.finish(strict)
 
 
-def _healthy(out: Preparation, path: Path, section: str) -> Items:
-    return [(section, {"image": out.external(path), "healthy": True, "subject": path.stem})]
+def _healthy(out: Preparation, path: Path) -> list[Item]:
+    return [{"image": out.external(path), "healthy": True, "subject": path.stem}]
 
 
-def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> Items:
-    items = _healthy(out, path, "test")
+def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> list[Item]:
+    items = _healthy(out, path)
     pixels = read_slice(path)
     image = pixels / max(float(pixels.max()), 1e-6)
     for number in range(lesions):
@@ -82,20 +83,11 @@ def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> Items:
         name = f"{path.stem}_lesion{number}"
         item = {"image": out.image(name, changed), "mask": out.mask(name, mask.astype(np.float32))}
         item |= {"kind": spec.kind, "size": size_name(int(mask.sum()), max(image.shape))}
-        items.append(("test", {**item, "healthy": False, "subject": path.stem}))
+        items.append({**item, "healthy": False, "subject": path.stem})
     return items
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.controlled_lesions", __doc__ or "")
-    parser.add_argument("--lesions", type=int, default=3, help="copies with a lesion of each test slice (3)")
-    parser.add_argument(
-        "--validation", type=int, default=44, help="slices of train/ held back for validation (44)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the lesions (0)")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

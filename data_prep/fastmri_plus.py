@@ -13,26 +13,18 @@ boxed area); ``box_kinds`` names the kind of each box.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from robustmed_monai.data_prep.common import (
-    Items,
-    Preparation,
-    Source,
-    Splits,
-    make_parser,
-    read_csv,
-    require_folder,
-    run,
-    section_of,
-)
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, read_csv, require_folder
 from robustmed_monai.data_prep.pixels import (
     Array,
     box_mask,
@@ -41,6 +33,7 @@ from robustmed_monai.data_prep.pixels import (
     kind_name,
     main_kind,
     percentile_scale,
+    square_pixels,
 )
 from robustmed_monai.utils.errors import CorruptImageError, DataError, ImageShapeError, NonFiniteImageError
 
@@ -55,14 +48,22 @@ SPLITS: Splits = (0.74, 0.09, 0.17)
 # RA works on T1-weighted slices; the contrast is a part of the file name.
 CONTRASTS = ("AXT1", "AXT1PRE")
 NORMAL = "normal for age"
+RECON_SPACE = re.compile(
+    rb"<reconSpace>.*?<matrixSize>\s*<x>(\d+)</x>\s*<y>(\d+)</y>.*?"
+    rb"<fieldOfView_mm>\s*<x>([\d.]+)</x>\s*<y>([\d.]+)</y>",
+    re.DOTALL,
+)
 COLUMNS = ("file", "slice", "study_level", "x", "y", "width", "height", "label")
+
+
+Corners = tuple[float, float, float, float]
 
 
 @dataclass
 class Findings:
     """What the table says of a volume: boxes by slice and study labels other than "Normal for age"."""
 
-    boxes: dict[int, list[tuple[tuple[float, float, float, float], str]]] = field(default_factory=dict)
+    boxes: dict[int, list[tuple[Corners, str]]] = field(default_factory=dict)
     study: list[str] = field(default_factory=list)
 
 
@@ -104,30 +105,33 @@ def prepare(
     reviewed = _read_list(tables / "brain_file_list.csv")
     files = {path.stem: path for path in sorted(source.rglob("*.h5"))}
 
-    for name in out.progress(sorted(reviewed | set(findings))):
-        if not any(f"_{contrast}_" in name for contrast in contrasts):
-            out.skipped["other contrast"] += 1
-            continue
+    volumes = sorted(reviewed | set(findings))
+    taken = [name for name in volumes if any(f"_{contrast}_" in name for contrast in contrasts)]
+    out.skipped.update({"other contrast": len(volumes) - len(taken)})
+    abnormal = {name for name, found in findings.items() if found.boxes or found.study}
+    sections = split_subjects(set(taken) - abnormal, splits, seed)
+    for name in out.progress(taken):
         path, found = files.get(name, source / f"{name}.h5"), findings.get(name, Findings())
-        section = "test" if found.boxes or found.study else section_of(name, splits, seed)
-        make = partial(_items, out, path, found, slices, percentile, section)
-        out.case(name, [path], make, stamp=[sorted(found.boxes.items()), found.study])
+        make = partial(_items, out, path, found, slices, percentile)
+        stamp = [sorted(found.boxes.items()), found.study]
+        out.add_case(name, sections.get(name, "test"), [path], make, stamp)
     return out.finish(strict)
 
 
-def _items(
-    out: Preparation, path: Path, found: Findings, slices: int, percentile: float, section: str
-) -> Items:
-    scaled = percentile_scale(_read_h5(path), percentile)
-    items: Items = []
+def _items(out: Preparation, path: Path, found: Findings, slices: int, percentile: float) -> list[Item]:
+    volume, spacing = _read_h5(path)
+    scaled = percentile_scale(volume, percentile)
+    items: list[Item] = []
     for level in evenly_spaced(scaled.shape[2] // 2, slices, 1, scaled.shape[2]):
-        item: dict[str, Any] = {"subject": path.stem, "level": level, "healthy": False}
+        pixels = square_pixels(scaled[:, :, level], spacing or (1.0, 1.0))
+        item: Item = {"subject": path.stem, "level": level, "healthy": False}
+        item |= {"pixel_mm": round(min(spacing), 4)} if spacing else {}
         name = f"{path.stem}_{level:02d}"
         if found.boxes.get(level):
-            boxes = [clip_box(*box, scaled.shape[:2]) for box, _ in found.boxes[level]]
+            boxes = [clip_box(*_on_square(box, spacing), pixels.shape) for box, _ in found.boxes[level]]
             kinds = [kind for _, kind in found.boxes[level]]
             item |= {"boxes": boxes, "box_kinds": kinds, "kind": main_kind(boxes, kinds)}
-            item["mask"] = out.mask(name, box_mask(boxes, scaled.shape))
+            item["mask"] = out.mask(name, box_mask(boxes, pixels.shape))
         elif found.study:
             item["kind"] = found.study[0]
         elif found.boxes:
@@ -135,8 +139,15 @@ def _items(
             continue
         else:
             item["healthy"] = True
-        items.append((section, {"image": out.image(name, scaled[:, :, level]), **item}))
+        items.append({"image": out.image(name, pixels), **item})
     return items
+
+
+def _on_square(box: Corners, spacing: tuple[float, float] | None) -> Corners:
+    """Corners of a box after ``square_pixels``, which leaves the middle of the first pixel where it is."""
+    wide, high = (side / min(spacing) for side in spacing) if spacing else (1.0, 1.0)
+    x0, y0, x1, y1 = ((edge - 0.5) * (wide, high)[place % 2] + 0.5 for place, edge in enumerate(box))
+    return x0, y0, x1, y1
 
 
 def read_findings(out: Preparation, path: Path) -> dict[str, Findings]:
@@ -163,8 +174,8 @@ def _read_list(path: Path) -> set[str]:
     return set(path.read_text(encoding="utf-8-sig").split())
 
 
-def _read_h5(path: Path) -> Array:
-    """Return (X, Y, Z) of the root-sum-of-squares images, flipped up/down."""
+def _read_h5(path: Path) -> tuple[Array, tuple[float, float] | None]:
+    """Return the root-sum-of-squares images (X, Y, Z), flipped up/down, and their spacing in mm if stated."""
     try:
         import h5py  # type: ignore[import-untyped]
     except ImportError as error:
@@ -178,6 +189,7 @@ def _read_h5(path: Path) -> Array:
                     f"{path}: holds no reconstruction_rss but {sorted(file)}; the test sets have none."
                 )
             volume = np.asarray(file["reconstruction_rss"], dtype=np.float32)
+            header = RECON_SPACE.search(file["ismrmrd_header"][()] if "ismrmrd_header" in file else b"")
     except (OSError, RuntimeError) as error:
         raise CorruptImageError(f"{path}: is no readable HDF5 file ({error}); download it again.") from error
     if volume.ndim != 3:
@@ -188,22 +200,13 @@ def _read_h5(path: Path) -> Array:
         raise NonFiniteImageError(
             f"{path}: reconstruction_rss holds NaN or infinite values; download it again."
         )
-    return np.ascontiguousarray(volume[:, ::-1, :].transpose(2, 1, 0))
+    # The header's x is the direction of readout, which fastMRI stores as rows.
+    row, column = (float(header[3]) / int(header[1]), float(header[4]) / int(header[2])) if header else (0, 0)
+    upright = np.ascontiguousarray(volume[:, ::-1, :].transpose(2, 1, 0))
+    return upright, (column, row) if header else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.fastmri_plus", __doc__, SPLITS)
-    parser.add_argument(
-        "--annotations", type=Path, help="folder with brain.csv and brain_file_list.csv (the source)"
-    )
-    parser.add_argument("--slices", type=int, default=1, help="slices of each volume (%(default)s)")
-    parser.add_argument("--contrasts", nargs="+", default=list(CONTRASTS), help="contrasts (%(default)s)")
-    parser.add_argument(
-        "--percentile", type=float, default=98.0, help="percentile that becomes 1 (%(default)s)"
-    )
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,76 +1,41 @@
-"""Any folder of slices (PNG, TIF, JPEG, 2-D NIfTI) or volumes (NIfTI, MGZ, NRRD) to a datalist.
+"""Any folder of slices (PNG, TIFF, JPEG, 2-D NIfTI) or volumes (NIfTI, MGZ, NRRD) to a datalist.
 
-Layout, all optional::
+Layout, all optional, the same that every bundle takes as ``--dataset_dir``::
 
     source/train/...            healthy images for training (also "training")
-    source/val/...              healthy images for validation (also "validation")
+    source/val/...              healthy images for validation (also "valid", "validation")
     source/test/good/...        healthy test images (also "healthy", "normal", or directly in test/)
     source/test/<kind>/...      abnormal test images of that kind
     .../images/x.png            with .../masks/x.png (anomaly mask, test only) and .../labels/x.png (tissue)
 
-Without these folders everything counts as healthy and is split by subject, save images with a mask, which
-are test images. With ``--val_is_test`` the images of val/ become the healthy test set, and ``--splits``
+Without these folders everything counts as healthy and is split by subject, save subjects with a mask, who
+belong to the test. With ``--val_is_test`` the images of val/ become the healthy test set, and ``--splits``
 divides train/ into training and validation (its test share goes to training): so the layout of
 ``ixi_t1_slices`` serves all three.
 
-The subject is the first ``sub-...`` or ``IXI<number>`` in the name, else the name itself. Slices stay where
-they are and are named by path; a volume is turned to "RPS" and mid axial slices of it and of its mask are
-written as PNG (labels of volumes are left out).
+The subject is the first ``sub-...`` or ``IXI<number>`` in the name, else the name without a last
+``_slice_<number>``. Slices stay where they are and are named by path; a volume is turned to "RPS" and mid
+axial slices of it and of its mask are written as PNG with square pixels (labels of volumes are left out).
 """
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from monai.data import MetaTensor
-
-from robustmed_monai.data_prep.common import (
-    Item,
-    Items,
-    Preparation,
-    Source,
-    Splits,
-    make_parser,
-    require_folder,
-    run,
-    section_of,
-)
-from robustmed_monai.data_prep.pixels import (
-    evenly_spaced,
-    orient,
-    percentile_scale,
-    read_mask,
-    read_slice,
-    spacing_z,
-)
+from robustmed_monai.data.datalist import split_items
+from robustmed_monai.data.image_folder import folder_items, image_files, image_stem, section_folders
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, require_folder
+from robustmed_monai.data_prep.pixels import orient, percentile_scale, read_mask, read_slice, voxel_spacing
+from robustmed_monai.data_prep.volume_slices import VolumeSlices
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 SPLITS: Splits = (0.8, 0.1, 0.1)
-TYPES = (".nii.gz", ".nii", ".mgz", ".nrrd", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
-IMAGES = "images"
-SIBLINGS = {"mask": "masks", "label": "labels"}
-TRAIN, VAL, TEST = ("train", "training"), ("val", "validation"), ("test",)
-HEALTHY = ("good", "healthy", "normal")
-SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|IXI\d+")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of ``prepare`` that decide what an image becomes."""
-
-    val_is_test: bool
-    slices: int
-    gap_mm: float
-    percentile: float
-    seed: int
-    splits: Sequence[float]
 
 
 def prepare(
@@ -106,127 +71,75 @@ def prepare(
 
     Raises:
         ConfigError: when ``output`` lies inside ``source``, where it would be taken for input the next time.
-        DataError: when the folder is missing or nothing of it can be used.
+        DataError: when the folder is missing or not laid out as it should be, or nothing of it can be used.
     """
-    source = require_folder(source)
-    if Path(output).absolute().is_relative_to(source.absolute()):
+    source = require_folder(source).absolute()
+    if Path(output).absolute().is_relative_to(source):
         raise ConfigError(f"output {output}: lies inside the source {source}; choose a folder elsewhere.")
-    options = Options(val_is_test, slices, gap_mm, percentile, seed, list(splits))
-    described = Source(name, license, f"Images of the folder {source.absolute().name}.")
-    out = Preparation(described, output, {"name": name, "license": license, **vars(options)})
-    for path in out.progress(_find(source)):
-        inside = path.relative_to(source)
-        with_it = _siblings(source, inside)
-        files = [path, *with_it.values()]
-        out.case(str(path.absolute()), files, partial(_items, out, options, path, inside, with_it))
+    cut = VolumeSlices(slices, gap_mm)
+    settings = {"name": name, "license": license, "val_is_test": val_is_test, "slices": slices}
+    settings |= {"gap_mm": gap_mm, "percentile": percentile, "seed": seed, "splits": list(splits)}
+    out = Preparation(Source(name, license, f"Images of the folder {source.name}."), output, settings)
+    found = _sections(out, source, val_is_test, splits, seed)
+    for section, item in out.progress(found):
+        files = [Path(item[key]) for key in ("image", "mask", "label") if key in item]
+        out.add_case(item["image"], section, files, partial(_items, out, source, item, cut, percentile))
     return out.finish(strict)
 
 
-def _find(source: Path) -> list[Path]:
-    """Return the images below ``source``, without masks and labels."""
-    aside = {*SIBLINGS.values()}
-    return [
-        path
-        for path in sorted(source.rglob("*"))
-        if _stem(path) and not aside & set(path.relative_to(source).parts[:-1])
-    ]
+def _sections(
+    out: Preparation, source: Path, val_is_test: bool, splits: Sequence[float], seed: int
+) -> list[tuple[str, Item]]:
+    """Section and item of each image."""
+    folders = section_folders(source)
+    if not folders:
+        items = folder_items(source, None)
+        return list(zip(split_items(items, splits, seed), items, strict=True))
+    inside = {folder.name for folder in folders.values()}
+    outside = sum(path.relative_to(source).parts[0] not in inside for path in image_files(source))
+    out.skipped.update({"outside of train, val and test": outside})
+    found = [(name, item) for name, folder in folders.items() for item in folder_items(folder, name)]
+    if not val_is_test:
+        return found
+    train, val, test = splits
+    drawn = split_subjects((i["subject"] for s, i in found if s == "training"), (train + test, val, 0), seed)
+    return [(drawn[item["subject"]] if name == "training" else "test", item) for name, item in found]
 
 
-def _siblings(source: Path, inside: Path) -> dict[str, Path]:
-    """Return the mask and the label of the image ``inside`` the source, where they exist."""
-    if IMAGES not in inside.parts[:-1]:
-        return {}
-    place = inside.parts.index(IMAGES)
-    paths = {
-        key: source.joinpath(*inside.parts[:place], name, *inside.parts[place + 1 :])
-        for key, name in SIBLINGS.items()
-    }
-    return {key: path for key, path in paths.items() if path.is_file()}
-
-
-def _items(
-    out: Preparation, options: Options, path: Path, inside: Path, with_it: Mapping[str, Path]
-) -> Items:
-    found = SUBJECT.search(path.name)
-    subject = found[0] if found else _stem(path)
-    folders = [part for part in inside.parts[:-1] if part != IMAGES]
-    section, kind = _place(folders, subject, options)
-    if "mask" in with_it and folders[:1] and folders[0] in TRAIN + VAL:
-        raise DataError(f"{path}: has a mask but lies in {folders[0]}/, which holds healthy images only.")
-    if "mask" in with_it:
-        section, kind = "test", kind or "anomaly"
-    item: Item = {"healthy": not kind, "subject": subject} | ({"kind": kind} if kind else {})
+def _items(out: Preparation, source: Path, listed: Item, cut: VolumeSlices, percentile: float) -> list[Item]:
+    path, healthy = Path(listed["image"]), listed.get("healthy", True)
+    item: Item = {"healthy": healthy, "subject": listed["subject"]}
+    if not healthy:
+        item["kind"] = listed["kind"]
     image = LoadCheckedImage(channels=1)(path)
     if image.ndim == 4:
-        name = "_".join([*folders, _stem(path)])
-        return [(section, cut) for cut in _cut(out, options, orient(image), with_it.get("mask"), name, item)]
-    for key, file in with_it.items():
-        if read_slice(file).shape != image.shape[1:]:
+        volume = orient(image)
+        lesion = read_mask(Path(listed["mask"]), volume) if "mask" in listed else None
+        if lesion is not None:
+            del item["healthy"]
+        folders = (part for part in path.relative_to(source).parts[:-1] if part.lower() != "images")
+        name = "_".join([*folders, image_stem(path)])
+        scaled = percentile_scale(volume, percentile)
+        return cut.write(out, name, scaled, voxel_spacing(volume), item, lesion=lesion)
+    for key in [key for key in ("mask", "label") if key in listed]:
+        values = read_slice(Path(listed[key]))
+        if values.shape != image.shape[1:]:
             raise ImageShapeError(
-                f"{file}: has another size than its image {tuple(image.shape[1:])}; fit it."
+                f"{listed[key]}: has another size than its image {tuple(image.shape[1:])}; fit it."
             )
-        item[key] = out.external(file)
-    return [(section, {"image": out.external(path), **item})]
+        if key == "label" or values.any():
+            item[key] = out.external(Path(listed[key]))
+    if "mask" in listed and "mask" not in item:
+        # An empty mask says that there is nothing.
+        item = {**{key: value for key, value in item.items() if key != "kind"}, "healthy": True}
+    elif "mask" in item and healthy:
+        raise DataError(
+            f"{path}: lies in a folder of healthy images, but its mask {listed['mask']} is not empty."
+        )
+    return [{"image": out.external(path), **item}]
 
 
-def _cut(
-    out: Preparation, options: Options, volume: MetaTensor, mask: Path | None, name: str, item: Item
-) -> list[Item]:
-    """Write slices of a volume; a slice that the mask leaves empty is healthy."""
-    lesion = None if mask is None else read_mask(mask, volume)
-    scaled = percentile_scale(volume, options.percentile)
-    depth = scaled.shape[2]
-    items: list[Item] = []
-    for level in evenly_spaced(
-        depth // 2, options.slices, max(1, round(options.gap_mm / spacing_z(volume))), depth
-    ):
-        cut: dict[str, Any] = {
-            "image": out.image(f"{name}_{level:03d}", scaled[:, :, level]),
-            **item,
-            "level": level,
-        }
-        if lesion is not None and lesion[:, :, level].any():
-            cut["mask"] = out.mask(f"{name}_{level:03d}", lesion[:, :, level])
-        elif lesion is not None:
-            cut = {key: value for key, value in cut.items() if key != "kind"} | {"healthy": True}
-        items.append(cut)
-    return items
-
-
-def _place(folders: Sequence[str], subject: str, options: Options) -> tuple[str, str]:
-    """Return section and kind ("" = healthy) of an image in ``folders`` below the source."""
-    top = folders[0] if folders else ""
-    if top in TEST or (top in VAL and options.val_is_test):
-        kind = folders[1] if top in TEST and len(folders) > 1 else ""
-        return "test", "" if kind in HEALTHY else kind
-    if top in VAL:
-        return "validation", ""
-    drawn = section_of(subject, options.splits, options.seed)
-    if top in TRAIN:
-        return ("validation" if options.val_is_test and drawn == "validation" else "training"), ""
-    return drawn, ""
-
-
-def _stem(path: Path) -> str:
-    """Return the name without its type, or "" when it is no image file."""
-    return next((path.name[: -len(end)] for end in TYPES if path.name.lower().endswith(end)), "")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.folder", __doc__, SPLITS)
-    parser.add_argument("--name", default="folder", help="name of the data set (%(default)s)")
-    parser.add_argument("--license", default="as the owner of the images says", help="terms of the data")
-    parser.add_argument(
-        "--val_is_test", action="store_true", help="val/ is the test set; validation is from train/"
-    )
-    parser.add_argument("--slices", type=int, default=1, help="slices of each volume (%(default)s)")
-    parser.add_argument("--gap_mm", type=float, default=5.0, help="distance between them in mm (%(default)s)")
-    parser.add_argument(
-        "--percentile", type=float, default=98.0, help="percentile that becomes 1 (%(default)s)"
-    )
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,22 +15,14 @@ section, so normals of a patient with findings do so too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from robustmed_monai.data_prep.common import (
-    Items,
-    Preparation,
-    Source,
-    Splits,
-    make_parser,
-    read_csv,
-    require_folder,
-    run,
-    section_of,
-)
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, read_csv, require_folder
 from robustmed_monai.data_prep.pixels import box_mask, clip_box, main_kind, percentile_scale, read_slice
 from robustmed_monai.utils.errors import DataError
 
@@ -56,6 +48,7 @@ CLASSES = (
 )
 TEXT = CLASSES.index("text")
 FLAGS = ("fracture_visible", "metal", "osteopenia", "cast", "diagnosis_uncertain", "ao_classification")
+SPACING = "pixel_spacing"
 PERCENTILE = 98.0
 
 YoloBox = tuple[int, float, float, float, float]
@@ -94,23 +87,31 @@ def prepare(
     out = Preparation(SOURCE, output, {"keep_text": keep_text, "seed": seed, "splits": list(splits)})
     boxes = {row["filestem"]: _read_boxes(out, labels / f"{row['filestem']}.txt") for row in rows}
     ill = {row["patient_id"] for row in rows if _findings(boxes[row["filestem"]])}
-    for row in out.progress(rows):
+    kept = []
+    for row in rows:
         drawn = boxes[row["filestem"]]
         reason = "" if _findings(drawn) else _not_normal(row, drawn, keep_text)
         if reason:
             out.skipped[f"no finding, but {reason}"] += 1
-            continue
+        else:
+            kept.append((row, drawn))
+    sections = split_subjects({row["patient_id"] for row, _ in kept} - ill, splits, seed)
+    for row, drawn in out.progress(kept):
         path = files.get(row["filestem"], source / "images_part1" / f"{row['filestem']}.png")
-        patient = row["patient_id"]
-        section = "test" if patient in ill else section_of(patient, splits, seed)
-        make = partial(_items, out, path, patient, _findings(drawn), section)
-        out.case(row["filestem"], [path], make, stamp=[row, drawn, section])
+        make = partial(_items, out, path, row, _findings(drawn))
+        section = sections.get(row["patient_id"], "test")
+        out.add_case(row["filestem"], section, [path], make, stamp=[row, drawn])
     return out.finish(strict)
 
 
-def _items(out: Preparation, path: Path, patient: str, drawn: Sequence[YoloBox], section: str) -> Items:
+def _items(out: Preparation, path: Path, row: Mapping[str, str], drawn: Sequence[YoloBox]) -> list[Item]:
     pixels = percentile_scale(read_slice(path), PERCENTILE)
-    item: dict[str, Any] = {"healthy": not drawn, "subject": patient}
+    item: dict[str, Any] = {"healthy": not drawn, "subject": row["patient_id"]}
+    if row.get(SPACING):
+        try:
+            item["pixel_mm"] = float(row[SPACING])
+        except ValueError as error:
+            raise DataError(f"{path}: dataset.csv gives {SPACING} {row[SPACING]!r}, no number.") from error
     if drawn:
         columns, rows = pixels.shape
         corners = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for _, x, y, w, h in drawn]
@@ -121,7 +122,7 @@ def _items(out: Preparation, path: Path, patient: str, drawn: Sequence[YoloBox],
         item["box_kinds"] = [CLASSES[index] for index, *_ in drawn]
         item["kind"] = main_kind(item["boxes"], item["box_kinds"])
         item["mask"] = out.mask(path.stem, box_mask(item["boxes"], pixels.shape))
-    return [(section, {"image": out.image(path.stem, pixels), **item})]
+    return [{"image": out.image(path.stem, pixels), **item}]
 
 
 def _findings(boxes: Sequence[YoloBox]) -> list[YoloBox]:
@@ -152,12 +153,7 @@ def _read_boxes(out: Preparation, path: Path) -> list[YoloBox]:
     return boxes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.grazpedwri", __doc__, SPLITS)
-    parser.add_argument("--keep_text", action="store_true", help="count images with side markers as normal")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,17 +15,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from robustmed_monai.data_prep.common import (
-    Items,
-    Preparation,
-    Source,
-    Splits,
-    make_parser,
-    require_folder,
-    run,
-    section_of,
-)
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, require_folder
 from robustmed_monai.data_prep.pixels import read_volume
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -42,7 +36,7 @@ SUBJECT = re.compile(r"\d{6}$")
 def prepare(
     source: Path,
     output: Path,
-    sequence: str = "t2",
+    sequence: Literal["t1", "t2"] = "t2",
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
     strict: bool = False,
@@ -71,24 +65,19 @@ def prepare(
     if not subjects:
         raise DataError(f"{folder}: no folder like 100307/T1w in it; give the unpacked official download.")
     out = Preparation(SOURCE, output, {"sequence": sequence, "seed": seed, "splits": list(splits)})
+    sections = split_subjects((subject.name for subject in subjects), splits, seed)
     for subject in out.progress(subjects):
         path = subject / "T1w" / FILES[sequence]
-        section = section_of(subject.name, splits, seed)
-        out.case(subject.name, [path], partial(_items, out, path, subject.name, section))
+        out.add_case(subject.name, sections[subject.name], [path], partial(_items, out, path, subject.name))
     return out.finish(strict)
 
 
-def _items(out: Preparation, path: Path, subject: str, section: str) -> Items:
+def _items(out: Preparation, path: Path, subject: str) -> list[Item]:
     read_volume(path)
-    return [(section, {"image": out.external(path), "healthy": True, "subject": subject})]
+    return [{"image": out.external(path), "healthy": True, "subject": subject}]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.hcp", __doc__ or "", SPLITS)
-    parser.add_argument("--sequence", choices=sorted(FILES), default="t2", help="(%(default)s)")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from monai.transforms import ResampleToMatch, Spacing
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from robustmed_monai.data_prep.downloads import Download
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits
+from robustmed_monai.data_prep.downloads import Download, DownloadFile
 from robustmed_monai.data_prep.ixi import mid_level
-from robustmed_monai.data_prep.pixels import Array, evenly_spaced, percentile_scale, read_volume
+from robustmed_monai.data_prep.pixels import Array, percentile_scale, read_volume
+from robustmed_monai.data_prep.volume_slices import VolumeSlices
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 SOURCE = Source(
@@ -70,82 +73,58 @@ def prepare(
     """
     if not spacing_mm > 0:
         raise ConfigError(f"spacing_mm: got {spacing_mm}; give a number above 0.")
+    cut = VolumeSlices(slices, gap_mm)
     settings = {"slices": slices, "gap_mm": gap_mm, "depth_mm": depth_mm, "spacing_mm": spacing_mm}
     settings |= {"percentile": percentile, "seed": seed}
     out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
-    downloads = {contrast: _download(out, Path(source), contrast) for contrast in CONTRASTS}
-    files = {contrast: _subjects(download, contrast) for contrast, download in downloads.items()}
-    alone = sorted(files["T1"].keys() ^ files["T2"].keys())
-    out.skipped.update({"subject with one contrast only": len(alone)} if alone else {})
+    first, second = (_subjects(out.download(_place(Path(source), name)), name) for name in CONTRASTS)
+    out.skipped.update({"subject with one contrast only": len(first.keys() ^ second.keys())})
 
-    def make(subject: str) -> Items:
-        volumes = _on_one_grid(downloads, {c: files[c][subject] for c in CONTRASTS}, spacing_mm)
-        scaled = {contrast: percentile_scale(volume, percentile) for contrast, volume in volumes.items()}
-        middle = mid_level(scaled["T1"], spacing_mm, depth_mm)
-        step, depth = max(1, round(gap_mm / spacing_mm)), scaled["T1"].shape[2]
-        section = section_of(subject, splits, seed)
-        items: Items = []
-        for level in evenly_spaced(middle, slices, step, depth):
-            for contrast, volume in scaled.items():
-                image = out.image(f"{subject}_{contrast}_{level:03d}", volume[:, :, level])
-                item = {"image": image, "healthy": True, "contrast": contrast}
-                items.append((section, {**item, "subject": subject, "level": level}))
-        return items
+    def make(subject: str) -> list[Item]:
+        volumes = _on_one_grid(first[subject], second[subject], spacing_mm)
+        scaled = [percentile_scale(volume, percentile) for volume in volumes]
+        middle, spacing = mid_level(scaled[0], spacing_mm, depth_mm), (spacing_mm,) * 3
+        items = [
+            cut.write(out, f"{subject}_{name}", one, spacing, {"subject": subject, "contrast": name}, middle)
+            for name, one in zip(CONTRASTS, scaled, strict=True)
+        ]
+        return [item for pair in zip(*items, strict=True) for item in pair]
 
-    for subject in out.progress(sorted(files["T1"].keys() & files["T2"].keys())):
-        names = {contrast: files[contrast][subject] for contrast in CONTRASTS}
-        paths = [downloads[contrast].path(name) for contrast, name in names.items()]
-        stamp = [downloads[contrast].stamp(name) for contrast, name in names.items()]
-        named = " and ".join(downloads[contrast].named(name) for contrast, name in names.items())
-        out.case(subject, paths, partial(make, subject), stamp, named)
+    both = sorted(first.keys() & second.keys())
+    sections = split_subjects(both, splits, seed)
+    for subject in out.progress(both):
+        files = [first[subject], second[subject]]
+        out.add_case(subject, sections[subject], files, partial(make, subject))
     return out.finish(strict)
 
 
-def _download(out: Preparation, source: Path, contrast: str) -> Download:
+def _place(source: Path, contrast: str) -> Path:
     places = [source / f"IXI-{contrast}.tar", source / f"IXI-{contrast}"]
     found = [place for place in places if place.exists()]
     if not found:
         raise DataError(f"{source}: holds neither {places[0].name} nor {places[1].name}; put both there.")
-    download = Download(found[0])
-    if download.damage:
-        out.problem(download.source, download.damage)
-    return download
+    return found[0]
 
 
-def _subjects(download: Download, contrast: str) -> dict[str, str]:
+def _subjects(download: Download, contrast: str) -> dict[str, DownloadFile]:
     pattern = re.compile(rf"(?:.*/)?(IXI\d+)[^/]*{contrast}[^/]*\.nii(\.gz)?$")
-    found = {match[1]: name for name in download.names if (match := pattern.fullmatch(name))}
+    found = {match[1]: file for name, file in download.files.items() if (match := pattern.fullmatch(name))}
     if not found:
         raise DataError(f"{download.source}: holds no IXI<n>-...-{contrast}.nii.gz; is it the download?")
     return found
 
 
-def _on_one_grid(
-    downloads: Mapping[str, Download], names: Mapping[str, str], spacing_mm: float
-) -> dict[str, Array]:
-    volumes = {}
-    for contrast, name in names.items():
-        with downloads[contrast].file(name) as path:
-            volumes[contrast] = read_volume(path)[None]
-    first = Spacing(pixdim=(spacing_mm,) * 3, mode="bilinear", padding_mode="zeros")(volumes["T1"])
-    second = ResampleToMatch(mode="bilinear", padding_mode="zeros")(volumes["T2"], first)
-    return {"T1": np.asarray(first[0]), "T2": np.asarray(second[0])}
+def _on_one_grid(first: DownloadFile, second: DownloadFile, spacing_mm: float) -> tuple[Array, Array]:
+    volumes = []
+    for file in (first, second):
+        with file.on_disk() as path:
+            volumes.append(read_volume(path)[None])
+    cubic = Spacing(pixdim=(spacing_mm,) * 3, mode="bilinear", padding_mode="zeros")(volumes[0])
+    matched = ResampleToMatch(mode="bilinear", padding_mode="zeros")(volumes[1], cubic)
+    return np.asarray(cubic[0]), np.asarray(matched[0])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.ixi_pairs", __doc__, SPLITS)
-    parser.add_argument("--slices", type=int, default=1, help="slices of each subject (%(default)s)")
-    parser.add_argument("--gap_mm", type=float, default=5.0, help="distance between them in mm (%(default)s)")
-    parser.add_argument(
-        "--depth_mm", type=float, default=70.0, help="depth below the top of the head (%(default)s)"
-    )
-    parser.add_argument("--spacing_mm", type=float, default=1.0, help="side of the voxels (%(default)s)")
-    parser.add_argument(
-        "--percentile", type=float, default=98.0, help="percentile that becomes 1 (%(default)s)"
-    )
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

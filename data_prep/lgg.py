@@ -27,7 +27,6 @@ report's notes; both should be 0.5. (On all slices position alone reaches .62 an
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, run
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source
 from robustmed_monai.data_prep.pixels import percentile_scale
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
@@ -93,14 +93,8 @@ def prepare(
         raise DataError(
             f"{path}: t1pre {data['t1pre'].shape} and mask {data['mask'].shape} must be (N, rows, columns)."
         )
-    settings = {
-        "low": low,
-        "high": high,
-        "caliper": caliper,
-        "percentile": percentile,
-        "min_pixels": min_pixels,
-        "head_height": float(head_height),
-    }
+    settings = {"low": low, "high": high, "caliper": caliper, "percentile": percentile}
+    settings |= {"min_pixels": min_pixels, "head_height": float(head_height)}
     out = Preparation(SOURCE, output, settings)
     patient = data["case_index"].astype(int)
     position = relative_position(patient, data["slice_number"].astype(float))
@@ -116,17 +110,17 @@ def prepare(
         )
     chosen = np.sort(np.r_[tumour, free])
     out.notes = balance(position, tumour, free) | {"patients": int(np.unique(patient[chosen]).size)}
-    out.case("slices", [path], partial(_items, out, data, chosen, percentile, head_height))
+    out.add_case("slices", "test", [path], partial(_items, out, data, chosen, percentile, head_height))
     return out.finish(strict)
 
 
 def _items(
     out: Preparation, data: dict[str, NDArray[Any]], chosen: Indices, percentile: float, head_height: float
-) -> Items:
+) -> list[Item]:
     patient = data["case_index"]
     own = {case: np.nonzero(patient == case)[0] for case in np.unique(patient[chosen])}
     scaled = {case: percentile_scale(data["t1pre"][rows], percentile) for case, rows in own.items()}
-    items: Items = []
+    items: list[Item] = []
     for index in out.progress(chosen):
         case, level = patient[index], int(data["slice_number"][index])
         subject = str(data["cases"][case])
@@ -139,7 +133,7 @@ def _items(
         item: dict[str, Any] = {"image": out.image(name, pixels.T), "healthy": not mask.any()}
         if mask.any():
             item |= {"mask": out.mask(name, mask.T), "kind": "glioma"}
-        items.append(("test", {**item, "subject": subject, "level": level}))
+        items.append({**item, "subject": subject, "level": level})
     return items
 
 
@@ -201,26 +195,7 @@ def balance(position: Values, tumour: Indices, free: Indices) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.lgg", __doc__)
-    parser.add_argument("--low", type=float, default=0.45, help="lowest relative position (%(default)s)")
-    parser.add_argument("--high", type=float, default=0.75, help="highest relative position (%(default)s)")
-    parser.add_argument(
-        "--caliper", type=float, default=0.01, help="largest difference in a pair (%(default)s)"
-    )
-    parser.add_argument(
-        "--percentile", type=float, default=99.5, help="percentile that becomes 1 (%(default)s)"
-    )
-    parser.add_argument(
-        "--head_height",
-        type=float,
-        default=0.88,
-        help="share of the height that heads fill, 0 = as scanned (%(default)s)",
-    )
-    parser.add_argument("--min_pixels", type=int, default=10, help="more mask pixels = tumour (%(default)s)")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

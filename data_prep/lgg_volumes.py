@@ -16,18 +16,19 @@ notes of the report hold the AUROC of the position on both; on all slices positi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, run, write_if_different
+from robustmed_monai.data.split import rank_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, write_if_different
 from robustmed_monai.data_prep.lgg import balance, pair, relative_position
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
@@ -46,7 +47,7 @@ Array = NDArray[Any]
 def prepare(
     source: Path,
     output: Path,
-    sequence: str = "flair",
+    sequence: Literal["flair", "t1pre"] = "flair",
     training: int = 45,
     validation: int = 5,
     low: float = 0.1,
@@ -97,17 +98,17 @@ def prepare(
         name = str(data["cases"][case])
         numbers = np.nonzero(chosen[rows])[0].tolist()
         if numbers:
-            make = partial(_items, out, data[sequence][rows], data["mask"][rows], name, section, numbers)
-            out.case(name, [path], make)
+            healthy = section != "test" or not data["mask"][rows][numbers].any()
+            make = partial(_items, out, data[sequence][rows], data["mask"][rows], name, healthy, numbers)
+            out.add_case(name, section, [path], make)
     datalist = out.finish(strict)
     _write_matched(datalist, data, matched)
     return datalist
 
 
 def _sections(data: Mapping[str, Array], training: int, validation: int, seed: int) -> dict[int, str]:
-    cases = np.unique(data["case_index"]).tolist()
-    names = {case: f"{seed}:{data['cases'][case]}" for case in cases}
-    order = sorted(cases, key=lambda case: hashlib.sha256(names[case].encode()).hexdigest())
+    cases = {str(data["cases"][case]): case for case in np.unique(data["case_index"]).tolist()}
+    order = [cases[name] for name in rank_subjects(cases, seed)]
     if min(training, validation) < 1 or training + validation >= len(order):
         raise ConfigError(
             f"training={training}, validation={validation} of {len(order)} patients; leave some to test on."
@@ -152,12 +153,14 @@ def _rows(data: Mapping[str, Array], case: int) -> Array:
     return ordered
 
 
-def _items(out: Preparation, image: Array, mask: Array, name: str, section: str, numbers: list[int]) -> Items:
+def _items(
+    out: Preparation, image: Array, mask: Array, name: str, healthy: bool, numbers: list[int]
+) -> list[Item]:
     item: dict[str, Any] = {"image": _volume(out, f"images/{name}.nii.gz", image), "subject": name}
-    item |= {"healthy": section != "test" or not mask[numbers].any(), "slices": numbers}
-    if not item["healthy"]:
+    item |= {"healthy": healthy, "slices": numbers}
+    if not healthy:
         item |= {"mask": _volume(out, f"masks/{name}.nii.gz", (mask > 0).astype(np.uint8)), "kind": "glioma"}
-    return [(section, item)]
+    return [item]
 
 
 def _volume(out: Preparation, name: str, slices: Array) -> str:
@@ -178,21 +181,7 @@ def _write_matched(datalist: Path, data: Mapping[str, Array], matched: Array) ->
     write_if_different(datalist.parent / MATCHED, {**content, "name": "lgg_volumes_matched", "test": test})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.lgg_volumes", __doc__ or "")
-    parser.add_argument("--sequence", choices=("flair", "t1pre"), default="flair", help="(%(default)s)")
-    parser.add_argument("--training", type=int, default=45, help="patients to train on (%(default)s)")
-    parser.add_argument("--validation", type=int, default=5, help="patients to validate on (%(default)s)")
-    parser.add_argument("--low", type=float, default=0.1, help="lowest relative position (%(default)s)")
-    parser.add_argument("--high", type=float, default=0.9, help="highest relative position (%(default)s)")
-    parser.add_argument(
-        "--caliper", type=float, default=0.01, help="largest difference in a pair (%(default)s)"
-    )
-    parser.add_argument("--min_pixels", type=int, default=10, help="more mask pixels = tumour (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split by patient (%(default)s)")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,15 +19,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, Splits, make_parser, run, section_of
-from robustmed_monai.data_prep.downloads import Download
+from robustmed_monai.data.split import split_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits
+from robustmed_monai.data_prep.downloads import Download, DownloadFile
 from robustmed_monai.data_prep.label_maps import renumber
-from robustmed_monai.data_prep.pixels import Array, percentile_scale, read_volume
+from robustmed_monai.data_prep.pixels import (
+    Array,
+    percentile_scale,
+    read_volume,
+    square_pixels,
+    voxel_spacing,
+)
 from robustmed_monai.utils.errors import ConfigError, DataError, GeometryError
 
 SOURCE = Source(
@@ -48,14 +57,15 @@ ASEG = {
 NEURITE = re.compile(r"(?:.*/)?(OASIS_OAS1_\d+_MR\d+)/(slice|aligned)_norm\.nii\.gz$")
 FREESURFER = re.compile(r"(?:.*/)?([^/]+)/mri/norm\.mgz$")
 
-Case = tuple[str, str, str, Mapping[int, int] | None]
+Numbers = Mapping[int, int] | None
+Case = tuple[str, DownloadFile, DownloadFile, Numbers]
 
 
 def prepare(
     source: Path,
     output: Path,
-    form: str = "slice",
-    labels: str = "tissue",
+    form: Literal["slice", "volume"] = "slice",
+    labels: Literal["tissue", "seg4", "seg24", "seg35"] = "tissue",
     percentile: float = 99.9,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
@@ -66,9 +76,8 @@ def prepare(
     Args:
         source: neurite-oasis tar or its folder, or a folder of FreeSurfer subjects.
         output: folder to write.
-        form: "slice" or "volume".
-        labels: "tissue", or the segmentation whose numbers are kept: "seg4", "seg24" (slices), "seg35"
-            (volumes).
+        form: one slice per subject, or volumes.
+        labels: tissue, or the segmentation whose numbers are kept: seg4, seg24 (slices), seg35 (volumes).
         percentile: percentile of the volume (of the slice, where there is only that) that becomes 1.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects.
@@ -85,18 +94,11 @@ def prepare(
         raise ConfigError(f"form={form!r}, labels={labels!r}: choose {FORMS}.")
     settings = {"form": form, "labels": labels, "percentile": percentile, "seed": seed}
     out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
-    download = Download(Path(source))
-    if download.damage:
-        out.problem(download.source, download.damage)
-    for subject, image, segmentation, numbers in out.progress(_cases(download, form, labels)):
-        section = section_of(subject, splits, seed)
-        if segmentation not in download.names:
-            out.problem(download.named(segmentation), "missing")
-            continue
-        make = partial(_item, out, download, subject, section, image, segmentation, numbers, form, percentile)
-        stamp = [download.stamp(image), download.stamp(segmentation)]
-        files = [download.path(image), download.path(segmentation)]
-        out.case(image, files, make, stamp, download.named(image))
+    cases = _cases(out.download(source), form, labels)
+    sections = split_subjects((subject for subject, *_ in cases), splits, seed)
+    for subject, image, segmentation, numbers in out.progress(cases):
+        make = partial(_items, out, subject, image, segmentation, numbers, form, percentile)
+        out.add_case(image.name, sections[subject], [image, segmentation], make)
     return out.finish(strict)
 
 
@@ -104,18 +106,19 @@ def _cases(download: Download, form: str, labels: str) -> list[Case]:
     """Subject, image, segmentation and its tissues (None keeps the numbers) of every case."""
     found: list[Case] = []
     wanted = {"slice": "slice", "volume": "aligned"}[form]
-    for name in download.names:
+    for name, file in download.files.items():
         folder = PurePosixPath(name).parent
         match = NEURITE.fullmatch(name)
         if match and match[2] == wanted:
             kind = "seg4" if labels == "tissue" else labels
             numbers = SEG4 if labels == "tissue" else None
-            found.append((match[1], name, (folder / f"{wanted}_{kind}.nii.gz").as_posix(), numbers))
+            labelled = download.file((folder / f"{wanted}_{kind}.nii.gz").as_posix())
+            found.append((match[1], file, labelled, numbers))
         match = FREESURFER.fullmatch(name)
         if match:
             if labels != "tissue":
                 raise ConfigError(f"labels={labels!r}: FreeSurfer subjects have tissue only; give 'tissue'.")
-            found.append((match[1], name, (folder / "aseg.mgz").as_posix(), ASEG))
+            found.append((match[1], file, download.file((folder / "aseg.mgz").as_posix()), ASEG))
     if not found:
         raise DataError(
             f"{download.source}: holds neither OASIS_OAS1_<n>_MR1/{wanted}_norm.nii.gz nor "
@@ -124,21 +127,20 @@ def _cases(download: Download, form: str, labels: str) -> list[Case]:
     return found
 
 
-def _item(
+def _items(
     out: Preparation,
-    download: Download,
     subject: str,
-    section: str,
-    image: str,
-    segmentation: str,
-    numbers: Mapping[int, int] | None,
+    image: DownloadFile,
+    segmentation: DownloadFile,
+    numbers: Numbers,
     form: str,
     percentile: float,
-) -> Items:
-    with download.file(image) as image_file, download.file(segmentation) as label_file:
+) -> list[Item]:
+    with image.on_disk() as image_file, segmentation.on_disk() as label_file:
         volume = read_volume(image_file)
         classes = _classes(label_file, volume, numbers)
     scaled = percentile_scale(volume, percentile)
+    item: Item = {"healthy": True, "subject": subject}
     if form == "volume":
         affine = np.asarray(volume.affine)
         paths = (
@@ -149,13 +151,17 @@ def _item(
         # A coronal slice of an "RPS" volume, turned so that the top of the head is up.
         filled = np.nonzero(classes.any(axis=(0, 2)))[0]
         middle = int(filled[0] + filled[-1]) // 2
-        image_slice, label_slice = scaled[:, middle, ::-1], classes[:, middle, ::-1]
+        side_x, _, side_z = voxel_spacing(volume)
+        image_slice, label_slice = (
+            square_pixels(np.ascontiguousarray(one[:, middle, ::-1]), (side_x, side_z), labels)
+            for one, labels in ((scaled, False), (classes, True))
+        )
         paths = out.image(subject, image_slice), out.labels(subject, label_slice)
-    item = {"image": paths[0], "label": paths[1], "healthy": True, "subject": subject}
-    return [(section, item)]
+        item["pixel_mm"] = round(min(side_x, side_z), 4)
+    return [{"image": paths[0], "label": paths[1], **item}]
 
 
-def _classes(path: Path, volume: MetaTensor, numbers: Mapping[int, int] | None) -> Array:
+def _classes(path: Path, volume: MetaTensor, numbers: Numbers) -> Array:
     """The segmentation on the grid of its image, renumbered unless ``numbers`` is None."""
     labels = read_volume(path)
     if labels.shape != volume.shape or not np.allclose(labels.affine, volume.affine, atol=1e-3):
@@ -168,18 +174,7 @@ def _classes(path: Path, volume: MetaTensor, numbers: Mapping[int, int] | None) 
     return renumber(values, kept, str(path)).astype(np.float32)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.oasis", __doc__, SPLITS)
-    parser.add_argument("--form", choices=tuple(FORMS), default="slice", help="(%(default)s)")
-    parser.add_argument(
-        "--labels", choices=("tissue", "seg4", "seg24", "seg35"), default="tissue", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--percentile", type=float, default=99.9, help="percentile that becomes 1 (%(default)s)"
-    )
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

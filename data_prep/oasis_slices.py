@@ -11,7 +11,6 @@ The subjects of ``val`` become the test set and are never used for a choice. ``-
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmed_monai.data_prep.common import Items, Preparation, Source, make_parser, require_folder, run
+from robustmed_monai.data.split import rank_subjects
+from robustmed_monai.data_prep.command import command
+from robustmed_monai.data_prep.common import Item, Preparation, Source, require_folder
 from robustmed_monai.data_prep.label_maps import check_size, renumber, shrink, shrink_labels
 from robustmed_monai.data_prep.pixels import Array, read_slice
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
@@ -75,28 +76,28 @@ def prepare(
     settings = {"size": size, "validation": validation, "seed": seed}
     out = Preparation(SOURCE, output, settings)
 
-    def make(section: str, image: Path, labels: Path, subject: str, level: int) -> Items:
+    def make(image: Path, labels: Path, subject: str, level: int) -> list[Item]:
         pixels, classes = read_slice(image), read_slice(labels)
         if pixels.shape != classes.shape:
             raise ImageShapeError(f"{labels}: {classes.shape} pixels for an image of {pixels.shape}.")
-        alien = sorted(set(np.unique(classes).tolist()) - set(GREY_VALUES))
-        if alien:
-            raise DataError(f"{labels}: has the grey values {alien[:5]}, expected {sorted(GREY_VALUES)}.")
+        others = sorted(set(np.unique(classes).tolist()) - set(GREY_VALUES))
+        if others:
+            raise DataError(f"{labels}: has the grey values {others[:5]}, expected {sorted(GREY_VALUES)}.")
         tissue = renumber(nose_up(classes), GREY_VALUES, str(labels))
         name = f"{subject}_{level:02d}"
         item = {
             "image": out.image(name, shrink(nose_up(pixels) / np.float32(255), size)),
             "label": out.labels(name, shrink_labels(tissue, size)),
         }
-        return [(section, {**item, "healthy": True, "subject": subject, "level": level})]
+        return [{**item, "healthy": True, "subject": subject, "level": level}]
 
     for part, subjects in parts.items():
         for subject, files in out.progress(subjects.items()):
             section = "test" if part == "val" else "validation" if subject in chosen else "training"
             for level, image in files:
                 labels = root / part / "labels" / image.name
-                key = f"{part}/{image.name}"
-                out.case(key, [image, labels], partial(make, section, image, labels, subject, level))
+                make_one = partial(make, image, labels, subject, level)
+                out.add_case(f"{part}/{image.name}", section, [image, labels], make_one)
     return out.finish(strict)
 
 
@@ -118,8 +119,7 @@ def held_back(subjects: Sequence[str], count: int, seed: int) -> set[str]:
     """
     if not 0 < count < len(subjects):
         raise ConfigError(f"validation: got {count} of {len(subjects)} subjects; give a number in between.")
-    ranked = sorted(subjects, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
-    return set(ranked[:count])
+    return set(rank_subjects(subjects, seed)[:count])
 
 
 def _subjects(folder: Path) -> dict[str, list[tuple[int, Path]]]:
@@ -131,16 +131,7 @@ def _subjects(folder: Path) -> dict[str, list[tuple[int, Path]]]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; see ``--help``."""
-    parser = make_parser("robustmed_monai.data_prep.oasis_slices", __doc__)
-    parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
-    parser.add_argument(
-        "--validation", type=int, default=30, help="subjects of train to choose weights by (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (%(default)s)")
-    return run(prepare, parser, argv)
-
+main = command(prepare)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.transforms import Orientation, Spacing
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -104,9 +104,31 @@ def evenly_spaced(centre: int, count: int, step: int, depth: int) -> list[int]:
     return [level for level in wanted if 0 <= level < depth]
 
 
-def spacing_z(volume: MetaTensor) -> float:
-    """Return the distance of two axial slices of an ``(X, Y, Z)`` volume in mm."""
-    return float(np.linalg.norm(np.asarray(volume.affine)[:3, 2]))
+def voxel_spacing(volume: MetaTensor) -> tuple[float, float, float]:
+    """Return the sides of the voxels of an ``(X, Y, Z)`` volume in mm."""
+    x, y, z = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0).tolist()
+    return x, y, z
+
+
+def square_pixels(pixels: Array, spacing: tuple[float, float], labels: bool = False) -> Array:
+    """Resample ``(X, Y)`` so that its pixels are square: the larger spacing becomes the smaller one.
+
+    Args:
+        pixels: image, mask or label map.
+        spacing: sides of the pixels in mm.
+        labels: take the nearest value and mix none.
+
+    >>> square_pixels(np.eye(4, dtype=np.float32), (1.0, 2.0)).shape
+    (4, 7)
+    """
+    side = min(spacing)
+    # Less than a thousandth is rounding in the header, and no reason to blur the image.
+    if max(spacing) < 1.001 * side:
+        return pixels
+    image = MetaTensor(pixels[None], affine=torch.diag(torch.tensor([*spacing, 1.0, 1.0])))
+    fit = Spacing((side, side), mode="nearest" if labels else "bilinear", padding_mode="border")
+    squared: Array = np.asarray(torch.as_tensor(fit(image))[0], dtype=np.float32)
+    return squared
 
 
 def box_mask(boxes: Sequence[Box], shape: Sequence[int]) -> Array:

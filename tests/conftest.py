@@ -25,6 +25,15 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One worker of pytest-xdist has all tests of a bundle, which share its trained model, or of a file."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            bundle = item.path.parent if item.path.parent.parent.name == "bundles" else item.path
+            item.add_marker(pytest.mark.xdist_group(bundle.relative_to(REPOSITORY).as_posix()))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A fresh generator, seeded 0."""

@@ -15,9 +15,8 @@ import torch
 from monai.metrics import compute_dice
 
 from robustmed_monai.data.pairs import tissue_images
-from robustmed_monai.engines.segmentation_study import shown_contrasts
 from robustmed_monai.metrics import s_same
-from robustmed_monai.transforms.contrasts import brain_mask
+from robustmed_monai.transforms.contrasts import brain_mask, shown_contrasts
 from robustmed_monai.utils.bundle import bundle_root
 
 bundles = str(Path(bundle_root("cifl")).parent)

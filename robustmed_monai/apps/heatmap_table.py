@@ -146,8 +146,8 @@ class HeatmapTable:
             "insertion": insertion.cpu().reshape(count, -1).mean(0),
         }
         estimates = {k: bootstrap_mean(v.double().numpy()) for k, v in values.items()}
-        known = {k: v for k, v in estimates.items() if v["value"] == v["value"]}
-        return _Scores({k: v["value"] for k, v in known.items()}, {k: v["ci95"] for k, v in known.items()})
+        known = {k: v for k, v in estimates.items() if v.value == v.value}
+        return _Scores({k: v.value for k, v in known.items()}, {k: v.ci95 for k, v in known.items()})
 
     def _sheet(self, views: _Views) -> Any:
         count, last = self.inferer.num_rotations, self.layers[-1]

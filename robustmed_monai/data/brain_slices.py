@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from robustmed_monai.data.datalist import subject_numbers
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.brain_zscore import brain_zscore
 from robustmed_monai.transforms.foreign_objects import RandForeignObject
@@ -127,7 +128,7 @@ def brain_dataset(
         progress: title of the progress bar; None shows none.
 
     Returns:
-        Data with what BrainSlices gives of each slice and `index` of its item.
+        Data with what BrainSlices gives of each slice and `index` and `subject` (numbers) of its item.
 
     Raises:
         DataError: when there are no items.
@@ -140,7 +141,9 @@ def brain_dataset(
         slices["index"] = torch.full((len(slices["image"]),), number)
         for key, value in slices.items():
             found[key].append(value)
-    return TensorDataset({key: torch.cat(values) for key, values in found.items()}, data)
+    tensors = {key: torch.cat(values) for key, values in found.items()}
+    tensors["subject"] = torch.tensor(subject_numbers(data))[tensors["index"]]
+    return TensorDataset(tensors, data)
 
 
 def with_objects(

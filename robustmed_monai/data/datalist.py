@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,17 @@ def split_items(items: Sequence[Item], splits: Sequence[float] = SPLITS, seed: i
     abnormal = {item["subject"] for item in items if not item.get("healthy", True)}
     sections = split_subjects({item["subject"] for item in items} - abnormal, splits, seed)
     return [sections.get(item["subject"], "test") for item in items]
+
+
+def subject_numbers(items: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Number of each item's subject; an item that names none is a subject of its own.
+
+    >>> subject_numbers([{"image": "a", "subject": "x"}, {"image": "b"}, {"image": "c", "subject": "x"}])
+    [0, 1, 0]
+    """
+    names = [str(item.get("subject", item["image"])) for item in items]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[name] for name in names]
 
 
 def _listed(source: Path, section: str, verify: bool) -> list[Item]:

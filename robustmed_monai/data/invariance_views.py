@@ -1,7 +1,8 @@
 """Fixed batches by which the contrast invariance of features is judged: synthesised shapes, and real brains.
 
-Each batch is a dictionary with three views of the same anatomies, `image`, `image_2` (another contrast) and
-`inverted`, (B, 1, *spatial) in [0, 1], and `mask` (B, 1, *spatial), 1 where features are compared.
+Each batch is a dictionary with `image` (3 B, 1, *spatial) in [0, 1], three views of B anatomies one after the
+other: an image, another contrast, and the first inverted; and `mask` (B, 1, *spatial), 1 where features are
+compared.
 """
 
 from __future__ import annotations
@@ -37,17 +38,10 @@ def shape_batches(views: SyntheticViews, count: int) -> list[Batch]:
     """
     found = []
     for number in range(count):
-        batch = views.batch(number)
-        image = batch["image"]
-        found.append(
-            {
-                "image": image,
-                "image_2": batch["image_2"],
-                "inverted": 1 - image,
-                "mask": torch.ones_like(image),
-                "kind": "shapes",
-            }
-        )
+        pair = views.batch(number)["image"]
+        first = pair[: len(pair) // 2]
+        image = torch.cat([pair, 1 - first])
+        found.append({"image": image, "mask": torch.ones_like(first), "kind": "shapes"})
     return found
 
 
@@ -92,10 +86,10 @@ def brain_batches(
     if len(image) < 2:
         raise DataError(f"dataset_dir {dataset_dir}: 1 image in {section}; give at least 2 to compare.")
     remapped = smooth_remap(image, torch.Generator().manual_seed(seed))
-    views = {"image": image, "image_2": remapped, "inverted": invert(image, mask), "mask": mask}
+    views = torch.stack([image, remapped, invert(image, mask)])
     # A last batch of one would have nothing to be compared with.
-    starts = [i for i in range(0, len(image), batch_size) if len(image) - i > 1]
-    return [{**{k: v[i : i + batch_size] for k, v in views.items()}, "kind": "brains"} for i in starts]
+    parts = [slice(i, i + batch_size) for i in range(0, len(image), batch_size) if len(image) - i > 1]
+    return [{"image": views[:, p].flatten(0, 1), "mask": mask[p], "kind": "brains"} for p in parts]
 
 
 def _masked_by_label(item: Mapping[str, Any]) -> dict[str, Any]:

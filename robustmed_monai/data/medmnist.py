@@ -1,16 +1,23 @@
-"""MedMNIST's 2-D data sets from their official npz files; and one door to these and to datalists."""
+"""MedMNIST's 2-D data sets from their official npz files; and one function for these and for datalists.
+
+The files hold pictures as (rows, columns), as NumPy and Pillow do; this package's axes are (X, Y), columns
+before rows, as in MONAI. The readers here transpose; whoever reads a file otherwise must swap the axes.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
@@ -20,6 +27,8 @@ from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 _SPLITS = dict(zip(SECTIONS, ("train", "val", "test"), strict=True))
+
+logger = logging.getLogger(__name__)
 
 
 def medmnist_dataset(
@@ -41,7 +50,8 @@ def medmnist_dataset(
         device: where the tensors lie.
 
     Returns:
-        `image` (N, C, X, Y) float32 in [0, 1] and `label` (N,) int64, (N, labels) for several labels.
+        `image` (N, C, X, Y) float32 in [0, 1], transposed from the file's (N, rows, columns, C), and `label`
+        (N,) int64, (N, labels) for several labels.
 
     Raises:
         ConfigError: for an unknown data set, section or size.
@@ -56,12 +66,12 @@ def medmnist_dataset(
     path = _find(dataset, dataset_dir, f"{dataset}{suffix}.npz")
     if download and not path.is_file():
         _download(info, path.parent, image_size)
-    _verify(path, str(info[f"MD5{suffix}"]))
     split = _SPLITS[section]
-    arrays = read_npz_arrays(path, [f"{split}_images", f"{split}_labels"])
+    arrays = read_official(path, info, [f"{split}_images", f"{split}_labels"])
     pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].astype(np.int64)
     if pixels.ndim == 3:
         pixels = pixels[..., None]
+    logger.info(f"{section}: {len(pixels)} images in {path} ({split})")
     # Files hold (N, rows, columns, C); MONAI's axes are (C, x, y).
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 2, 1))).to(device)
     label = torch.from_numpy(labels[:, 0] if labels.shape[1] == 1 else labels).to(device)
@@ -81,6 +91,30 @@ def medmnist_info(dataset: str) -> dict[str, Any]:
         near = get_close_matches(str(dataset), known, n=1)
         raise ConfigError(f"dataset '{dataset}' is none of {list(known)}{f'; {near[0]}?' if near else '.'}")
     return dict(known[dataset])
+
+
+def read_official(path: Path, info: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of an official npz, as they lie in the file, after comparing its md5 with the official one.
+
+    Args:
+        path: the npz; its name ends in the edition's size, ``_64`` or so, unless that is 28.
+        info: see ``medmnist_info``.
+        names: arrays to read.
+
+    Raises:
+        DataError: when the file is missing or not the official one.
+    """
+    edition = re.search(r"_\d+$", path.stem)
+    expected = info.get(f"MD5{edition[0] if edition else ''}")
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; put the official file there (a bundle fetches it with --download True)."
+        )
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(f"{path}: md5 {found} is not that of the official file ({expected}); fetch it again.")
+    return read_npz_arrays(path, names)
 
 
 def image_channels(dataset: str | None) -> int:
@@ -135,17 +169,6 @@ def _find(dataset: str, dataset_dir: str | os.PathLike[str] | None, name: str) -
         raise DataError(f"dataset {dataset}: give --dataset_dir, the folder that holds {name}.")
     path = Path(dataset_dir).expanduser().absolute()
     return path if path.suffix == ".npz" else path / name
-
-
-def _verify(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; put the official file there, or give --download True to fetch it."
-        )
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        raise DataError(f"{path}: md5 {found} is not that of the official file ({expected}); fetch it again.")
 
 
 def _download(info: dict[str, Any], folder: Path, image_size: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from robustmed_monai.data.datalist import subject_numbers
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImaged
 from robustmed_monai.transforms.slices import filled_slices, volume_to_slices
@@ -98,8 +99,8 @@ class SliceDataset(TensorDataset):
         DataError: when there are no items; ImageError of the transform when a file cannot be used.
 
     Use with ``DataLoader(..., collate_fn=identity_collate)``: batches are dictionaries of `image`
-    (B, C, X, Y), `healthy` (B,) bool, `index` (B,) of the item, and `mask` (B, 1, X, Y) when
-    any item of the data has one.
+    (B, C, X, Y), `healthy` (B,) bool, `index` (B,) of the item, `subject` (B,) its number, and `mask`
+    (B, 1, X, Y) when any item of the data has one.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class SliceDataset(TensorDataset):
             index.append(torch.full((len(empty),), i))
             healthy.append(_healthy(item, slices))
         tensors = {"image": torch.cat(images), "index": torch.cat(index), "healthy": torch.cat(healthy)}
+        tensors["subject"] = torch.tensor(subject_numbers(data))[tensors["index"]]
         if any("mask" in item for item in data):
             tensors["mask"] = torch.cat(masks)
         super().__init__(tensors, data)

@@ -21,17 +21,18 @@ _BATCH, _MAP = 0, 1  # what a seed is for
 
 
 class SyntheticViews(IterableDataset[dict[str, Tensor]]):
-    """Whole batches, made on their device: ``image`` and ``image_2`` show one anatomy, ``label`` is it.
+    """Whole batches of two views of each anatomy, made on their device: ``image`` shows ``label`` twice.
 
-    Batch i depends on the seed and i alone, so any number of workers gives the same batches in the same
-    order, and a run can go on at any place. For a ``DataLoader`` set ``batch_size=None``.
+    ``image`` is one tensor (2 B, 1, *S), view after view: rows b and B + b are two contrasts of map b. Batch
+    i depends on the seed, i and the kind of device alone, so any number of workers gives the same batches in
+    the same order, and a run can go on at any place. For a ``DataLoader`` set ``batch_size=None``.
 
-    Label maps come from a pool that is refreshed slowly (the authors' demo has a fixed one): a map costs as
-    much as an image, and flips and the deformation make it new. Every worker keeps a pool.
+    Label maps come from a cache that is refreshed slowly (the authors' demo has fixed maps): a map costs as
+    much as an image, and flips and the deformation make it new. Every worker keeps a cache.
 
     Args:
         spatial_size: two or three sides.
-        batch_size: number of samples B.
+        batch_size: number of anatomies B.
         length: number of batches; may be that of the whole training. Under torchrun each process has as many,
             all different.
         seed: of everything.
@@ -41,8 +42,8 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         deform: settings of the deformation; None for the defaults.
         to_image: settings of the contrasts; None for the defaults.
         label_maps: (N, 1, *spatial_size) real label maps 0 to L - 1 to take instead of shapes.
-        pool_size: number of maps in the pool; 0 makes every map anew.
-        refresh: after how many batches one map of the pool is replaced; 0 never.
+        label_map_cache: number of maps in the cache; 0 makes every map anew.
+        refresh: after how many batches one map of the cache is replaced; 0 never.
         flip_prob: probability of a flip along each axis.
         crop_prob: probability of a cropped field of view (label 0 outside).
         crop: largest share of each side that is lost then.
@@ -57,7 +58,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
     Example:
         >>> views = SyntheticViews((32, 32), batch_size=2, length=3)
         >>> {key: tuple(value.shape) for key, value in next(iter(views)).items()}
-        {'image': (2, 1, 32, 32), 'image_2': (2, 1, 32, 32), 'label': (2, 1, 32, 32)}
+        {'image': (4, 1, 32, 32), 'label': (2, 1, 32, 32)}
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         deform: DiffeomorphicDeform | None = None,
         to_image: LabelsToImage | None = None,
         label_maps: Tensor | None = None,
-        pool_size: int = 40,
+        label_map_cache: int = 40,
         refresh: int = 4,
         flip_prob: float = 0.5,
         crop_prob: float = 0.0,
@@ -86,12 +87,13 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
                 f"SyntheticViews: spatial_size={self.size} needs two or three sides of at least 2 voxels, "
                 f"batch_size={batch_size} and length={length} at least 1."
             )
-        if min(seed, pool_size, refresh, start) < 0 or not all(
+        if min(seed, label_map_cache, refresh, start) < 0 or not all(
             0 <= p <= 1 for p in (flip_prob, crop_prob, crop)
         ):
             raise ConfigError(
-                f"SyntheticViews: seed={seed}, pool_size={pool_size}, refresh={refresh}, start={start} must "
-                f"not be negative; flip_prob={flip_prob}, crop_prob={crop_prob}, crop={crop} lie in 0 to 1."
+                f"SyntheticViews: seed={seed}, label_map_cache={label_map_cache}, refresh={refresh}, "
+                f"start={start} must not be negative; flip_prob={flip_prob}, crop_prob={crop_prob}, "
+                f"crop={crop} lie in 0 to 1."
             )
         self.batch_size, self.length, self.seed, self.start = batch_size, length, seed, start
         self.device = torch.device(device)
@@ -102,11 +104,11 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         if label_maps is not None:
             self.label_maps = self._checked(label_maps)
             self.num_labels = len(self.to_image.means or range(int(label_maps.max()) + 1))
-        self.pool_size, self.refresh = pool_size, refresh
+        self.label_map_cache, self.refresh = label_map_cache, refresh
         self.flip_prob, self.crop_prob, self.crop = flip_prob, crop_prob, crop
         # In a worker process nothing tells of the other processes of the training.
         self.rank, self.world = idist.get_rank(), idist.get_world_size()
-        self._pool: dict[int, tuple[int, Tensor]] = {}
+        self._made: dict[int, tuple[int, Tensor]] = {}
 
     def __len__(self) -> int:
         """Number of batches of this process."""
@@ -124,7 +126,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         """Batch number ``index``, whatever was made before.
 
         Returns:
-            ``image`` and ``image_2`` (B, 1, *S) float32 in [0, 1], ``label`` (B, 1, *S) uint8.
+            ``image`` (2 B, 1, *S) float32 in [0, 1], ``label`` (B, 1, *S) uint8.
         """
         generator = self._generator(_BATCH, index)
         rows, axes = self.batch_size, len(self.size)
@@ -135,27 +137,27 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         if self.crop_prob > 0:
             labels = crop(labels, sample_crops(rows, axes, self.crop_prob, self.crop, generator))
         params = self.to_image.sample(2 * rows, self.num_labels, self.size, generator)
-        image, image_2 = self.to_image.apply(labels, params).split(rows)
-        return {"image": image, "image_2": image_2, "label": labels}
+        return {"image": self.to_image.apply(labels, params), "label": labels}
 
     def _maps(self, index: int, generator: torch.Generator) -> Tensor:
         """Label maps (B, 1, *S) before flips and deformation."""
-        if self.label_maps is None and self.pool_size == 0:
+        if self.label_maps is None and self.label_map_cache == 0:
             return self.shapes.apply(self.shapes.sample(self.batch_size, self.size, generator), self.size)
-        count = self.pool_size if self.label_maps is None else len(self.label_maps)
+        count = self.label_map_cache if self.label_maps is None else len(self.label_maps)
         slots = torch.randint(count, (self.batch_size,), generator=generator, device=self.device)
         if self.label_maps is not None:
             return self.label_maps[slots]
-        return torch.cat([self._from_pool(slot, index) for slot in slots.tolist()])
+        return torch.cat([self._cached(slot, index) for slot in slots.tolist()])
 
-    def _from_pool(self, slot: int, index: int) -> Tensor:
+    def _cached(self, slot: int, index: int) -> Tensor:
         """The map that lies in a slot at a batch: replaced in turn, made when it is asked for first."""
-        replaced = (index // self.refresh + self.pool_size - slot) // self.pool_size if self.refresh else 0
-        if slot not in self._pool or self._pool[slot][0] != replaced:
-            generator = self._generator(_MAP, replaced * self.pool_size + slot)
+        count = self.label_map_cache
+        replaced = (index // self.refresh + count - slot) // count if self.refresh else 0
+        if slot not in self._made or self._made[slot][0] != replaced:
+            generator = self._generator(_MAP, replaced * count + slot)
             made = self.shapes.apply(self.shapes.sample(1, self.size, generator), self.size)
-            self._pool[slot] = (replaced, made)
-        return self._pool[slot][1]
+            self._made[slot] = (replaced, made)
+        return self._made[slot][1]
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         words = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)

@@ -1,6 +1,5 @@
 """Trainers and evaluation loops that MONAI's engines cannot express."""
 
-from robustmed_monai.engines.anomaly_study import evaluate_detector
 from robustmed_monai.engines.file_evaluator import FileEvaluator
 from robustmed_monai.engines.multi_optimizer import MultiOptimizerTrainer
 from robustmed_monai.engines.ra import anomaly_iteration
@@ -11,5 +10,4 @@ __all__ = [
     "MultiOptimizerTrainer",
     "TwoStageCosine",
     "anomaly_iteration",
-    "evaluate_detector",
 ]

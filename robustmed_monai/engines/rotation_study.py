@@ -64,7 +64,7 @@ def evaluate_classifier(
         outputs.append(torch.cat(parts))
     found = torch.stack(outputs)
     estimates = rotation_accuracy((found.argmax(2) == labels.cpu()).numpy())
-    figures = {k: v["value"] for k, v in estimates.items()}
+    figures = {k: v.value for k, v in estimates.items()}
     repeated = labels.cpu().repeat(count)
     figures["cross_entropy"] = float(F.nll_loss(found.flatten(0, 1).clamp(min=1e-12).log(), repeated))
     if len(labels.unique()) == found.shape[2]:
@@ -72,7 +72,7 @@ def evaluate_classifier(
     if inferer.min_confidence > 0:
         figures["abstained"] = float(torch.cat(abstained).mean())
     figures = {k: v for k, v in figures.items() if math.isfinite(v)}
-    return RotationResult(figures, {k: v["ci95"] for k, v in estimates.items()}, found)
+    return RotationResult(figures, {k: v.ci95 for k, v in estimates.items()}, found)
 
 
 def evaluate_rotnet(
@@ -100,8 +100,8 @@ def evaluate_rotnet(
         rows.append(torch.cat([inferer.posterior(view).argmax(1).cpu() for view in views]))
     found = torch.stack(rows)
     estimates = rotation_accuracy((found == torch.arange(count)[:, None]).numpy())
-    figures = {k: v["value"] for k, v in estimates.items()} | {"angle_error": angle_error(found)}
-    return RotationResult(figures, {k: v["ci95"] for k, v in estimates.items()}, found)
+    figures = {k: v.value for k, v in estimates.items()} | {"angle_error": angle_error(found)}
+    return RotationResult(figures, {k: v.ci95 for k, v in estimates.items()}, found)
 
 
 def _check_not_empty(images: torch.Tensor) -> None:

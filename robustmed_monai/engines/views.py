@@ -1,43 +1,13 @@
-"""Training on pairs of views: which batches an epoch takes, and all views of a batch in one pass."""
+"""Training on synthesised views: which batches of an endless source an epoch takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from ignite.engine import Engine, Events
-from monai.engines.utils import PrepareBatch
 
 if TYPE_CHECKING:
     from robustmed_monai.data.synthetic_views import SyntheticViews
-
-
-class StackViews(PrepareBatch):
-    """MONAI's ``prepare_batch`` that lays the views of a batch one after the other.
-
-    Args:
-        keys: views; each (B, C, *spatial).
-
-    Example:
-        >>> batch = {"image": torch.zeros(4, 1, 8, 8), "image_2": torch.ones(4, 1, 8, 8)}
-        >>> StackViews()(batch)[0].shape
-        torch.Size([8, 1, 8, 8])
-    """
-
-    def __init__(self, keys: Sequence[str] = ("image", "image_2")) -> None:
-        self.keys = tuple(keys)
-
-    def __call__(
-        self,
-        batchdata: dict[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """Return the views (len(keys) B, C, *spatial) on the device, and no label."""
-        views = [batchdata[key].to(device=device, non_blocking=non_blocking) for key in self.keys]
-        return torch.cat(views), None
 
 
 class EpochBatches:

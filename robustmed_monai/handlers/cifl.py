@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from robustmed_monai.metrics.cifl import channel_overlap, effective_rank, s_inverted, s_other, s_same
+from robustmed_monai.metrics.cifl import invariance_figures, mean_figures
 from robustmed_monai.utils.errors import ConfigError, TrainingError
 
 
 class InvarianceHandler:
     """Ignite handler for an evaluator that runs on the batches of ``data.invariance_views``.
 
-    The evaluator's `pred` are the features of `image`, `image_2` and `inverted`, one after the other
-    (``StackViews`` lays them so). For each `kind` of batch its metrics get ``<kind>_s_same``,
-    ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean |G|), ``<kind>_rank``, and
-    ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when features follow the anatomy
-    and nothing else. Place it before the handlers that write metrics.
+    The evaluator's `pred` are the features of the three views, one after the other. For each `kind` of batch
+    its metrics get ``<kind>_s_same``, ``<kind>_s_inverted``, ``<kind>_s_other``, ``<kind>_overlap`` (mean
+    |G|), ``<kind>_rank``, and ``<kind>_margin``, the mean of s_same and s_inverted less s_other: high when
+    features follow the anatomy and nothing else. Place it before the handlers that write metrics.
 
     Args:
         crop: voxels left out at each border.
@@ -45,7 +44,7 @@ class InvarianceHandler:
         self.max_other = max_other
         self.min_rank = min_rank
         self.min_epochs_before_best = min_epochs_before_best
-        self._found: dict[str, list[torch.Tensor]] = {}
+        self._found: list[dict[str, torch.Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to the evaluator."""
@@ -56,23 +55,12 @@ class InvarianceHandler:
     def _measure(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        features, other, inverted = output["pred"].chunk(3)
+        features = output["pred"]
         mask = batch["mask"].to(features.device)
-        figures = {
-            "s_same": s_same(features, other, mask, self.crop),
-            "s_inverted": s_inverted(features, inverted, mask, self.crop),
-            "s_other": s_other(features, mask, self.crop),
-            "overlap": channel_overlap(features, mask, self.crop),
-            "rank": effective_rank(features, mask, self.crop),
-        }
-        for name, values in figures.items():
-            self._found.setdefault(f"{batch['kind']}_{name}", []).append(values.cpu())
+        self._found.append(invariance_figures(features, mask, self.crop, batch["kind"]))
 
     def _report(self, engine: Engine) -> None:
-        metrics = {name: float(torch.cat(values).mean()) for name, values in self._found.items()}
-        for kind in [name.removesuffix("_s_same") for name in metrics if name.endswith("_s_same")]:
-            same, inverted, other = (metrics[f"{kind}_s_{k}"] for k in ("same", "inverted", "other"))
-            metrics[f"{kind}_margin"] = (same + inverted) / 2 - other
+        metrics = mean_figures(self._found)
         engine.state.metrics.update(metrics)
         if engine.state.epoch > self.min_epochs_before_best:
             self._guard(engine, metrics)

@@ -1,6 +1,6 @@
 """How trained networks are applied, and the controls they are compared with."""
 
-from robustmed_monai.inferers.controls import AreaControl, IntensityControl, MeanImageControl, ZeroControl
+from robustmed_monai.inferers.controls import MeanImageControl
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
@@ -9,14 +9,11 @@ from robustmed_monai.inferers.slicewise import SlicewiseInferer
 
 __all__ = [
     "AnomalyMapInferer",
-    "AreaControl",
     "ElboInferer",
     "EncoderPerceptual",
-    "IntensityControl",
     "LPIPSPerceptual",
     "MeanImageControl",
     "RotationCorrectionInferer",
     "SlicewiseInferer",
-    "ZeroControl",
     "image_score",
 ]

@@ -1,71 +1,73 @@
-"""Detectors that learn nothing, or next to nothing: what a method must beat to mean anything."""
+"""Untrained baselines of anomaly detection: what a method must beat to mean anything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from robustmed_monai.utils.errors import DataError
 
-
-class IntensityControl(nn.Module):
-    """The image is its own anomaly map: bright is abnormal; its pseudo-healthy image is black."""
-
-    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return "pred" and "anomaly_map" of images (B, C, X, Y)."""
-        return {"pred": torch.zeros_like(image), "anomaly_map": image.mean(1, keepdim=True)}
+Scores = dict[str, torch.Tensor]
 
 
-class ZeroControl(nn.Module):
-    """Nothing is abnormal anywhere: the figures of chance."""
-
-    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return "pred" (the image itself) and an "anomaly_map" of zeros."""
-        return {"pred": image, "anomaly_map": torch.zeros_like(image[:, :1])}
+def intensity(image: torch.Tensor) -> Scores:
+    """The image (B, C, X, Y) is its own "anomaly_map": bright is abnormal."""
+    return {"anomaly_map": image.mean(1, keepdim=True)}
 
 
-class AreaControl(nn.Module):
-    """All of the head is abnormal, so that the image score is the area of the head.
+def no_anomaly(image: torch.Tensor) -> Scores:
+    """Nothing is abnormal anywhere: an "anomaly_map" of zeros, the figures of chance."""
+    return {"anomaly_map": torch.zeros_like(image[:, :1])}
 
-    Args:
-        threshold: intensity in [0, 1] above which a pixel belongs to the head.
-    """
 
-    def __init__(self, threshold: float = 0.1) -> None:
-        super().__init__()
-        self.threshold = threshold
-
-    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return "pred" (black) and "anomaly_map" (1 in the head)."""
-        head = (image.mean(1, keepdim=True) > self.threshold).float()
-        return {"pred": torch.zeros_like(image), "anomaly_map": head}
+def head_area(image: torch.Tensor, threshold: float = 0.1) -> Scores:
+    """All pixels above ``threshold`` are abnormal, so that the image score is the area of the head."""
+    return {"anomaly_map": (image.mean(1, keepdim=True) > threshold).float()}
 
 
 class MeanImageControl(nn.Module):
     """The pseudo-healthy image of everyone is the mean of the training images.
 
     Args:
-        batches: training images, each (B, C, X, Y) in [0, 1].
+        batches: training images, each batch with `image` (B, C, X, Y) in [0, 1].
 
     Raises:
         DataError: when there is none.
     """
 
-    def __init__(self, batches: Iterable[torch.Tensor]) -> None:
+    def __init__(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
         super().__init__()
         total, count = None, 0
         for batch in batches:
-            summed = batch.double().sum(0, keepdim=True)
+            summed = batch["image"].double().sum(0, keepdim=True)
             total = summed if total is None else total + summed
-            count += len(batch)
+            count += len(batch["image"])
         if total is None:
             raise DataError("mean image: no training images; give a data set with a training section.")
         self.mean: torch.Tensor
         self.register_buffer("mean", (total / count).float())
 
-    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, image: torch.Tensor) -> Scores:
         """Return "pred" (the mean image) and "anomaly_map" = |x - mean|."""
         pred = self.mean.to(image.device).expand_as(image)
         return {"pred": pred, "anomaly_map": (image - pred).abs().mean(1, keepdim=True)}
+
+
+def brain_intensity(batch: Mapping[str, torch.Tensor], clip: float = 1.5) -> Scores:
+    """Mean z-score of the `brain` as "score_elbo"; "map_intensity" is the `image` above the background."""
+    image, brain = batch["image"], batch["brain"]
+    inside = brain.flatten(1).sum(1).clamp(min=1)
+    score = (image * brain).flatten(1).sum(1) / inside
+    return {"score_elbo": score, "map_intensity": (image + clip).clamp(min=0)}
+
+
+def slice_position(batch: Mapping[str, torch.Tensor]) -> Scores:
+    """Nearness of a slice to the middle of its volume, by `position`, as "score_elbo"."""
+    return {"score_elbo": -(batch["position"] - 0.5).abs()}
+
+
+def brain_area(batch: Mapping[str, torch.Tensor]) -> Scores:
+    """Share of the slice that is `brain` as "score_elbo"."""
+    return {"score_elbo": batch["brain"].flatten(1).mean(1)}

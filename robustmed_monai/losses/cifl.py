@@ -116,7 +116,7 @@ class CIFLLoss:
         Args:
             networks: "network", image to features.
             batch: "image" (2 B, 1, *spatial), first the one contrast of all anatomies, then the other, as
-                ``StackViews`` lays them. The features are left as "pred".
+                ``SyntheticViews`` makes them. The features are left as "pred".
             generator: not used; nothing is drawn here.
 
         Returns:

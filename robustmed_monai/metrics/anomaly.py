@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from robustmed_monai.metrics.bootstrap import Estimate, interval, resample_counts
+from robustmed_monai.metrics.bootstrap import Estimate, resample_counts
 from robustmed_monai.metrics.curves import auroc, average_precision, fpr_at_tpr
 from robustmed_monai.utils.errors import DataError
 
@@ -18,11 +18,12 @@ def image_anomaly_metrics(
     labels: npt.ArrayLike | torch.Tensor,
     n_resamples: int = 1000,
     generator: np.random.Generator | None = None,
+    subjects: npt.ArrayLike | torch.Tensor | None = None,
 ) -> dict[str, Estimate]:
     """AUROC, average precision and FPR at 95 % TPR of image scores, each with a 95 % interval.
 
-    The interval is the percentile bootstrap over images, stratified by label. It takes images as independent:
-    with several slices of one patient it is too narrow, and one score per patient is the honest input.
+    The interval is the percentile bootstrap over subjects, stratified by the labels that they have. Without
+    ``subjects`` images count as independent: with several slices of one patient it is then too narrow.
 
     Args:
         scores: (n,) finite numbers, higher is more abnormal.
@@ -30,11 +31,12 @@ def image_anomaly_metrics(
         n_resamples: bootstrap resamples.
         generator: source of the draws; None takes a new one seeded with 0, so the same data gives the same
             interval.
+        subjects: (n,) whose image it is.
 
     Returns:
-        `image_auroc`, `image_ap` and `image_fpr95`, each ``{"value": ..., "ci95": [low, high]}`` in [0, 1];
-        all NaN when there is no healthy or no abnormal image. The FPR is the lowest of the ROC points whose
-        TPR is at least 95 %.
+        `image_auroc`, `image_ap` and `image_fpr95`, each with ``value`` and ``ci95`` in [0, 1]; all NaN
+        when there is no healthy or no abnormal image. The FPR is the lowest of the ROC points whose TPR is at
+        least 95 %.
 
     Raises:
         DataError: for lengths that differ, an empty input, a score that is not finite or a label other than 0
@@ -42,24 +44,26 @@ def image_anomaly_metrics(
 
     Example:
         >>> result = image_anomaly_metrics([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
-        >>> result["image_auroc"], result["image_fpr95"]["value"]
-        ({'value': 1.0, 'ci95': [1.0, 1.0]}, 0.0)
+        >>> result["image_auroc"].value, result["image_auroc"].ci95, result["image_fpr95"].value
+        (1.0, [1.0, 1.0], 0.0)
     """
     s, y = _checked(scores, labels)
     if y.all() or not y.any():
-        nothing = float("nan")
-        return {k: {"value": nothing, "ci95": [nothing, nothing]} for k in _CURVES}
+        return {k: Estimate(float("nan"), np.full(1, np.nan)) for k in _CURVES}
     order = np.argsort(-s, kind="stable")
+    # Drawn in the order of the images, so that the scores of another network see the same resamples.
+    drawn = resample_counts(y, n_resamples, generator, None if subjects is None else np.asarray(subjects))
     s, y = s[order], y[order]
     starts = np.flatnonzero(np.concatenate([[True], s[1:] != s[:-1]]))
     resampled: dict[str, list[npt.NDArray[np.float64]]] = {k: [] for k in _CURVES}
-    for counts in resample_counts(y, n_resamples, generator):
-        positives = np.add.reduceat(counts * y, starts, axis=1)
-        negatives = np.add.reduceat(counts * ~y, starts, axis=1)
+    for counts in drawn:
+        ranked = counts[:, order]
+        positives = np.add.reduceat(ranked * y, starts, axis=1)
+        negatives = np.add.reduceat(ranked * ~y, starts, axis=1)
         for key, curve in _CURVES.items():
             resampled[key].append(curve(positives, negatives))
     values = _values(s, y, starts)
-    return {k: {"value": values[k], "ci95": interval(np.concatenate(resampled[k]))} for k in _CURVES}
+    return {k: Estimate(values[k], np.concatenate(resampled[k])) for k in _CURVES}
 
 
 def _values(

@@ -1,9 +1,9 @@
-"""Percentile bootstrap intervals, drawn as counts so that many resamples are one array operation."""
+"""Percentile bootstrap over subjects, drawn as counts so that many resamples are one array operation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,39 +11,76 @@ import numpy.typing as npt
 _CHUNK = 4_000_000  # counts held at once: 32 MB
 
 
-class Estimate(TypedDict):
-    """A figure with its 95 % percentile-bootstrap interval, ready for JSON; NaN where undefined."""
+class Estimate(NamedTuple):
+    """A figure and the same figure of every bootstrap resample; NaN where undefined.
+
+    Figures of several networks on the same cases have the same resamples, so that their mean over the
+    networks has an interval as well.
+
+    Args:
+        value: the figure.
+        resampled: (r,) the figure of each resample.
+    """
 
     value: float
-    ci95: list[float]
+    resampled: npt.NDArray[np.float64]
+
+    @property
+    def ci95(self) -> list[float]:
+        """95 % percentile interval, ready for JSON."""
+        return interval(self.resampled)
 
 
 def resample_counts(
-    strata: npt.ArrayLike, n_resamples: int, generator: np.random.Generator | None = None
+    strata: npt.ArrayLike,
+    n_resamples: int,
+    generator: np.random.Generator | None = None,
+    clusters: npt.ArrayLike | None = None,
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield how often each item is drawn, for blocks of stratified bootstrap resamples.
+    """Yield how often each item is drawn, for blocks of stratified bootstrap resamples of clusters.
+
+    Whole clusters are drawn, for several images of one subject depend on each other. The strata of clusters
+    are the sets of strata of their items: with one item per cluster every resample holds as many items of
+    each stratum as the data.
 
     Args:
-        strata: (n,) integers; every resample holds as many items of each stratum as the data.
+        strata: (n,) integers, such as the label.
         n_resamples: number of resamples in all.
         generator: source of the draws; None takes a new one seeded with 0, so the same data gives the same
             interval.
+        clusters: (n,) the subject of each item; (n, 2) for pairs of two subjects, which count as often as
+            the one times as often as the other (Owen, "The pigeonhole bootstrap", Annals of Applied
+            Statistics 1, 2007).
+            None takes every item for a subject of its own.
 
     Yields:
         Blocks of shape (r, n); the r add up to ``n_resamples``.
     """
     generator = np.random.default_rng(0) if generator is None else generator
     strata = np.asarray(strata)
-    members = [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    owners = np.arange(len(strata)) if clusters is None else np.asarray(clusters)
+    owners = np.unique(owners, return_inverse=True)[1].reshape(len(strata), -1)
+    members = _clusters_by_strata(strata, owners)
     block = max(1, _CHUNK // max(1, len(strata)))
     for start in range(0, n_resamples, block):
         rows = min(block, n_resamples - start)
-        counts = np.zeros((rows, len(strata)))
+        counts = np.zeros((rows, sum(map(len, members))))
         for items in members:
             n = len(items)
             draws = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
             counts[:, items] = np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n)
-        yield counts
+        yield counts[:, owners].prod(2)
+
+
+def _clusters_by_strata(
+    strata: npt.NDArray[np.int64], owners: npt.NDArray[np.intp]
+) -> list[npt.NDArray[np.intp]]:
+    """Clusters (numbers) that have items of the same strata, together."""
+    kinds, kind = np.unique(strata, return_inverse=True)
+    has = np.zeros((owners.max(initial=-1) + 1, len(kinds)), dtype=bool)
+    has[owners, kind[:, None]] = True
+    group = np.unique(has[:, ::-1], axis=0, return_inverse=True)[1].reshape(-1)
+    return [np.flatnonzero(group == g) for g in np.unique(group)]
 
 
 def interval(resampled: npt.ArrayLike) -> list[float]:
@@ -53,26 +90,33 @@ def interval(resampled: npt.ArrayLike) -> list[float]:
 
 
 def bootstrap_mean(
-    values: npt.ArrayLike, n_resamples: int = 1000, generator: np.random.Generator | None = None
+    values: npt.ArrayLike,
+    n_resamples: int = 1000,
+    generator: np.random.Generator | None = None,
+    clusters: npt.ArrayLike | None = None,
 ) -> Estimate:
-    """Mean over independent cases with its 95 % percentile-bootstrap interval.
+    """Mean over cases with its 95 % percentile-bootstrap interval over their subjects.
 
     Args:
         values: (n,) one number per case, for example Dice; NaN marks a case that does not count.
         n_resamples: bootstrap resamples.
         generator: source of the draws; None takes a new one seeded with 0.
+        clusters: subjects of the cases, see ``resample_counts``.
 
     Returns:
-        ``{"value": mean, "ci95": [low, high]}``; NaN without a case that counts.
+        The mean and its resamples; NaN without a case that counts.
 
     Example:
-        >>> bootstrap_mean([0.5, 0.5, float("nan")])
-        {'value': 0.5, 'ci95': [0.5, 0.5]}
+        >>> bootstrap_mean([0.5, 0.5, float("nan")]).ci95
+        [0.5, 0.5]
     """
     data = np.asarray(values, dtype=np.float64)
-    data = data[~np.isnan(data)]
-    if not len(data):
-        return {"value": float("nan"), "ci95": [float("nan"), float("nan")]}
-    blocks = resample_counts(np.zeros(len(data), dtype=np.int64), n_resamples, generator)
-    means = np.concatenate([counts @ data / len(data) for counts in blocks])
-    return {"value": float(data.mean()), "ci95": interval(means)}
+    counted = ~np.isnan(data)
+    if not counted.any():
+        return Estimate(float("nan"), np.full(1, np.nan))
+    data = data[counted]
+    owners = None if clusters is None else np.asarray(clusters)[counted]
+    blocks = resample_counts(np.zeros(len(data), dtype=np.int64), n_resamples, generator, owners)
+    with np.errstate(invalid="ignore"):
+        means = np.concatenate([counts @ data / counts.sum(1) for counts in blocks])
+    return Estimate(float(data.mean()), means)

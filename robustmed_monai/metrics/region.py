@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.metrics.meandice import compute_dice
 from monai.metrics.metric import CumulativeIterationMetric
 
-from robustmed_monai.metrics.bootstrap import bootstrap_mean
 from robustmed_monai.metrics.inputs import checked_images
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -91,31 +91,25 @@ class LesionMetric(CumulativeIterationMetric):
         )
         return torch.zeros(len(SIZES), 4, dtype=torch.float64).index_add_(0, size_class, figures.double())
 
-    def aggregate(
-        self, n_resamples: int = 1000, generator: np.random.Generator | None = None
-    ) -> dict[str, float]:
+    def dice(self) -> npt.NDArray[np.float64]:
+        """Dice of every image of all processes (N,), NaN without an anomaly."""
+        return self._rows()[:, 0]
+
+    def aggregate(self) -> dict[str, float]:
         """Metrics over all images of all processes.
 
-        Args:
-            n_resamples: bootstrap resamples of the cases for the interval of the mean Dice.
-            generator: source of the draws; None takes a new one seeded with 0.
-
         Returns:
-            `calibrated_dice`, the mean of the Dice per case over the cases with an anomaly, its 95 % interval
-            `calibrated_dice_low` and `calibrated_dice_high`, `cases`; `calibrated_fpr`, the share of pixels
-            outside the masks that are anomalous; for size in small, medium, large: `lesions_<size>`, their
-            number, `recall_<size>`, the share detected, and `pixel_recall_<size>`, the share of their pixels
-            found. NaN where undefined.
+            `calibrated_dice`, the mean of the Dice per case over the cases with an anomaly, and `cases`,
+            their number; `calibrated_fpr`, the share of pixels outside the masks that are anomalous; for size
+            in small, medium, large: `lesions_<size>`, their number, `recall_<size>`, the share detected, and
+            `pixel_recall_<size>`, the share of their pixels found. NaN where undefined.
         """
-        buffer: torch.Tensor | None = self.get_buffer()  # type: ignore[no-untyped-call]
-        rows = np.zeros((0, 15)) if buffer is None else buffer.cpu().numpy()
-        dice = bootstrap_mean(rows[:, 0], n_resamples, generator)
+        rows = self._rows()
+        cases = np.count_nonzero(~np.isnan(rows[:, 0]))
         total = rows[:, 1:].sum(axis=0)
         result = {
-            "calibrated_dice": dice["value"],
-            "calibrated_dice_low": dice["ci95"][0],
-            "calibrated_dice_high": dice["ci95"][1],
-            "cases": float(np.count_nonzero(~np.isnan(rows[:, 0]))),
+            "calibrated_dice": float(np.nanmean(rows[:, 0])) if cases else float("nan"),
+            "cases": float(cases),
             "calibrated_fpr": _share(total[0], total[1]),
         }
         for size, (lesions, detected, pixels, found) in zip(SIZES, total[2:].reshape(3, 4), strict=True):
@@ -123,6 +117,10 @@ class LesionMetric(CumulativeIterationMetric):
             result[f"recall_{size}"] = _share(detected, lesions)
             result[f"pixel_recall_{size}"] = _share(found, pixels)
         return result
+
+    def _rows(self) -> npt.NDArray[np.float64]:
+        buffer: torch.Tensor | None = self.get_buffer()  # type: ignore[no-untyped-call]
+        return np.zeros((0, 15)) if buffer is None else buffer.cpu().numpy()
 
 
 def _share(part: float, whole: float) -> float:

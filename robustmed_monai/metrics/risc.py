@@ -6,23 +6,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from robustmed_monai.metrics.bootstrap import Estimate, interval, resample_counts
+from robustmed_monai.metrics.bootstrap import Estimate, resample_counts
 from robustmed_monai.transforms.rotation import check_rotations, degrees
 from robustmed_monai.utils.errors import DataError
 
 
 def rotation_accuracy(
-    correct: npt.ArrayLike, n_resamples: int = 1000, generator: np.random.Generator | None = None
+    correct: npt.ArrayLike,
+    n_resamples: int = 1000,
+    generator: np.random.Generator | None = None,
+    subjects: npt.ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Accuracy upright, over all rotations, at the worst one, and at each, with 95 % intervals.
 
-    The bootstrap draws images, each with all its rotations, so the intervals do not take K turned copies for
-    K patients.
+    The bootstrap draws subjects, each with all its images in all rotations, so the intervals do not take K
+    turned copies for K patients.
 
     Args:
         correct: (K, N), whether image n was classified correctly at rotation k; K is 4 or 8.
         n_resamples: bootstrap resamples.
         generator: source of the draws; None takes a new one seeded with 0.
+        subjects: (N,) whose image it is; None takes every image for a subject of its own.
 
     Returns:
         `upright`, `rotated` (mean over all K, 0 included), `worst` (lowest of the K) and ``angle_<degrees>``.
@@ -32,7 +36,7 @@ def rotation_accuracy(
 
     Example:
         >>> found = rotation_accuracy([[1, 1], [1, 0], [0, 0], [1, 1]])
-        >>> [found[k]["value"] for k in ("upright", "rotated", "worst", "angle_90")]
+        >>> [found[k].value for k in ("upright", "rotated", "worst", "angle_90")]
         [1.0, 0.625, 0.0, 0.5]
     """
     hits = np.asarray(correct, dtype=np.float64)
@@ -40,8 +44,8 @@ def rotation_accuracy(
         raise DataError(f"correct: shape {hits.shape}; give (rotations, images), at least one image.")
     count, images = hits.shape
     check_rotations(count)
-    blocks = resample_counts(np.zeros(images, dtype=np.int64), n_resamples, generator)
-    resampled = np.concatenate([counts @ hits.T / images for counts in blocks])
+    blocks = resample_counts(np.zeros(images, dtype=np.int64), n_resamples, generator, subjects)
+    resampled = np.concatenate([counts @ hits.T / counts.sum(1, keepdims=True) for counts in blocks])
     value = hits.mean(1)
     pairs = {
         "upright": (value[0], resampled[:, 0]),
@@ -49,7 +53,7 @@ def rotation_accuracy(
         "worst": (value.min(), resampled.min(1)),
         **{f"angle_{degrees(k, count):g}": (value[k], resampled[:, k]) for k in range(count)},
     }
-    return {name: {"value": float(v), "ci95": interval(r)} for name, (v, r) in pairs.items()}
+    return {name: Estimate(float(v), r) for name, (v, r) in pairs.items()}
 
 
 def rotation_confusion(predicted: torch.Tensor) -> torch.Tensor:

@@ -132,3 +132,35 @@ def segmentation_unet(
         strides=[2] * (len(channels) - 1),
     )
     return OnFeatures(unet, seen)
+
+
+def load_segmenter(weights: str | os.PathLike[str], num_classes: int | None = None) -> OnFeatures:
+    """Network of a weights file of ``bundles/cifl_segmentation``, built as its ``info`` says.
+
+    Args:
+        weights: the file.
+        num_classes: expected number of classes; None takes what the file says.
+
+    Raises:
+        ConfigError: when it was trained with another number of classes.
+        WeightsError: when the file is missing, altered or no segmentation network of this package.
+    """
+    info = load_info(weights)
+    count = int(info.get("num_classes", 4))
+    if num_classes not in (None, count):
+        raise ConfigError(f"{weights}: trained with {count} classes, not {num_classes}; give --num_classes.")
+    network = segmentation_unet(count, info.get("channels", (16, 32, 64, 128)), info.get("features"))
+    load_into(network, weights)
+    return network
+
+
+def load_feature_net(weights: str | os.PathLike[str]) -> CIFL:
+    """Network of a weights file of ``bundles/cifl``, built as its ``info`` says.
+
+    Raises:
+        WeightsError: when the file is missing, altered or no CIFL network.
+    """
+    spatial_dims = int(load_info(weights).get("spatial_dims", 2))
+    network = CIFL(spatial_dims=spatial_dims, **feature_settings(weights) or {})
+    load_into(network, weights)
+    return network

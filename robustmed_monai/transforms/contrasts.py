@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
+# What ``shown_contrasts`` can show.
+CONTRASTS = ("t1", "inverted", "inverted_frame", "remapped", "t2_like")
+
 # Points of a curve's table; between them it is linear.
 _TABLE = 256
 
@@ -174,3 +177,43 @@ def tissue_contrast(
         means=means, std=(0.0, std), zero_background=0.0, blur=blur, bias_std=bias_std, gamma_std=0.0
     )
     return paint.apply(labels, paint.sample(len(labels), len(means), labels.shape[2:], generator))
+
+
+def shown_contrasts(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int = 4,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The same anatomies in several contrasts.
+
+    Args:
+        images: T1 (N, 1, X, Y) in [0, 1].
+        labels: (N, 1, X, Y) tissue labels.
+        num_classes: labels are below it. The T2-like contrast needs background, CSF, grey and white matter.
+        seed: seed of what is drawn.
+        names: contrasts to return, in this order; None returns all.
+
+    Returns:
+        `t1`; `inverted`, inside the brain; `inverted_frame`, everywhere; `remapped`, each by a random smooth
+        curve; with four classes `t2_like`, painted from the labels and the head around them. (N, 1, X, Y)
+        each.
+
+    Raises:
+        ConfigError: for an unknown contrast.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shown = {
+        "t1": images,
+        "inverted": invert(images, brain_mask(labels)),
+        "inverted_frame": invert(images),
+        "remapped": smooth_remap(images, generator),
+    }
+    if num_classes == 4:
+        classes = head_classes(images, labels, num_classes)
+        shown["t2_like"] = tissue_contrast(classes, T2_MEANS, generator)
+    unknown = set(names or ()) - set(CONTRASTS)
+    if unknown:
+        raise ConfigError(f"contrasts: {sorted(unknown)} unknown; choose of {list(CONTRASTS)}.")
+    return {name: shown[name] for name in (names or CONTRASTS) if name in shown}

@@ -25,6 +25,8 @@ Array: TypeAlias = npt.NDArray[Any]
 OnNonfinite: TypeAlias = Literal["raise", "replace", "mask"]
 
 NONFINITE_POLICIES = ("raise", "replace", "mask")
+# 1024 x 1024 x 1024; a gzip bomb with an honest header is refused by it.
+MAX_VOXELS = 1 << 30
 # Deflate cannot expand by more than this (zlib technical details), so a header that claims more is wrong.
 DEFLATE_RATIO = 1032
 # Bytes that may follow the voxels: one disk block of padding. More means the header is shorter than the data.
@@ -41,10 +43,26 @@ class GeometryWarning(UserWarning):
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes, through gzip where its name ends in ``gz`` or ``mgz``."""
-    compressed = path.name.lower().endswith(("gz", "mgz"))
-    with gzip.open(path) if compressed else path.open("rb") as stream:
-        yield cast(BinaryIO, stream)
+    """Open a file for reading bytes, through gzip where its name ends in ``gz``.
+
+    Raises:
+        CorruptImageError: when the name says gzip and the content does not, or the other way round.
+    """
+    compressed = path.name.lower().endswith("gz")
+    with path.open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if compressed and not is_gzip:
+            raise CorruptImageError(
+                f"{path}: not compressed by gzip, as its name says; if it is a plain image rename it "
+                "without .gz (.mgz: to .mgh), else get the file again."
+            )
+        if is_gzip and not compressed:
+            raise CorruptImageError(
+                f"{path}: compressed by gzip, which its name does not say; rename it to end in .gz "
+                "(.mgh: to .mgz)."
+            )
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=stream) if compressed else stream)
 
 
 def check_budget(path: Path, claimed: int, ratio: int) -> None:
@@ -62,8 +80,20 @@ def check_budget(path: Path, claimed: int, ratio: int) -> None:
     if claimed > size * ratio + (1024 if ratio > 1 else 0):
         raise CorruptImageError(
             f"{path}: the header claims {claimed} bytes of image, but the file of {size} bytes cannot hold "
-            "them "
-            "(damaged header or truncated file); get the file again."
+            "them (damaged header or truncated file); get the file again."
+        )
+
+
+def check_voxels(path: Path, count: int, max_voxels: int) -> None:
+    """Refuse an image of more voxels than asked for, before anything is allocated.
+
+    Raises:
+        ImageShapeError: names the number.
+    """
+    if count > max_voxels:
+        raise ImageShapeError(
+            f"{path}: {count} voxels are more than max_voxels ({max_voxels}); crop or shrink the image, or "
+            "raise max_voxels of LoadCheckedImage."
         )
 
 
@@ -105,8 +135,7 @@ def check_end(stream: BinaryIO, path: Path, allowed: int = TRAILING_BYTES) -> by
     if len(rest) > allowed:
         raise CorruptImageError(
             f"{path}: more than {allowed} bytes follow the image that the header describes, so its "
-            "dimensions or "
-            "voxel type are wrong; get the file again."
+            "dimensions or voxel type are wrong; get the file again."
         )
     return rest
 
@@ -134,8 +163,7 @@ def check_affine(affine: Array, where: str | os.PathLike[str]) -> Array:
     if not np.isfinite(matrix).all():
         raise GeometryError(
             f"{where}: the affine holds NaN or infinite values {matrix[:3].tolist()}; repair the header from "
-            "the "
-            "source image."
+            "the source image."
         )
     sizes = np.linalg.norm(matrix[:3, :3], axis=0)
     if sizes.min() < _VOXEL_SIZES[0] or sizes.max() > _VOXEL_SIZES[1]:
@@ -147,8 +175,7 @@ def check_affine(affine: Array, where: str | os.PathLike[str]) -> Array:
     if abs(determinant) < _MIN_DETERMINANT:
         raise GeometryError(
             f"{where}: the affine is singular (determinant {determinant:.1e} of its unit axes), two voxel "
-            "axes are "
-            "parallel; repair the header from the source image."
+            "axes are parallel; repair the header from the source image."
         )
     return matrix
 
@@ -175,8 +202,7 @@ def check_shape(
         expected = " or ".join("(C, " + ", ".join("XYZ"[:n]) + ")" for n in accepted)
         raise ImageShapeError(
             f"{where}: expected an image of shape {expected}, got {tuple(shape)}; check the file or add the "
-            "channel "
-            "dimension first."
+            "channel dimension first."
         )
     if channels is not None and shape[0] != channels:
         raise ImageShapeError(
@@ -209,8 +235,7 @@ def check_finite(array: Array, where: str | os.PathLike[str]) -> None:
     if finite is not None:
         raise NonFiniteImageError(
             f"{where}: {int((~finite).sum())} of {array.size} voxels are NaN, infinite or beyond float32; "
-            "repair the "
-            "image, or load it with on_nonfinite='replace' or 'mask'."
+            "repair the image, or load it with on_nonfinite='replace' or 'mask'."
         )
 
 

@@ -1,4 +1,4 @@
-"""The checked door for images: every image file of the package is read here, whole, or refused."""
+"""The checked reader: every image file of the package is read here, whole, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from monai.utils import ImageMetaKey
 
 from robustmed_monai.transforms.image_checks import (
     DEFLATE_RATIO,
+    MAX_VOXELS,
     NONFINITE_POLICIES,
     Array,
     GeometryWarning,
@@ -30,10 +31,10 @@ from robustmed_monai.transforms.image_checks import (
     check_shape,
     finite_mask,
 )
-from robustmed_monai.transforms.image_readers.dicom import read_dicom, slice_files
+from robustmed_monai.transforms.image_readers.dicom import is_dicom, read_dicom, slice_files
+from robustmed_monai.transforms.image_readers.itk import read_itk
 from robustmed_monai.transforms.image_readers.mgh import read_mgh
 from robustmed_monai.transforms.image_readers.nifti import read_nifti
-from robustmed_monai.transforms.image_readers.nrrd import read_nrrd
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES, read_picture, read_stack
 from robustmed_monai.utils.errors import (
     ConfigError,
@@ -46,16 +47,18 @@ from robustmed_monai.utils.errors import (
 __all__ = ["GeometryWarning", "LoadCheckedImage", "LoadCheckedImaged", "read_npz_arrays"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
-Reader: TypeAlias = Callable[[Path], tuple[Array, dict[str, Any]]]
+Reader: TypeAlias = Callable[[Path, int], tuple[Array, dict[str, Any]]]
 
 _READERS: dict[str, Reader] = {
     ".nii.gz": read_nifti,
     ".nii": read_nifti,
     ".mgz": read_mgh,
     ".mgh": read_mgh,
-    ".nrrd": read_nrrd,
+    ".nrrd": read_itk,
+    ".mha": read_itk,
     **dict.fromkeys(PICTURE_SUFFIXES, read_picture),
 }
+PAIRS = (".mhd", ".nhdr", ".hdr", ".img")
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -63,11 +66,17 @@ class LoadCheckedImage(Transform):
     """Load one image file as a channel-first float32 ``MetaTensor``, or refuse it with a reason.
 
     Does what ``monai.transforms.LoadImage`` does (same axes, same values, same meta data) for NIfTI, PNG,
-    TIFF, JPEG, NRRD, MGH/MGZ and folders that hold one DICOM series. Pages of a TIFF and folders of pictures
-    are volumes. Beyond it, the gzip and PNG checksums are verified, headers are checked before anything is
-    allocated, the affine of the file is kept as it is (the sform first; a pixdim that disagrees gives a
-    ``GeometryWarning``), and NaN or infinite voxels meet a policy. Damage that leaves no trace cannot be
-    seen: uncompressed NIfTI, JPEG and TIFF carry no checksum.
+    TIFF, JPEG, NRRD, MHA, MGH/MGZ, single DICOM files and folders that hold one DICOM series. Pages of a TIFF
+    and folders of pictures are volumes; a NIfTI of two dimensions is a volume one voxel thick. Pictures lie
+    as viewers show them.
+
+    Beyond it, the checksums of gzip, zlib and PNG are verified, headers are checked before anything is
+    allocated, the affine of the file is kept as it is (the sform first; a qform or pixdim that disagrees
+    gives a ``GeometryWarning``), and NaN or infinite voxels meet a policy. Damage that leaves no trace cannot
+    be seen: uncompressed NIfTI, JPEG and TIFF carry no checksum.
+
+    Where the type of file says which value is white, it is ``meta["max_value"]``: 1, 255, 4095, 65535 for
+    pictures and X-rays. Volumes and measured values (signed, 32 bits, floats beyond [0, 1]) lack the key.
 
     Args:
         on_nonfinite: what to do with NaN, infinite or beyond-float32 voxels: ``"raise"``; ``"replace"`` sets
@@ -78,6 +87,7 @@ class LoadCheckedImage(Transform):
             channels (the exact grey value when it is grey kept as RGB). None: as in the file. Needs
             ``ensure_channel_first``.
         spatial_dims: expected number of spatial dimensions, 2 or 3; None: either.
+        max_voxels: larger images are refused before their voxels are unpacked; the default takes 4 GiB.
 
     Raises:
         ConfigError: for an unknown policy.
@@ -94,6 +104,7 @@ class LoadCheckedImage(Transform):
         ensure_channel_first: bool = True,
         channels: int | None = None,
         spatial_dims: int | None = None,
+        max_voxels: int = MAX_VOXELS,
     ) -> None:
         if on_nonfinite not in NONFINITE_POLICIES:
             raise ConfigError(
@@ -105,6 +116,7 @@ class LoadCheckedImage(Transform):
         self.ensure_channel_first = ensure_channel_first
         self.channels = channels
         self.spatial_dims = spatial_dims
+        self.max_voxels = max_voxels
 
     def __call__(self, filename: PathLike) -> Any:
         """Load the image.
@@ -120,7 +132,16 @@ class LoadCheckedImage(Transform):
         Raises:
             ImageError: a subclass names the file, the reason and what to do.
         """
-        voxels, meta = _read(filename)
+        try:
+            return self._load(filename)
+        except MemoryError as error:
+            raise ImageShapeError(
+                f"{filename}: the memory does not suffice for this image; give the process more, or "
+                "crop the image."
+            ) from error
+
+    def _load(self, filename: PathLike) -> Any:
+        voxels, meta = _read(filename, self.max_voxels)
         finite = finite_mask(voxels)
         if finite is not None:
             if self.on_nonfinite == "raise":
@@ -159,6 +180,7 @@ class LoadCheckedImaged(MapTransform):
         ensure_channel_first: see :class:`LoadCheckedImage`.
         channels: see :class:`LoadCheckedImage`.
         spatial_dims: see :class:`LoadCheckedImage`.
+        max_voxels: see :class:`LoadCheckedImage`.
         allow_missing_keys: do not raise when a key is missing.
     """
 
@@ -169,10 +191,11 @@ class LoadCheckedImaged(MapTransform):
         ensure_channel_first: bool = True,
         channels: int | None = None,
         spatial_dims: int | None = None,
+        max_voxels: int = MAX_VOXELS,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.loader = LoadCheckedImage(on_nonfinite, ensure_channel_first, channels, spatial_dims)
+        self.loader = LoadCheckedImage(on_nonfinite, ensure_channel_first, channels, spatial_dims, max_voxels)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images in place of their paths."""
@@ -231,16 +254,16 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: PathLike) -
     return array
 
 
-def _read(filename: PathLike) -> tuple[Array, dict[str, Any]]:
+def _read(filename: PathLike, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     """Return voxels (float32, axes of the file) and meta data of any accepted file."""
     path, reader = _choose_reader(filename)
     try:
-        voxels, meta = reader(path)
+        voxels, meta = reader(path, max_voxels)
         with np.errstate(over="ignore", invalid="ignore"):
             voxels = voxels.astype(np.float32, copy=False)
-    except (ImageError, GeometryWarning):
+    except (ImageError, GeometryWarning, MemoryError):
         raise
-    # The door: whatever a library throws at a damaged file leaves as one family.
+    # Whatever a library throws at a damaged file leaves as one family.
     except Exception as error:
         raise _corrupt(filename, error) from error
     meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
@@ -259,14 +282,15 @@ def _choose_reader(filename: PathLike) -> tuple[Path, Reader]:
     except (OSError, ValueError):
         pass
     name = path.name.lower()
+    _check_file(path)
     for suffix, reader in _READERS.items():
         if name.endswith(suffix):
-            return _check_file(path), reader
-    _check_file(path)
+            return path, reader
+    if is_dicom(path):
+        return path, read_dicom
+    advice = "save header and voxels as one .mha or .nii file" if name.endswith(PAIRS) else "convert it"
     raise CorruptImageError(
-        f"{filename}: not an image type that is read here ({', '.join(_READERS)}, or the folder of a DICOM "
-        "series); "
-        "convert it."
+        f"{filename}: not an image type that is read here ({', '.join(_READERS)}, DICOM); {advice}."
     )
 
 
@@ -292,11 +316,9 @@ def _check_file(filename: PathLike) -> Path:
 def _corrupt(filename: PathLike, error: Exception) -> CorruptImageError:
     if isinstance(error, _GZIP_ERRORS):
         return CorruptImageError(
-            f"{filename}: the compressed data are damaged or cut off ({error}); get the file again from its "
-            "source."
+            f"{filename}: the compressed data are damaged or cut off ({error}); get the file again."
         )
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return CorruptImageError(
-        f"{filename}: cannot be read as the type its name says ({reason}); check the type or get the file "
-        "again."
+        f"{filename}: cannot be read as the type its name says ({reason}); check it or get the file again."
     )

@@ -34,6 +34,8 @@ from robustmed_monai.apps.monailabel.server import make_app_folder, server_comma
 from robustmed_monai.utils.files import read_json, write_json
 from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLES = REPOSITORY / "bundles"
 MODELS = [name for name in METHODS if (BUNDLES / name / "configs" / "inference.json").is_file()]

@@ -12,6 +12,7 @@ from robustmed_monai.utils.provenance import read_results
 
 
 # torchvision 0.29 and MONAI 1.6 call torch.meshgrid the old way.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
 def test_script_runs_and_writes_rows(tmp_path: Path) -> None:
     output = tmp_path / "result.json"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.bench_label_shapes import factory, main
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path: Path) -> None:
     main(["--quick", "--rounds", "2", "--output", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import bench_pchvae
@@ -11,6 +12,7 @@ from robustmed_monai.networks.pchvae import pchvae
 from robustmed_monai.utils.provenance import read_results
 
 
+@pytest.mark.slow
 def test_script_runs_and_writes_rows(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     with torch.random.fork_rng():

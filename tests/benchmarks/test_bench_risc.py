@@ -13,6 +13,7 @@ from robustmed_monai.utils.provenance import read_results
 TINY = {"depth": 10, "stem": "small", "width": 0.125}
 
 
+@pytest.mark.slow
 def test_quick_run_writes_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_risc, "NETWORKS", {"ResNet-18 x 0.5": TINY, "ResNet-50": TINY})
     path = tmp_path / "risc.json"

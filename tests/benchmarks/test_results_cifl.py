@@ -28,16 +28,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_parts_and_rows_by_name() -> None:
-    steps = results_cifl.chosen_steps
-    assert steps(["registration/raw", "registration/mind"]) == ({"registration": ["raw", "mind"]}, [])
-    assert steps(["sweep"]) == ({"sweep": list(results_cifl.SWEEP)}, ["sweep"])
-    assert steps(["registration/raw", "tables"]) == ({"registration": ["raw"]}, list(results_cifl.ROWS))
-    for wrong in ("ixi", "registration/cifl"):
-        with pytest.raises(SystemExit, match=wrong):
-            steps([wrong])
-
-
 def test_features_of_the_seed_come_first(calls: list[Any], tmp_path: Path) -> None:
     results_cifl.train_run("registration", "compared", 2, tmp_path)
     (first, name, _, own), (place, task, configs, settings) = calls
@@ -51,15 +41,6 @@ def test_features_of_the_seed_come_first(calls: list[Any], tmp_path: Path) -> No
     results_cifl.train_run("registration", "raw", 2, tmp_path)
     assert len(calls) == 3
     assert "features_weights" not in calls[2][3]
-
-
-def test_long_is_the_same_for_longer(calls: list[Any], tmp_path: Path) -> None:
-    for part in ("registration", "long_registration"):
-        results_cifl.train_run(part, "augmented", 0, tmp_path)
-    (place, *same, settings), (long_place, *long_same, long_settings) = calls
-    assert (place.parent.name, long_place.parent.name) == ("registration", "long_registration")
-    assert long_same == same == ["cifl_registration", ["train", "augmented"]]
-    assert long_settings == {**settings, "max_epochs": 3 * settings["max_epochs"]}
 
 
 @pytest.mark.parametrize("part", sorted(results_cifl.ROWS))
@@ -76,12 +57,3 @@ def test_a_table_is_of_the_seeds_that_all_its_rows_have(part: str, calls: list[A
     places = {row: [results_cifl.folder(part, row, seed, tmp_path) for seed in expected] for row in rows}
     assert json.loads(settings["runs"]) == {k: [str(p / "model.pt") for p in v] for k, v in places.items()}
     assert (configs, settings["seeds"], kept[0]) == (["evaluate"], expected, name)
-
-
-def test_no_table_without_a_common_seed(calls: list[Any], tmp_path: Path) -> None:
-    results_cifl.make_table("sweep", tmp_path)
-    results_cifl.train_run("sweep", "C 8", 0, tmp_path)
-    results_cifl.train_run("sweep", "C 32", 1, tmp_path)
-    calls.clear()
-    results_cifl.make_table("sweep", tmp_path)
-    assert not calls

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
-import os
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -51,12 +48,6 @@ def test_rows_make_a_results_file_and_a_table(tmp_path: Path) -> None:
     assert "| case | 1500.0 | 3000.0 (peer) | ms | 2.00 |" in render_table(found, digits=1)
 
 
-def test_rounds_below_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        timing.options("x", None, 5, ["--rounds", "0"])
-    assert "--rounds 0: give at least 1" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("value", [1.5, float("nan")])
 def test_different_numbers_stop_the_benchmark(value: float) -> None:
     assert timing.same_numbers("map", torch.ones(2), torch.tensor([1.0, 1.25]), 0.25) == 0.25
@@ -64,41 +55,7 @@ def test_different_numbers_stop_the_benchmark(value: float) -> None:
         timing.same_numbers("map", torch.ones(2), torch.tensor([1.0, value]), 0.25)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_peak_memory_is_that_of_the_work() -> None:
-    peak = timing.peak_memory(partial, operator.mul, b"x", 64 * 2**20)
-    assert peak is not None
-    assert 60 < peak < 90
-
-
-def test_memory_rows_need_both_peaks() -> None:
-    assert timing.memory_rows("map", 1.0, None, "peer") == []
-    (row,) = timing.memory_rows("map", 2.0, 1.0, "peer")
-    assert (row["case"], row["unit"], row["ratio"]) == ("map, peak memory", "MiB", 0.5)
-
-
-def test_environment_reaches_the_process_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURN", "before")
-    with timing._environment({"TURN": "within", "FRESH": "1"}):
-        done = timing.watch([sys.executable, "-c", "import os; assert os.environ['TURN'] == 'within'"])
-    assert done.seconds > 0
-    assert os.environ["TURN"] == "before"
-    assert "FRESH" not in os.environ
-
-
-def test_a_command_that_fails_says_why() -> None:
-    with pytest.raises(DataError, match=r"(?s)ended with 3.*no such thing"):
-        timing.watch([sys.executable, "-c", "import sys; print('no such thing'); sys.exit(3)"])
-
-
-def test_slices_are_heads_in_the_unit_range() -> None:
-    images = timing.brain_slices(4, 32)
-    assert images.shape == (4, 1, 32, 32)
-    assert images.amin() >= 0
-    assert images.amax() <= 1
-    assert (images > 0.1).float().mean((1, 2, 3)).min() > 0.1
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [bench_anomaly_map, bench_engine, bench_volume])
 def test_script_runs_and_writes_rows(script: object, tmp_path: Path) -> None:
     output = tmp_path / "result.json"

@@ -109,7 +109,11 @@ class Exported:
         return {key: {**given, "entry": entry} for key, entry in self.parts.items()}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# One bundle stands for all in the quick run.
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "ra" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     name: str = request.param
     if not (BUNDLES / name / "configs" / "inference.json").is_file():
@@ -296,6 +300,7 @@ def test_outputs_of_mappings_keep_their_names(tmp_path: Path) -> None:
         ExportedNetwork(tmp_path)
 
 
+@pytest.mark.slow
 def test_results_of_other_files_are_made_anew(tmp_path: Path) -> None:
     """The digest that decides whether a result is kept changes with the files and not with where they lie."""
     torch.manual_seed(0)

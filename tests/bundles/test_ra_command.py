@@ -26,6 +26,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_from_the_repository_in_a_new_process(
         self, process: Command, repository: Path, tiny: Overrides, trained: Path, tmp_path: Path
     ) -> None:
@@ -118,6 +119,7 @@ class TestInference:
         assert done.code == 0, done.last_line
         assert (tmp_path / "out" / "ra" / "inference" / "test-0" / "anomaly_map.png").is_file()
 
+    @pytest.mark.slow
     def test_without_input_in_a_new_process(self, process: Command, configs: Path, tmp_path: Path) -> None:
         done = self._infer(process, configs, tmp_path, None)
         assert done.code == 1

@@ -127,9 +127,9 @@ class TestOverlays:
     @pytest.mark.parametrize("overlays", EVALUATE_OVERLAYS, ids=_names)
     def test_of_evaluation_make_network_and_rows(self, parsed: Any, overlays: list[str]) -> None:
         made = parsed(["evaluate.json", *overlays])
-        rows, runs = made("rows"), {"RA", "AE", "VAE", "SI-VAE"}
-        assert all(run in runs and callable(inferer) for run, inferer in rows.values())
-        assert made("table") == ("ablation" if "ablation.json" in overlays else "results")
+        rows, checkpoints = made("rows"), {"RA", "AE", "VAE", "SI-VAE"}
+        assert all(r["checkpoints"] in checkpoints and callable(r["inferer"]) for r in rows.values())
+        assert made("table_name") == ("ablation" if "ablation.json" in overlays else "results")
         assert isinstance(made("network"), nn.Module)
 
     def test_paper_is_the_published_setting(self, parsed: Any) -> None:

@@ -96,6 +96,7 @@ class TestResume:
         assert sha256(folder / "model.pt") == sha256(trained / "model.pt")
         assert read_json(folder / "model.json") == read_json(trained / "model.json")
 
+    @pytest.mark.slow
     def test_early_stop_goes_on_counting(self, bundle: Any, tiny: Overrides, tmp_path: Path) -> None:
         # Nothing learns without a rate, so no validation is better than the first one.
         tiny |= {

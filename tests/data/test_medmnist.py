@@ -88,7 +88,7 @@ class TestFiles:
         import medmnist
 
         monkeypatch.setattr(medmnist, "PneumoniaMNIST", lambda **_: pytest.fail("fetched"))
-        with pytest.raises(DataError, match=r"no such file; .* give --download True"):
+        with pytest.raises(DataError, match=r"no such file; .* with --download True"):
             medmnist_dataset("pneumoniamnist", tmp_path, "training")
         with pytest.raises(DataError, match=r"give --dataset_dir, the folder that holds pneumoniamnist\.npz"):
             medmnist_dataset("pneumoniamnist", None, "training")

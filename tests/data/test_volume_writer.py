@@ -17,6 +17,8 @@ from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.transforms.load import LoadCheckedImage, LoadCheckedImaged
 from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError, NonFiniteImageError
 
+# The source's forms differ on purpose, so that taking one for the other shows.
+pytestmark = pytest.mark.filterwarnings("ignore:.*qform and sform disagree")
 AFFINE = np.array([[-0.9, 0.1, 0, 30], [0.1, 0.9, 0.3, -20], [0, -0.3, 2.1, 5], [0, 0, 0, 1]])
 GEOMETRY = (
     "srow_x",
@@ -103,7 +105,7 @@ def test_other_volumes_give_their_affine(tmp_path: Path, rng: np.random.Generato
 
 def test_long_and_nifti2_sources(tmp_path: Path) -> None:
     nib.save(nib.Nifti2Image(np.zeros((40000, 2), np.float32), AFFINE), tmp_path / "a.nii.gz")
-    path = write_like(np.ones((40000, 2)), tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    path = write_like(np.ones((40000, 2, 1)), tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     assert isinstance(open_nifti(path), nib.Nifti2Image)
     assert np.array_equal(open_nifti(path).affine, AFFINE)
 

@@ -22,9 +22,9 @@ WritePng = Callable[[Path, Array], Path]
 def write_nifti() -> WriteNifti:
     """Write a volume given in RAS+ (x to the right, y to the front, z up), stored in any orientation."""
 
-    def write(path: Path, volume: Array, spacing: float = 1.0, axcodes: str = "RAS") -> Path:
+    def write(path: Path, volume: Array, spacing: float | Array = 1.0, axcodes: str = "RAS") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = nib.Nifti1Image(volume, np.diag([spacing, spacing, spacing, 1.0]))
+        image = nib.Nifti1Image(volume, np.diag([*np.broadcast_to(spacing, 3), 1.0]))
         turn = nib.orientations.ornt_transform(
             nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axcodes))
         )

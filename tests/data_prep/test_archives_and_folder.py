@@ -54,6 +54,8 @@ def test_medmnist_refuses_what_is_not_official(pneumonia: Path, tmp_path: Path, 
         medmnist.prepare(tmp_path / "bloodmnist.npz", tmp_path / "out")
     with pytest.raises(DataError, match="no such file"):
         medmnist.prepare(tmp_path / "breastmnist_64.npz", tmp_path / "out")
+    with pytest.raises(ConfigError, match="pneumoniamnist"):
+        medmnist.prepare(tmp_path / "pneumonmnist.npz", tmp_path / "out")
     with pytest.raises(DataError, match="not named like"):
         medmnist.prepare(tmp_path / "mine.npz", tmp_path / "out")
     damage(pneumonia)
@@ -220,14 +222,53 @@ def test_folder_of_volumes(tmp_path: Path, write_nifti: Any, head: Any, load: An
     assert (pixels(tmp_path / "out" / content["test"][1]["mask"]) > 0).sum() == 25
 
 
-def test_folder_refuses_a_mask_in_train_and_nothing(tmp_path: Path, write_png: Any) -> None:
+def test_folder_refuses_what_is_not_laid_out(tmp_path: Path, write_png: Any) -> None:
     grey = np.full((6, 5), 90, dtype=np.uint8)
     write_png(tmp_path / "in/train/images/a.png", grey)
     write_png(tmp_path / "in/train/masks/a.png", grey)
-    write_png(tmp_path / "in/test/images/b.png", grey)
-    write_png(tmp_path / "in/test/masks/b.png", grey[:3])
-    with pytest.raises(DataError, match="nothing usable"):
+    with pytest.raises(DataError, match="healthy images only"):
         folder.prepare(tmp_path / "in", tmp_path / "out")
-    problems = json.loads((tmp_path / "out/prepare_report.json").read_text())["problems"]
-    assert "healthy images only" in problems[1]["problem"]
-    assert "another size" in problems[0]["problem"]
+    write_png(tmp_path / "other/test/b.png", grey)
+    write_png(tmp_path / "other/test/masks/b.png", grey)
+    with pytest.raises(DataError, match="there is no image of that name"):
+        folder.prepare(tmp_path / "other", tmp_path / "out")
+
+
+def test_folder_checks_masks(tmp_path: Path, write_png: Any) -> None:
+    grey = np.full((6, 5), 90, dtype=np.uint8)
+    for name, mask in (("test/crack/{}/a.png", grey[:3]), ("test/crack/{}/b.png", 0 * grey)):
+        write_png(tmp_path / "in" / name.format("images"), grey)
+        write_png(tmp_path / "in" / name.format("masks"), mask)
+    for kind, mask in (("good", grey), ("healthy", 0 * grey)):
+        write_png(tmp_path / f"in/test/images/{kind}/c.png", grey)
+        write_png(tmp_path / f"in/test/masks/{kind}/c.png", mask)
+    write_png(tmp_path / "in/notes/d.png", grey)
+    content = json.loads(folder.prepare(tmp_path / "in", tmp_path / "out").read_text())
+    assert [(item["healthy"], "mask" in item, "kind" in item) for item in content["test"]] == [
+        (True, False, False)
+    ] * 2
+    report = json.loads((tmp_path / "out/prepare_report.json").read_text())
+    texts = [problem["problem"] for problem in report["problems"]]
+    assert any("another size than its image" in text for text in texts)
+    assert any("lies in a folder of healthy images, but its mask" in text for text in texts)
+    assert len(texts) == 2
+    assert report["skipped"] == {"outside of train, val and test": 1}
+
+
+def test_a_volume_with_long_voxels_is_written_with_square_pixels(
+    tmp_path: Path, write_nifti: Any, load: Any, pixels: Any
+) -> None:
+    spacing = np.asarray([0.94, 1.2, 3.0])
+    axes = [(np.arange(n) - n / 2) * side for n, side in zip((90, 80, 20), spacing, strict=True)]
+    distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
+    write_nifti(
+        tmp_path / "in/test/x/images/a.nii.gz", 100 * (distance < 35).astype(np.int16), spacing, "PSR"
+    )
+    write_nifti(tmp_path / "in/test/x/masks/a.nii.gz", (distance < 20).astype(np.uint8), spacing, "PSR")
+    (item,) = load(folder.prepare(tmp_path / "in", tmp_path / "out"))["test"]
+    assert item["pixel_mm"] == 0.94
+    for key, radius in (("image", 35), ("mask", 20)):
+        shown = pixels(tmp_path / "out" / item[key]) > 127
+        wide, high = (shown.any(axis).sum() for axis in (0, 1))
+        assert wide / high == pytest.approx(1, abs=max(0.02, 1 / high))
+        assert shown.sum() * 0.94**2 == pytest.approx(np.pi * radius**2, rel=0.03)

@@ -50,6 +50,6 @@ def test_problems_are_named(subjects: Path, tmp_path: Path, damage: Any) -> None
     with pytest.raises(DataError, match="no folder like 100307/T1w"):
         hcp.prepare(tmp_path / "out", tmp_path / "other")
     with pytest.raises(ConfigError, match="sequence='flair'"):
-        hcp.prepare(subjects, tmp_path / "other", sequence="flair")
+        hcp.prepare(subjects, tmp_path / "other", sequence="flair")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="nothing usable"):
         hcp.prepare(subjects, tmp_path / "t1", sequence="t1")

@@ -19,7 +19,7 @@ def test_an_axial_slice_has_the_nose_up_whatever_the_storage(
     read = px.read_volume(write_nifti(tmp_path / "v.nii.gz", volume, 2.0, axcodes))
     # RAS+ to x right, y back, z up.
     np.testing.assert_array_equal(np.asarray(read), volume[:, ::-1, :])
-    assert px.spacing_z(read) == pytest.approx(2.0)
+    assert px.voxel_spacing(read) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_a_written_png_is_read_back_with_its_axes(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -48,6 +48,27 @@ def test_nearest_keeps_a_mask_binary_and_its_axes() -> None:
     assert np.unique(big).tolist() == [0.0, 1.0]
     assert big[6:, :3].all()
     assert big.sum() == 6
+
+
+@pytest.mark.parametrize("spacing", [(0.94, 1.2), (1.2, 0.94)])
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_disc_on_long_pixels_becomes_a_disc(spacing: tuple[float, float], labels: bool) -> None:
+    x, y = ((np.arange(count) - count / 2) * side for count, side in zip((200, 170), spacing, strict=True))
+    disc = (np.hypot(x[:, None], y) < 70).astype(np.float32)
+    squared = px.square_pixels(disc, spacing, labels)
+    assert labels == (set(np.unique(squared)) == {0, 1})
+    wide, high = (int((squared > 0.5).any(axis).sum()) for axis in (1, 0))
+    assert wide / high == pytest.approx(1, rel=0.02)
+    assert (squared > 0.5).sum() * 0.94**2 == pytest.approx(np.pi * 70**2, rel=0.02)
+    # Nothing of the field of view is lost.
+    assert squared.shape == pytest.approx(
+        [c * s / 0.94 for c, s in zip(disc.shape, spacing, strict=True)], abs=1
+    )
+
+
+def test_square_pixels_stay_as_they_are(rng: np.random.Generator) -> None:
+    pixels = rng.random((7, 5)).astype(np.float32)
+    assert px.square_pixels(pixels, (0.7, 0.7 + 1e-5)) is pixels
 
 
 def test_stretch_does_not_depend_on_the_scale_of_the_file(rng: np.random.Generator) -> None:

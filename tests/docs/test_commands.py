@@ -1,7 +1,8 @@
-"""Every command on the pages runs, or stands in a list with the reason why it does not."""
+"""Commands on the pages name what exists; each runs, or stands in a list with the reason why it does not."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -160,18 +161,42 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_configs_keys_modules_and_options_of_a_page_exist(
+    page: str, repository: Path, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    for printed, command in _printed_and_meant(page):
+        _files_exist(command)
+        if command.startswith("robustmed ") and not _is_not_run(printed):
+            command = shlex.join(_stood_for(_words(command)[1:], monkeypatch))
+        if "monai.bundle run --config_file" in command:
+            _keys_exist(command)
+        elif ours := re.match(r"python -m (robustmed_monai\.\S+)(.*)", command):
+            assert importlib.util.find_spec(ours[1]), f"{command}: no such module"
+            if options := re.findall(r"(?<=\s)--[\w-]+", ours[2]):
+                _, text = module([ours[1], "--help"])
+                assert not [option for option in options if option not in text], command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, place: Path, module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    for printed, command in _printed_and_meant(page):
+        if not _is_not_run(printed):
+            status, said = _run(_words(command), module, monkeypatch)
+            assert status == 0, f"{page}: {printed}\n{said}"
+
+
+def _printed_and_meant(page: str) -> Iterator[tuple[str, str]]:
     for printed in commands((REPOSITORY / page).read_text(encoding="utf-8")):
         command = printed
         for words, meant in STANDS_FOR.items():
             command = command.replace(words, meant)
-        _files_exist(command)
-        if any(re.fullmatch(pattern, printed) for pattern in NOT_RUN):
-            if "monai.bundle run" in command:
-                _keys_exist(command)
-            continue
-        status, said = _run(_words(command), module, monkeypatch)
-        assert status == 0, f"{page}: {printed}\n{said}"
+        yield printed, command
+
+
+def _is_not_run(printed: str) -> bool:
+    return any(re.fullmatch(pattern, printed) for pattern in NOT_RUN)
 
 
 def _run(words: Sequence[str], module: Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -236,8 +261,9 @@ def _files_exist(command: str) -> None:
 
 
 def _keys_exist(command: str) -> None:
-    """The config has every key that a command of several processes, or of another test, overrides."""
-    words = " ".join(_words(command.split("monai.bundle run", 1)[1])).split("--")[1:]
+    """The config has every key that a command overrides."""
+    # Without the end of srun's `bash -c '...'`.
+    words = " ".join(_words(command.split("monai.bundle run", 1)[1].removesuffix("'"))).split("--")[1:]
     given = {key: value for key, _, value in (word.strip().partition(" ") for word in words)}
     files = given.pop("config_file").strip("[]").replace("'", "").split(",")
     workflow = ConfigWorkflow(files, logging_file=False, **given)

@@ -30,6 +30,7 @@ def test_every_method_has_one() -> None:
     assert all(f"notebooks/{name}\n" in page for name in METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_script_draws(
     name: str, notebooks: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

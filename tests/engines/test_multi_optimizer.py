@@ -194,6 +194,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     script = tmp_path / "distributed_run.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))

@@ -7,22 +7,13 @@ from ignite.engine import Engine
 from torch.utils.data import DataLoader
 
 from robustmed_monai.data.synthetic_views import SyntheticViews
-from robustmed_monai.engines.views import EpochBatches, StackViews
+from robustmed_monai.engines.views import EpochBatches
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
-
-
-def test_views_come_one_after_the_other() -> None:
-    batch = {
-        name: torch.full((2, 1, 4, 4), float(k)) for k, name in enumerate(("inverted", "image", "image_2"))
-    }
-    image, label = StackViews(("image", "image_2", "inverted"))(batch, "cpu")
-    assert label is None
-    assert image[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 0, 0]
 
 
 def _seen(folder: Path, epochs: int, length: int, done: int = 0) -> list[torch.Tensor]:
     """Images that a trainer with checkpoints sees, after ``done`` epochs."""
-    views = SyntheticViews((16, 16), batch_size=2, length=length, pool_size=3)
+    views = SyntheticViews((16, 16), batch_size=2, length=length, label_map_cache=3)
     seen: list[torch.Tensor] = []
     engine = Engine(lambda _, batch: seen.append(batch["image"]))
     EpochBatches(views).attach(engine)

@@ -8,7 +8,6 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from robustmed_monai.engines.views import StackViews
 from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.metrics.cifl import s_inverted, s_other, s_same
 from robustmed_monai.utils.errors import ConfigError, TrainingError
@@ -19,9 +18,7 @@ SIZE = 24
 def _batch(kind: str, seed: int, count: int = 2) -> dict[str, Any]:
     drawn = torch.rand(2, count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
     return {
-        "image": drawn[0],
-        "image_2": drawn[1],
-        "inverted": 1 - drawn[0],
+        "image": torch.cat([drawn[0], drawn[1], 1 - drawn[0]]),
         "mask": torch.ones(count, 1, SIZE, SIZE),
         "kind": kind,
     }
@@ -61,7 +58,6 @@ def evaluate() -> Evaluate:
             device=torch.device("cpu"),
             val_data_loader=batches,
             network=network,
-            prepare_batch=StackViews(("image", "image_2", "inverted")),
             val_handlers=[InvarianceHandler(crop=2, **settings)],
             decollate=False,
         )
@@ -76,11 +72,13 @@ def test_metrics_are_means_over_the_batches_of_a_kind(evaluate: Evaluate) -> Non
     batches = [_batch("shapes", 0), _batch("shapes", 1, 3), _batch("brains", 2)]
     metrics = evaluate(Features(), batches)
     network, (first, second, brains) = Features(), batches
-    same = [s_same(network(b["image"]), network(b["image_2"]), crop=2) for b in (first, second)]
+    views = [network(b["image"]).chunk(3) for b in (first, second)]
+    same = [s_same(image, other, crop=2) for image, other, _ in views]
     assert metrics["shapes_s_same"] == pytest.approx(float(torch.cat(same).mean()), abs=1e-6)
-    inverted = s_inverted(network(brains["image"]), network(brains["inverted"]), crop=2).mean()
+    image, _, other = network(brains["image"]).chunk(3)
+    inverted = s_inverted(image, other, crop=2).mean()
     assert metrics["brains_s_inverted"] == pytest.approx(float(inverted), abs=1e-6)
-    assert metrics["brains_s_other"] == pytest.approx(float(s_other(network(brains["image"]), crop=2).mean()))
+    assert metrics["brains_s_other"] == pytest.approx(float(s_other(image, crop=2).mean()))
     expected = (metrics["brains_s_same"] + metrics["brains_s_inverted"]) / 2 - metrics["brains_s_other"]
     assert metrics["brains_margin"] == pytest.approx(expected)
     assert {f"shapes_{k}" for k in ("overlap", "rank", "s_inverted", "s_other")} <= set(metrics)
@@ -103,7 +101,7 @@ def test_nothing_ends_before_the_grace_is_over(evaluate: Evaluate) -> None:
 
 def test_other_kinds_do_not_end_it(evaluate: Evaluate) -> None:
     twins = _batch("brains", 0)
-    twins["image"] = twins["image"][:1].expand(2, -1, -1, -1)
+    twins["image"] = twins["image"][::2].repeat_interleave(2, 0)
     metrics = evaluate(Features(), [_batch("shapes", 0), twins], epoch=5)
     assert metrics["brains_s_other"] == pytest.approx(1.0)
 

@@ -233,6 +233,7 @@ print(metric.aggregate()["pixel_ap"], peak() - imports)
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="reads the peak of the memory from Linux's /proc"
 )
+@pytest.mark.slow
 def test_a_thousand_images_of_256_pixels_add_under_150_megabytes() -> None:
     command = [sys.executable, "-c", MEMORY]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -16,7 +16,7 @@ from robustmed_monai.utils.errors import ConfigError, DataError
 class TestAccuracy:
     def test_figures_are_means_of_rows(self, rng: np.random.Generator) -> None:
         correct = rng.random((8, 50)) < np.linspace(0.9, 0.4, 8)[:, None]
-        found = {k: v["value"] for k, v in rotation_accuracy(correct).items()}
+        found = {k: v.value for k, v in rotation_accuracy(correct).items()}
         assert found["upright"] == found["angle_0"] == correct[0].mean()
         assert found["rotated"] == pytest.approx(correct.mean())
         assert found["worst"] == correct.mean(1).min()
@@ -27,16 +27,16 @@ class TestAccuracy:
         correct = rng.random((4, 400)) < 0.7
         large, small = rotation_accuracy(correct), rotation_accuracy(correct[:, :100])
         for estimate in large.values():
-            low, high = estimate["ci95"]
-            assert low <= estimate["value"] <= high
-        widths = [np.diff(found["rotated"]["ci95"])[0] for found in (large, small)]
+            low, high = estimate.ci95
+            assert low <= estimate.value <= high
+        widths = [np.diff(found["rotated"].ci95)[0] for found in (large, small)]
         assert widths[0] < widths[1]
 
     def test_images_are_drawn_with_all_their_rotations(self, rng: np.random.Generator) -> None:
         """Four copies of one answer are one image, so the interval is that of one rotation."""
         row = rng.random((1, 300)) < 0.7
         found = rotation_accuracy(np.repeat(row, 4, 0))
-        assert found["rotated"]["ci95"] == pytest.approx(found["upright"]["ci95"])
+        assert found["rotated"].ci95 == pytest.approx(found["upright"].ci95)
 
     @pytest.mark.parametrize(
         ("shape", "error"), [((4, 0), DataError), ((4,), DataError), ((3, 5), ConfigError)]

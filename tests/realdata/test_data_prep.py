@@ -10,6 +10,8 @@ from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data_prep import folder, lgg, medmnist
 from robustmed_monai.transforms.load import LoadCheckedImage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_flush(monkeypatch: pytest.MonkeyPatch) -> None:

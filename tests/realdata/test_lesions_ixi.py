@@ -14,6 +14,8 @@ from robustmed_monai.transforms.brain_region import find_brain_region
 from robustmed_monai.transforms.lesion_painting import MATERIAL
 from robustmed_monai.transforms.lesions import KINDS, SIZES, draw_lesion, sample_lesion, size_name
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def slices(data_root: Path) -> list[NDArray[np.float32]]:

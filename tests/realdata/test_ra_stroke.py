@@ -16,6 +16,8 @@ from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.weights import save_weights
 
+pytestmark = pytest.mark.slow
+
 FILES = ("pseudo_healthy", "anomaly_map", "anomaly_mask")
 
 

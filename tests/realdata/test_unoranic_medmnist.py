@@ -17,6 +17,8 @@ from robustmed_monai.networks.unoranic import UNORANIC
 from robustmed_monai.transforms.corruption.suite import CorruptionSuite
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("dataset", "counts", "classes"),

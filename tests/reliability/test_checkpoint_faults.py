@@ -214,6 +214,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[
     return result
 
 
+@pytest.mark.slow
 def test_after_200_kills_200_checkpoints_are_the_last_or_the_one_before(harness: dict[str, Any]) -> None:
     result = harness["kill_checkpoints"]
     assert result["good"] == CHECKPOINT_KILLS
@@ -221,16 +222,19 @@ def test_after_200_kills_200_checkpoints_are_the_last_or_the_one_before(harness:
     assert result["torn"] > CHECKPOINT_KILLS // 4
 
 
+@pytest.mark.slow
 def test_after_50_kills_50_weights_load_with_their_own_info(harness: dict[str, Any]) -> None:
     result = harness["kill_weights"]
     assert result["good"] == WEIGHTS_KILLS
     assert result["torn"] > WEIGHTS_KILLS // 4
 
 
+@pytest.mark.slow
 def test_the_same_kills_ruin_files_that_are_written_in_place(harness: dict[str, Any]) -> None:
     assert harness["kill_in_place"]["good"] < CONTROL_KILLS
 
 
+@pytest.mark.slow
 def test_every_process_resumes_with_its_own_generators(harness: dict[str, Any]) -> None:
     assert harness["resume_in_two_processes"] == {"0": [True, True], "1": [True, True]}
 

@@ -28,6 +28,8 @@ import torch.utils.tensorboard
 from robustmed_monai.utils.files import sha256, write_json
 from robustmed_monai.utils.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs" / "metadata.json").is_file())
 

@@ -91,6 +91,61 @@ def test_i7_one_slice_and_compressed_slices(tmp_path: Path) -> None:
     assert np.linalg.norm(image.affine.numpy()[:3, 2]) == pytest.approx(3.0)
 
 
+def xray(**changes: Any) -> Dataset:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+    place = dict.fromkeys(
+        ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    )
+    own: dict[str, Any] = {"Rows": 16, "Columns": 16, "PixelData": values.tobytes(), "PixelRepresentation": 0}
+    own |= {"BitsStored": 12, "HighBit": 11, "RescaleSlope": None, "RescaleIntercept": None, "Modality": "DX"}
+    return make_slice(0, **place, **(own | changes))
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "IM0001"])
+@pytest.mark.parametrize(("kind", "sign"), [("MONOCHROME2", 1), ("MONOCHROME1", -1)])
+def test_i7_an_xray_is_a_picture(tmp_path: Path, name: str, kind: str, sign: int) -> None:
+    path = save(xray(PhotometricInterpretation=kind), tmp_path / name)
+    stored = np.arange(256, dtype=np.float32).reshape(16, 16) * 16
+    for given in (path, tmp_path):
+        image = load(given)
+        assert np.array_equal(image[0], (stored if sign == 1 else 4095 - stored).T), "black is 0"
+        assert image.meta["max_value"] == 4095
+    assert LoadCheckedImage(max_voxels=256)(path).shape == (1, 16, 16)
+    with pytest.raises(ImageShapeError, match="256 voxels are more than max_voxels"):
+        LoadCheckedImage(max_voxels=255)(path)
+
+
+def test_i7_white_of_an_xray_is_known_where_black_is_0(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], float | None]] = [
+        ({"RescaleSlope": 2, "RescaleIntercept": 0}, 8190),
+        ({"RescaleSlope": 1, "RescaleIntercept": -1024}, None),
+        ({"PixelRepresentation": 1}, None),
+    ]
+    for changes, white in cases:
+        assert load(save(xray(**changes), tmp_path / "a.dcm")).meta.get("max_value") == white
+
+
+def test_i7_several_xrays_are_no_volume(tmp_path: Path) -> None:
+    for number in range(2):
+        save(xray(), tmp_path / f"{number}.dcm")
+    with pytest.raises(GeometryError, match=r"0\.dcm: no ImagePositionPatient: .* give each file alone"):
+        load(tmp_path)
+
+
+def test_i7_one_slice_is_a_volume_one_voxel_thick(tmp_path: Path) -> None:
+    path = save(make_slice(0), tmp_path / "a.dcm")
+    assert load(path).shape == (1, COLUMNS, ROWS, 1)
+    assert np.array_equal(load(path), load(tmp_path))
+    assert np.array_equal(load(path).affine, load(tmp_path).affine)
+
+
+def test_i7_most_slices_at_one_position(tmp_path: Path) -> None:
+    for number, place in enumerate((0, 10, 10, 10)):
+        save(make_slice(number, ImagePositionPatient=shifted(place)), tmp_path / f"{number}.dcm")
+    with pytest.raises(GeometryError, match=r"1.dcm and 2.dcm lie at the same position; remove"):
+        load(tmp_path)
+
+
 def test_i7_gantry_tilt_is_an_oblique_affine(tmp_path: Path) -> None:
     step = 3 * NORMAL + 0.7 * DIRECTIONS[1]
     for k in range(4):
@@ -148,7 +203,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[ImageError], str]] = {
         ImageShapeError,
         r"\(5, 4\) pixels and",
     ),
-    "no position": (change(2, ImagePositionPatient=None), GeometryError, "ImagePositionPatient is"),
+    "no position": (
+        change(2, ImagePositionPatient=None),
+        GeometryError,
+        "no ImagePositionPatient|ImagePositionPatient is",
+    ),
     "colour": (
         change(
             2,

@@ -101,7 +101,8 @@ def test_i6_sform_comes_before_a_different_qform(tmp_path: Path, rng: np.random.
     image.set_qform(np.diag([*np.linalg.norm(sform[:3, :3], axis=0), 1]), code=1)
     image.set_sform(sform, code=2, update_affine=True)
     nib.save(image, tmp_path / "a.nii.gz")
-    loaded = load(tmp_path / "a.nii.gz")
+    with pytest.warns(GeometryWarning, match=r"a\.nii\.gz: qform and sform disagree by up to .* mm"):
+        loaded = load(tmp_path / "a.nii.gz")
     assert np.allclose(loaded.affine.numpy(), sform, atol=1e-5)
 
 
@@ -136,3 +137,55 @@ def test_i6_unusable_affines_are_refused(tmp_path: Path, change: Array, message:
 def test_i6_an_affine_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(GeometryError, match=r"a\.nii: the affine has shape \(3, 3\), expected \(4, 4\)"):
         check_affine(np.eye(3), "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.diag([-1.0, 1, 1, 1]), "mirrors the other"),
+        (np.array([[1.0, 0, 0, 15], [0, 1, 0, 15], [0, 0, 1, 15], [0, 0, 0, 1]]), "by up to 26.0 mm"),
+    ],
+)
+def test_i6_qform_against_sform_is_told(
+    tmp_path: Path, rng: np.random.Generator, change: Array, message: str
+) -> None:
+    affine = random_affine(rng)
+    for other in (affine, change @ affine):
+        image = nib.Nifti1Image(np.ones((3, 4, 5), np.float32), None)
+        image.set_sform(affine, code=1)
+        image.set_qform(other, code=1)
+        nib.save(image, tmp_path / "a.nii")
+        if other is affine:
+            assert np.allclose(load(tmp_path / "a.nii").affine, affine, atol=1e-5)
+    with pytest.warns(
+        GeometryWarning, match=rf"a\.nii: qform and sform disagree .*{message}.*; the sform is used"
+    ):
+        assert np.allclose(load(tmp_path / "a.nii").affine, affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("meter", 1000), ("micron", 0.001)])
+@pytest.mark.parametrize("form", ["sform", "qform", "pixdim"])
+def test_i6_other_units_are_converted_and_told(tmp_path: Path, unit: str, scale: float, form: str) -> None:
+    affine = np.array([[0, -2.0, 0, 1], [1, 0, 0, 3], [0, 0, 3, -4], [0, 0, 0, 1]])
+    for name in (unit, "mm"):
+        image = nib.Nifti1Image(np.ones((3, 4, 5), np.float32), None)
+        image.set_sform(affine if form == "sform" else None, code=int(form == "sform"))
+        image.set_qform(affine, code=int(form != "pixdim"))
+        image.header.set_xyzt_units(name)
+        nib.save(image, tmp_path / f"{name}.nii")
+    with pytest.warns(
+        GeometryWarning, match=f"{unit}.nii: the unit of length is .*; the affine is converted"
+    ):
+        other = load(tmp_path / f"{unit}.nii")
+    expected = load(tmp_path / "mm.nii").affine
+    assert np.allclose(other.affine[:3], expected[:3] * scale)
+    write_like(other, other.meta, tmp_path / "result.nii")
+    assert np.array_equal(open_nifti(tmp_path / "result.nii").affine, expected), "in the unit of the source"
+
+
+def test_i6_an_unknown_unit_is_refused(tmp_path: Path) -> None:
+    content = bytearray(nib.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)).to_bytes())
+    content[123] = 5
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(GeometryError, match=r"a\.nii: the unit of length 5 is unknown"):
+        load(tmp_path / "a.nii")

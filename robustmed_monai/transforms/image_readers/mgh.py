@@ -1,14 +1,14 @@
-"""FreeSurfer volumes (``.mgh``, ``.mgz``), read to the end of the gzip stream."""
+"""FreeSurfer volumes (``.mgh``, ``.mgz``) through nibabel, read to the end of the gzip stream."""
 
 from __future__ import annotations
 
 import math
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from nibabel.freesurfer.mghformat import MGHHeader, header_dtype
+from nibabel.spatialimages import HeaderDataError
 
 from robustmed_monai.transforms.image_checks import (
     DEFLATE_RATIO,
@@ -17,25 +17,25 @@ from robustmed_monai.transforms.image_checks import (
     check_affine,
     check_budget,
     check_end,
+    check_voxels,
     drain,
     open_stream,
     read_exactly,
     spatial_meta,
 )
-from robustmed_monai.utils.errors import CorruptImageError, ImageError, ImageShapeError
+from robustmed_monai.utils.errors import CorruptImageError, ImageError
 
-_FIELDS = struct.Struct(">7ih15f")
 _DATA_OFFSET = 284
-_TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
 # Scan parameters, transform names and colour tables may follow the voxels.
 _FOOTER_BYTES = 16 << 20
 
 
-def read_mgh(path: Path) -> tuple[Array, dict[str, Any]]:
+def read_mgh(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     """Read a FreeSurfer volume.
 
     Args:
         path: ``.mgh`` or ``.mgz``.
+        max_voxels: larger images are refused.
 
     Returns:
         Voxels (X, Y, Z[, C]) and MONAI's meta data.
@@ -47,46 +47,40 @@ def read_mgh(path: Path) -> tuple[Array, dict[str, Any]]:
     """
     with open_stream(path) as stream:
         try:
-            block = read_exactly(stream, _DATA_OFFSET, path)
-            shape, dtype, affine = _parse(block.tobytes(), path)
+            header = _header(read_exactly(stream, _DATA_OFFSET, path).tobytes(), path)
+            shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+            affine = check_affine(header.get_affine(), path)
             count = math.prod(shape) * dtype.itemsize
             check_budget(path, _DATA_OFFSET + count, DEFLATE_RATIO if path.suffix.lower() == ".mgz" else 1)
+            check_voxels(path, math.prod(shape), max_voxels)
         except ImageError:
             drain(stream)
             raise
         raw = read_exactly(stream, count, path)
         check_end(stream, path, _FOOTER_BYTES)
-    channel_dim = 3 if shape[3] > 1 else None
-    voxels = raw.view(dtype).reshape(shape if channel_dim else shape[:3], order="F")
-    return voxels, spatial_meta(shape[:3], affine, channel_dim)
+    channel_dim = 3 if len(shape) == 4 else None
+    return raw.view(dtype).reshape(shape, order="F"), spatial_meta(shape[:3], affine, channel_dim)
 
 
-def _parse(block: bytes, path: Path) -> tuple[tuple[int, ...], np.dtype[Any], Array]:
-    version, *numbers = _FIELDS.unpack_from(block)
-    shape, kind, good_geometry, floats = tuple(numbers[:4]), numbers[4], numbers[6], numbers[7:]
-    if version != 1:
-        raise CorruptImageError(f"{path}: not an MGH file (version {version}); check the file type.")
-    if min(shape) < 1:
+def _header(block: bytes, path: Path) -> MGHHeader:
+    try:
+        header = MGHHeader(block[: header_dtype.itemsize])
+        header.get_data_dtype()
+    except (HeaderDataError, KeyError) as error:
         raise CorruptImageError(
-            f"{path}: the dimensions {list(shape)} are not all positive; get the file again."
+            f"{path}: not an MGH header that is known ({error}); check the file type, or convert it with "
+            "mri_convert."
+        ) from error
+    if min(int(n) for n in header["dims"]) < 1:
+        raise CorruptImageError(
+            f"{path}: the dimensions {header['dims'].tolist()} are not all positive; get the file again."
         )
-    if kind not in _TYPES:
-        raise ImageShapeError(
-            f"{path}: voxel type {kind} is not one of {sorted(_TYPES)}; convert it with mri_convert."
-        )
-    sizes, cosines = np.ones(3), np.array([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-    centre = np.zeros(3)
-    if good_geometry <= 0:
+    if block[28:30] == b"\0\0":
+        # nibabel takes FreeSurfer's default axes with rows and columns exchanged.
+        header["Mdc"] = header["Mdc"].T
         warnings.warn(
             f"{path}: the header has no geometry; FreeSurfer's default is used (1 mm, axes L, I, A).",
             GeometryWarning,
             stacklevel=2,
         )
-    else:
-        sizes, centre = np.array(floats[:3]), np.array(floats[12:])
-        cosines = np.array(floats[3:12]).reshape(3, 3).T
-    affine = np.eye(4)
-    with np.errstate(invalid="ignore", over="ignore"):
-        affine[:3, :3] = cosines * sizes
-        affine[:3, 3] = centre - affine[:3, :3] @ (np.array(shape[:3]) / 2)
-    return shape, np.dtype(_TYPES[kind]), check_affine(affine, path)
+    return header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import warnings
@@ -21,6 +22,7 @@ from robustmed_monai.transforms.image_checks import (
     check_affine,
     check_budget,
     check_end,
+    check_voxels,
     drain,
     open_stream,
     read_exactly,
@@ -30,173 +32,179 @@ from robustmed_monai.utils.errors import CorruptImageError, GeometryError, Image
 
 Header: TypeAlias = nib.Nifti1Header
 
-_HEADER_SIZES: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_MAGIC = {348: b"n+1", 540: b"n+2"}
+_KINDS: dict[bytes, tuple[type[Header], bytes]] = {
+    struct.pack(order + "i", size): (header, magic)
+    for order in "<>"
+    for size, header, magic in ((348, nib.Nifti1Header, b"n+1"), (540, nib.Nifti2Header, b"n+2"))
+}
 _XFORM_CODES = range(6)
+# The lowest three bits of xyzt_units: unknown (taken for mm), metres, mm, micrometres.
+_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def read_nifti(path: Path) -> tuple[Array, dict[str, Any]]:
+def read_nifti(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     """Read a NIfTI file with its own affine (the sform first, then the qform), never a corrected one.
+
+    An image of two dimensions lies in space too: it is a volume one voxel thick. Metres and micrometres are
+    converted to mm.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
+        max_voxels: larger images are refused.
 
     Returns:
-        Voxels (X, Y[, Z[, C]]) after slope and intercept, and MONAI's meta data of ``NibabelReader``.
+        Voxels (X, Y, Z[, C]) after slope and intercept (none where the slope is 0 or not finite), and MONAI's
+        meta data of ``NibabelReader``.
 
     Raises:
         ImageError: a subclass names the reason.
     """
     with open_stream(path) as stream:
         try:
-            header, position = _read_header(stream, path)
-            shape = _check_dims(header, path)
-            dtype = _check_dtype(header, path)
-            slope, inter = _check_scaling(header, path)
-            affine = _check_geometry(header, len(shape), path)
-            offset = _check_offset(header, position, path)
+            header = _read_header(stream, path)
+            shape, dtype = _check_layout(header, path)
+            slope, inter, offset = _check_numbers(header, path)
+            affine = _check_geometry(header, shape, path)
             count = math.prod(shape) * dtype.itemsize
             check_budget(path, offset + count, DEFLATE_RATIO if path.name.lower().endswith("gz") else 1)
+            check_voxels(path, math.prod(shape), max_voxels)
         except ImageError:
-            # Damage to the gzip stream shows as a senseless header first; then the stream is the reason to
-            # name.
+            # Damage to the gzip stream shows as a senseless header first; then the stream is the reason.
             drain(stream)
             raise
-        read_exactly(stream, offset - position, path)
+        read_exactly(stream, offset - len(header.binaryblock), path)
         raw = read_exactly(stream, count, path)
         check_end(stream, path)
     voxels = apply_read_scaling(raw.view(dtype).reshape(shape, order="F"), slope, inter)
-    return voxels, _meta(header, shape, affine)
+    # Arrays of strings do not pass through a DataLoader.
+    fields = header.as_byteswapped("<").items()
+    meta: dict[str, Any] = {name: value for name, value in fields if value.dtype.kind != "S"}
+    meta[MetaKeys.ORIGINAL_PIXDIM] = np.array(meta[MetaKeys.PIXDIM])
+    return voxels, meta | spatial_meta(shape[:3], affine, 3 if len(shape) == 4 else None)
 
 
-def _read_header(stream: BinaryIO, path: Path) -> tuple[Header, int]:
+def _read_header(stream: BinaryIO, path: Path) -> Header:
     start = stream.read(4)
-    sizes = [
-        size
-        for code in "<>"
-        if len(start) == 4 and (size := struct.unpack(code + "i", start)[0]) in _HEADER_SIZES
-    ]
-    if not sizes:
+    if start not in _KINDS:
         raise CorruptImageError(
             f"{path}: not a NIfTI file (it starts with {start!r}); check the file type or get the file again."
         )
-    block = start + stream.read(sizes[0] - 4)
-    if len(block) < sizes[0]:
+    kind, magic = _KINDS[start]
+    size = kind.template_dtype.itemsize
+    header = kind(start + read_exactly(stream, size - 4, path).tobytes(), check=False)
+    found = bytes(header["magic"])
+    if not found.startswith(magic):
         raise CorruptImageError(
-            f"{path}: truncated inside the header, {len(block)} bytes; get the file again."
+            f"{path}: the magic string is {found!r}, expected {magic!r}; save it as a single-file NIfTI."
         )
-    header: Header = _HEADER_SIZES[sizes[0]](block, check=False)
-    magic = bytes(header["magic"])
-    if not magic.startswith(_MAGIC[sizes[0]]):
-        raise CorruptImageError(
-            f"{path}: the magic string is {magic!r}, expected {_MAGIC[sizes[0]]!r}; save it as a single-file "
-            "NIfTI."
-        )
-    return header, sizes[0]
+    return header
 
 
-def _check_dims(header: Header, path: Path) -> tuple[int, ...]:
-    dim = [int(value) for value in header["dim"]]
-    if not 1 <= dim[0] <= 7:
-        raise CorruptImageError(f"{path}: the header claims {dim[0]} dimensions; get the file again.")
-    shape = dim[1 : dim[0] + 1]
-    if min(shape) < 1:
-        raise CorruptImageError(f"{path}: the dimensions {shape} are not all positive; get the file again.")
+def _check_layout(header: Header, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    dims, *sizes = (int(value) for value in header["dim"])
+    shape = sizes[:dims]
+    if not 1 <= dims <= 7 or min(shape) < 1:
+        raise CorruptImageError(
+            f"{path}: {dims} dimensions {shape}, expected 1 to 7 of at least 1; get the file again."
+        )
     while len(shape) > 4 and shape[-1] == 1:
         shape.pop()
     if not 2 <= len(shape) <= 4:
         raise ImageShapeError(
             f"{path}: the image has {len(shape)} dimensions {shape}, expected (X, Y), (X, Y, Z) or (X, Y, Z, "
-            "C); "
-            "save one volume as its own file."
+            "C); save one volume as its own file."
         )
-    return tuple(shape)
-
-
-def _check_dtype(header: Header, path: Path) -> np.dtype[Any]:
     try:
-        dtype: np.dtype[Any] = header.get_data_dtype()
+        dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         code = int(header["datatype"])
         raise CorruptImageError(f"{path}: voxel type {code} is unknown; get the file again.") from error
     if dtype.kind == "c" or dtype.names:
         kind = "complex" if dtype.kind == "c" else "RGB(A) colour"
         raise ImageShapeError(
-            f"{path}: the voxels are {kind}, expected one real number each; save magnitude or grey values "
-            "instead."
+            f"{path}: the voxels are {kind}, expected one real number each; save magnitude or grey values."
         )
     bits = int(header["bitpix"])
     if dtype.kind not in "iuf" or bits not in (0, dtype.itemsize * 8):
         raise CorruptImageError(
             f"{path}: voxel type {dtype} and {bits} bits a voxel contradict each other; get the file again."
         )
-    return dtype
+    return (*shape, 1) if len(shape) == 2 else tuple(shape), dtype
 
 
-def _check_scaling(header: Header, path: Path) -> tuple[float | None, float | None]:
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise CorruptImageError(
-            f"{path}: intensity slope {slope} and intercept {inter} must be finite; repair the header."
-        )
-    return (None, None) if slope == 0 else (slope, inter)
-
-
-def _check_offset(header: Header, position: int, path: Path) -> int:
-    offset = float(header["vox_offset"])
-    # Offset 0 means "right behind the header" to every common reader.
-    if offset == 0:
-        return position + 4
-    if not (offset >= position and offset.is_integer()):
+def _check_numbers(header: Header, path: Path) -> tuple[float | None, float | None, int]:
+    """Slope, intercept and the place of the first voxel; offset 0 means "right behind the header" to all."""
+    try:
+        slope, inter = header.get_slope_inter()
+        offset = float(header["vox_offset"]) or len(header.binaryblock) + 4.0
+    except HeaderDataError as error:
+        raise CorruptImageError(f"{path}: {error}; repair scl_slope and scl_inter in the header.") from error
+    if not (offset >= len(header.binaryblock) and offset.is_integer()):
         raise CorruptImageError(f"{path}: the voxels cannot start at byte {offset}; get the file again.")
-    return int(offset)
+    return slope, inter, int(offset)
 
 
-def _check_geometry(header: Header, dims: int, path: Path) -> Array:
+def _check_geometry(header: Header, shape: tuple[int, ...], path: Path) -> Array:
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    for name, code in (("sform_code", sform), ("qform_code", qform)):
-        if code not in _XFORM_CODES:
-            raise GeometryError(f"{path}: {name} {code} is unknown (0 to 5); repair the header.")
+    if sform not in _XFORM_CODES or qform not in _XFORM_CODES:
+        raise GeometryError(f"{path}: sform_code {sform}, qform_code {qform}, expected 0 to 5; repair them.")
     pixdim = header["pixdim"]
     # The standard reads a missing handedness as 1; images of two dimensions may leave the third size empty.
-    if pixdim[0] == 0:
-        pixdim[0] = 1
-    if dims == 2 and pixdim[3] == 0:
-        pixdim[3] = 1
+    pixdim[0] = pixdim[0] or 1
+    if int(header["dim"][0]) == 2:
+        pixdim[3] = pixdim[3] or 1
     if qform and not np.isfinite([header[f"quatern_{axis}"] for axis in "bcd"]).all():
         raise GeometryError(f"{path}: the qform holds NaN or infinite values; repair the header.")
-    if not sform and (
-        not np.isfinite(pixdim[1 : dims + 1]).all() or (pixdim[1 : min(dims, 3) + 1] <= 0).any()
-    ):
+    if not sform and not (np.isfinite(pixdim[1:4]).all() and (pixdim[1:4] > 0).all()):
         raise GeometryError(
             f"{path}: voxel sizes {pixdim[1:4].tolist()} mm are not positive and no sform replaces them; "
-            "repair the "
-            "header."
+            "repair the header."
         )
+    scale = np.array([[_check_unit(header, path)]] * 3 + [[1.0]])
     try:
-        affine = check_affine(header.get_best_affine(), path)
+        affine = check_affine(scale * header.get_best_affine(), path)
+        other = scale * header.get_qform() if qform else None
     except (HeaderDataError, ValueError) as error:
         raise GeometryError(f"{path}: the qform is not a rotation ({error}); repair the header.") from error
     if sform:
-        _warn_of_pixdim(pixdim, affine, min(dims, 3), path)
+        _warn_of_others(header, affine, other, shape, path)
     return affine
 
 
-def _warn_of_pixdim(pixdim: Array, affine: Array, dims: int, path: Path) -> None:
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)[:dims]
-    found = np.asarray(pixdim[1 : dims + 1], dtype=np.float64)
-    if not np.allclose(found, sizes, rtol=1e-3):
-        warnings.warn(
-            f"{path}: pixdim {found.round(6).tolist()} disagrees with the voxel sizes of the sform "
-            f"{sizes.round(6).tolist()} mm; the sform is used.",
-            GeometryWarning,
-            stacklevel=2,
+def _check_unit(header: Header, path: Path) -> float:
+    code = int(header["xyzt_units"]) & 7
+    if code not in _MM:
+        raise GeometryError(f"{path}: the unit of length {code} is unknown (1 to 3); repair xyzt_units.")
+    if _MM[code] != 1:
+        name = {1: "metres", 3: "micrometres"}[code]
+        _warn(f"{path}: the unit of length is {name}; the affine is converted to mm.")
+    return _MM[code]
+
+
+def _warn_of_others(
+    header: Header, affine: Array, other: Array | None, shape: tuple[int, ...], path: Path
+) -> None:
+    """Warn where qform or pixdim put the voxels elsewhere than the sform, which is used."""
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if other is None:
+        found = header["pixdim"][1:4].astype(np.float64) * _MM[int(header["xyzt_units"]) & 7]
+        if not np.allclose(found, sizes, rtol=1e-3):
+            _warn(
+                f"{path}: pixdim {found.round(6).tolist()} disagrees with the voxel sizes of the sform "
+                f"{sizes.round(6).tolist()} mm; the sform is used."
+            )
+        return
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in shape[:3]))])
+    apart = float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max())
+    mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(other[:3, :3]) < 0
+    # Half a voxel: quaternions and sheared axes give less.
+    if not apart < sizes.min() / 2 or mirrored:
+        _warn(
+            f"{path}: qform and sform disagree by up to {apart:.1f} mm"
+            + (" and one mirrors the other (left and right?)" if mirrored else "")
+            + "; the sform is used."
         )
 
 
-def _meta(header: Header, shape: tuple[int, ...], affine: Array) -> dict[str, Any]:
-    # Arrays of strings do not pass through a DataLoader.
-    fields = header.as_byteswapped("<").items()
-    meta: dict[str, Any] = {name: value for name, value in fields if value.dtype.kind != "S"}
-    meta[MetaKeys.ORIGINAL_PIXDIM] = np.array(meta[MetaKeys.PIXDIM])
-    return meta | spatial_meta(shape[:3], affine, 3 if len(shape) == 4 else None)
+def _warn(text: str) -> None:
+    warnings.warn(text, GeometryWarning, stacklevel=2)

@@ -17,9 +17,10 @@ from robustmed_monai.transforms.image_checks import (
     Array,
     GeometryWarning,
     check_budget,
+    check_voxels,
     spatial_meta,
 )
-from robustmed_monai.utils.errors import ImageShapeError
+from robustmed_monai.utils.errors import CorruptImageError, ImageShapeError
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 PICTURE_SUFFIXES = tuple(_FORMATS)
@@ -36,7 +37,7 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _RGB, _SIGNED = 0, 2, 2
 
 
-def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
+def read_picture(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     """Read a grey or RGB picture as viewers show it, with the axes of ``PILReader``: x, then y downwards.
 
     The orientation of EXIF and TIFF is applied, WhiteIsZero is turned to black is zero, palettes become their
@@ -46,6 +47,7 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
 
     Args:
         path: ``.png``, ``.tif``, ``.tiff``, ``.jpg`` or ``.jpeg``; the content must be of that type.
+        max_voxels: larger pictures and stacks are refused.
 
     Returns:
         Pixels (X, Y), (X, Y, 3) or (X, Y, pages) and MONAI's meta data, with the value of white as
@@ -59,8 +61,9 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
     if name == "PNG":
         _check_png(path)
     with _opened(path, name) as picture:
-        _check_size(picture, name, path)
         frames = getattr(picture, "n_frames", 1)
+        _check_size(picture, name, path)
+        check_voxels(path, picture.width * picture.height * frames, max_voxels)
         if frames > 1 and name == "TIFF":
             return _stack([_page(picture, number, path) for number in range(frames)], path)
         if frames > 1:
@@ -72,7 +75,7 @@ def read_picture(path: Path) -> tuple[Array, dict[str, Any]]:
     return pixels, meta | spatial_meta(pixels.shape[:2], None, channel_dim, max_value)
 
 
-def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
+def read_stack(folder: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     """Read a folder of pictures of one size as a volume, in the order of the numbers in their names.
 
     Pictures say nothing about where they lie: 1 mm voxels with the axes R, P, S are assumed, and a
@@ -80,6 +83,7 @@ def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
 
     Args:
         folder: holds the pictures directly, and beside them only what a DICOM folder may hold too.
+        max_voxels: larger stacks are refused.
 
     Returns:
         Pixels (X, Y, pictures) and MONAI's meta data.
@@ -90,7 +94,9 @@ def read_stack(folder: Path) -> tuple[Array, dict[str, Any]]:
     paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in _FORMATS), key=_by_number)
     pages = []
     for path in paths:
-        pixels, meta = read_picture(path)
+        if not path.is_file():
+            raise CorruptImageError(f"{path}: not a regular file; remove it from the folder.")
+        pixels, meta = read_picture(path, max_voxels // len(paths))
         pages.append((_grey(pixels, path), meta.get("max_value")))
     return _stack(pages, folder)
 

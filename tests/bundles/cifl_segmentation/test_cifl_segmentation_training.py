@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustmed_monai.apps.segmentation_table import load_segmenter
 from robustmed_monai.networks.mind import MINDSSC
-from robustmed_monai.networks.on_features import segmentation_unet
+from robustmed_monai.networks.on_features import load_segmenter, segmentation_unet
 from robustmed_monai.transforms.batch_labelled import BatchFromLabels, BatchRandRemap
 from robustmed_monai.utils.errors import RobustMedError
 from robustmed_monai.utils.weights import load_info, load_into, load_weights

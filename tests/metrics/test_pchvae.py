@@ -1,4 +1,4 @@
-"""Figures of judges on slices made by hand, where they are known."""
+"""Figures of scorers on slices made by hand, where they are known."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
-from robustmed_monai.engines.elbo_study import (
-    control_judges,
-    judge_all,
-    measure,
-    network_judge,
-    reconstruction_error,
-)
+from robustmed_monai.inferers.controls import brain_area, brain_intensity, slice_position
 from robustmed_monai.inferers.pchvae import ElboInferer
+from robustmed_monai.metrics.bootstrap import Estimate
+from robustmed_monai.metrics.pchvae import (
+    Figures,
+    NetworkScorer,
+    detection_figures,
+    measure_scorer,
+    score_all,
+    vae_pictures,
+)
 from robustmed_monai.networks.pchvae import pchvae
 from robustmed_monai.utils.errors import DataError
 
@@ -35,26 +38,27 @@ def data() -> TensorDataset:
     return TensorDataset(tensors)
 
 
+def values(figures: Figures) -> dict[str, float]:
+    return {k: v.value if isinstance(v, Estimate) else v for k, v in figures.items()}
+
+
 def test_controls_see_what_they_look_at() -> None:
-    for name, judge in control_judges().items():
-        figures, intervals = measure(judge_all(judge, data(), batch_size=4), data(), "lesions")
-        assert figures["lesions_auroc"] == figures["lesions_ap"] == 1.0, name
-        assert set(intervals) == {"lesions_auroc", "lesions_ap"}
-        assert ("lesions_pixel_ap_intensity" in figures) == (name == "mean intensity")
-    assert measure(judge_all(control_judges()["mean intensity"], data()), data(), "x")[0] == {
-        "x_auroc": 1.0,
-        "x_ap": 1.0,
-        "x_pixel_ap_intensity": 1.0,
-    }
+    for control in (brain_intensity, slice_position, brain_area):
+        result = measure_scorer(control, data(), {"lesions": data()})
+        figures = values(dict(result.figures))
+        assert figures["lesions_auroc"] == figures["lesions_ap"] == figures["mean_auroc"] == 1.0, control
+        assert isinstance(result.figures["lesions_auroc"], Estimate)
+        assert ("lesions_pixel_ap_intensity" in figures) == (control is brain_intensity)
+        assert "mse" not in figures, "it reconstructs nothing"
 
 
 def test_scores_and_signed_maps_are_named() -> None:
-    def judge(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def scorer(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         score = batch["image"].flatten(1).mean(1)
         signed = -2 * batch["mask"] + 0.5 * batch["brain"]
         return {"score_elbo": score, "score_kl": -score, "map_low": signed}
 
-    figures, _ = measure(judge_all(judge, data()), data(), "t")
+    figures = values(detection_figures(score_all(scorer, data()), data(), "t"))
     assert (figures["t_auroc"], figures["t_auroc_kl"]) == (1.0, 0.0)
     assert figures["t_pixel_ap_low"] == 1.0, "a map counts by its size"
 
@@ -63,16 +67,17 @@ def test_network() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = pchvae(channels=(4, 6, 6, 8))
-    judge = network_judge(network, ElboInferer(maps=("residual", "low")))
-    found = judge_all(judge, data(), batch_size=4)
-    assert found["pred"].shape == (6, 1, 16, 16)
+    scorer = NetworkScorer(network.eval(), ElboInferer(maps=("residual", "low")))
+    result = measure_scorer(scorer, data(), {"t": data()})
+    figures = values(dict(result.figures))
     expected = (network(data().tensors["image"][:4]) - data().tensors["image"][:4]).square().mean()
-    assert reconstruction_error(found, data()) == pytest.approx(expected.item(), rel=1e-5)
-    assert {"t_auroc_high", "t_pixel_ap_residual", "t_pixel_ap_low"} < set(measure(found, data(), "t")[0])
+    assert figures["mse"] == pytest.approx(expected.item(), rel=1e-5)
+    assert {"t_auroc_high", "t_pixel_ap_residual", "t_pixel_ap_low"} < set(figures)
+    control = measure_scorer(brain_area, data(), {"t": data()})
+    assert set(vae_pictures({"net": [result], "area": [control]})) >= {"t_curves", "t_components"}
 
 
 def test_one_kind_alone_is_refused() -> None:
     healthy = TensorDataset({k: v[:4] for k, v in data().tensors.items()})
-    found = judge_all(control_judges()["brain area"], healthy)
     with pytest.raises(DataError, match="t: 0 of 4 slices are abnormal; give both kinds"):
-        measure(found, healthy, "t")
+        detection_figures(score_all(brain_area, healthy), healthy, "t")

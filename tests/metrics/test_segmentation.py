@@ -5,19 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wilcoxon
 from torch import nn
 
-from robustmed_monai.engines.segmentation_study import (
-    SegmentationResult,
+from robustmed_monai.metrics.bootstrap import Estimate
+from robustmed_monai.metrics.segmentation import (
     class_maps,
-    evaluate_segmenter,
-    paired_tests,
+    measure_segmenter,
     segment,
-    shown_contrasts,
+    segmentation_pictures,
     slice_dice,
 )
-from robustmed_monai.utils.errors import DataError
+from robustmed_monai.transforms.contrasts import shown_contrasts
+from robustmed_monai.utils.errors import ConfigError, DataError
 
 
 class Thresholds(nn.Module):
@@ -51,18 +50,20 @@ def test_subjects_count_alike_whatever_their_slices(labels: torch.Tensor) -> Non
     images[0] = 1 - images[0]
     shown = {"t1": labels / 3, "one wrong": images}
     subjects = torch.tensor([4, 4, 4, 4, 4, 9])
-    found = evaluate_segmenter(Thresholds(), shown, labels, subjects)
-    assert found.figures["t1"] == found.figures["t1_tissue"] == 1
+    found = measure_segmenter(Thresholds(), shown, labels, subjects)
+    figures = {k: v for k, v in found.figures.items() if isinstance(v, Estimate)}
+    assert figures["t1"].value == figures["t1_tissue"].value == 1
     wrong = slice_dice(segment(Thresholds(), images[:1]), labels[:1])[0]
     expected = ((float(np.nanmean(wrong)) + 4) / 5 + 1) / 2
-    assert found.figures["one wrong"] == pytest.approx(expected)
-    assert found.subjects["one wrong"].tolist() == pytest.approx([2 * expected - 1, 1])
+    assert figures["one wrong"].value == pytest.approx(expected)
+    assert found.cases["one wrong"].tolist() == pytest.approx([2 * expected - 1, 1])
     tissue = ((float(np.nanmean(wrong[1:])) + 4) / 5 + 1) / 2
-    assert found.figures["one wrong_tissue"] == pytest.approx(tissue)
-    low, high = found.intervals["one wrong"]
+    assert figures["one wrong_tissue"].value == pytest.approx(tissue)
+    low, high = figures["one wrong"].ci95
     assert low <= expected <= high
+    assert set(segmentation_pictures({"mine": [found]})) == {"contrasts"}
     with pytest.raises(DataError, match="no test image"):
-        evaluate_segmenter(Thresholds(), shown, labels[:0], subjects[:0])
+        measure_segmenter(Thresholds(), shown, labels[:0], subjects[:0])
 
 
 def test_the_network_is_left_as_it_was(labels: torch.Tensor) -> None:
@@ -82,23 +83,11 @@ def test_contrasts_show_the_same_anatomy(labels: torch.Tensor) -> None:
     again = shown_contrasts(images, labels)
     assert all(torch.equal(x, again[name]) for name, x in shown.items())
     assert "t2_like" not in shown_contrasts(images, labels, num_classes=5)
-
-
-def test_paired_tests_average_the_seeds_first() -> None:
-    rng = np.random.default_rng(0)
-    base, better = rng.random((2, 20)), rng.random((2, 20)) + 0.3
-
-    def runs(values: np.ndarray) -> list[SegmentationResult]:
-        return [SegmentationResult({}, {}, {"t1": v}) for v in values]
-
-    tests = paired_tests({"raw": runs(base), "mine": runs(better)}, against=["raw", "absent"])
-    (test,) = tests
-    difference = better.mean(0) - base.mean(0)
-    assert (test["row"], test["against"], test["column"], test["n"]) == ("mine", "raw", "t1", 20)
-    assert test["difference"] == pytest.approx(difference.mean())
-    assert test["p"] == pytest.approx(float(wilcoxon(difference).pvalue))
-    (same,) = paired_tests({"raw": runs(base), "copy": runs(base)}, against=["raw"])
-    assert (same["p"], same["difference"]) == (1.0, 0.0)
+    some = shown_contrasts(images, labels, names=["t2_like", "t1"])
+    assert list(some) == ["t2_like", "t1"]
+    assert torch.equal(some["t2_like"], shown["t2_like"])
+    with pytest.raises(ConfigError, match=r"contrasts: \['t2'\] unknown"):
+        shown_contrasts(images, labels, names=["t2"])
 
 
 def test_output_for_the_handler() -> None:

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.engines.anomaly_study import (
-    DetectorResult,
-    calibrate_weights,
-    evaluate_detector,
-    summarize,
-)
 from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics import calibrate_thresholds
+from robustmed_monai.metrics.bootstrap import Estimate
+from robustmed_monai.metrics.ra import anomaly_pictures, calibrate_weights, measure_detector
+from robustmed_monai.metrics.result import Result
 from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError, WeightsError
@@ -51,31 +48,39 @@ def test_set(images: Tensor) -> list[Batch]:
     ]
 
 
+def _figures(result: Result) -> dict[str, float]:
+    return {k: v.value if isinstance(v, Estimate) else v for k, v in result.figures.items()}
+
+
 def _brightness(image: Tensor) -> Batch:
     return {"pred": image.clamp(max=0.5), "anomaly_map": image - image.clamp(max=0.5)}
 
 
 def _nothing(image: Tensor) -> Batch:
-    return {"pred": image, "anomaly_map": torch.zeros_like(image)}
+    return {"anomaly_map": torch.zeros_like(image)}
 
 
-class TestEvaluateDetector:
+class TestMeasureDetector:
     def test_a_perfect_detector_has_perfect_figures(
         self, validation: list[Batch], test_set: list[Batch]
     ) -> None:
-        result = evaluate_detector(_brightness, validation, test_set)
+        result = measure_detector(_brightness, validation, test_set)
+        figures = _figures(result)
         perfect = ("image_auroc", "image_ap", "image_auroc_top", "image_auroc_max", "pixel_auroc", "pixel_ap")
         for name in (*perfect, "pixel_best_dice", "calibrated_dice"):
-            assert result.figures[name] == pytest.approx(1.0), name
-        assert result.figures["image_fpr95"] == 0
-        assert result.figures["healthy_l1"] == 0
-        assert result.figures["healthy_ssim"] == pytest.approx(1.0)
-        assert [v for k, v in result.figures.items() if k.startswith("recall_")] == [1.0]
-        assert result.intervals["image_auroc"] == [1.0, 1.0]
-        assert result.labels.tolist() == [0, 1] * 4
+            assert figures[name] == pytest.approx(1.0), name
+        assert figures["image_fpr95"] == 0
+        assert figures["healthy_l1"] == 0
+        assert figures["healthy_ssim"] == pytest.approx(1.0)
+        assert [v for k, v in figures.items() if k.startswith("recall_") and v == v] == [1.0]
+        auroc = result.figures["image_auroc"]
+        assert isinstance(auroc, Estimate)
+        assert auroc.ci95 == [1.0, 1.0]
+        assert result.shown["labels"].tolist() == [0, 1] * 4
 
     def test_a_blind_one_has_those_of_chance(self, validation: list[Batch], test_set: list[Batch]) -> None:
-        figures = evaluate_detector(_nothing, validation, test_set).figures
+        figures = _figures(measure_detector(_nothing, validation, test_set))
+        assert not [k for k in figures if k.startswith("healthy_")], "it reconstructs nothing"
         assert figures["image_auroc"] == figures["pixel_auroc"] == 0.5
         assert figures["image_ap"] == 0.5
         assert figures["pixel_ap"] == pytest.approx(4 * 64 / (8 * 32 * 32))
@@ -88,37 +93,56 @@ class TestEvaluateDetector:
         def detector(image: Tensor) -> Batch:
             return {"pred": image, "anomaly_map": image}
 
-        result = evaluate_detector(detector, validation, test_set)
+        result = measure_detector(detector, validation, test_set)
         expected = calibrate_thresholds(torch.cat([b["image"] for b in validation]), (0.01, 0.02, 0.05))
-        assert result.calibration == expected
+        assert result.shown["threshold"] == expected["thresholds"]["0.05"]
+        at_one = measure_detector(detector, validation, test_set, fprs=(0.01,))
+        assert at_one.shown["threshold"] == expected["thresholds"]["0.01"]
 
     def test_batches_do_not_matter(self, validation: list[Batch], test_set: list[Batch]) -> None:
         whole = {k: torch.cat([b[k] for b in test_set]) for k in test_set[0]}
-        parts = evaluate_detector(_brightness, validation, test_set)
-        once = evaluate_detector(_brightness, validation, [whole])
-        assert parts.figures == pytest.approx(once.figures)
-        assert np.array_equal(parts.scores, once.scores)
-        assert torch.equal(parts.cases["anomaly_map"], once.cases["anomaly_map"])
+        parts = measure_detector(_brightness, validation, test_set)
+        once = measure_detector(_brightness, validation, [whole])
+        assert _figures(parts) == pytest.approx(_figures(once), nan_ok=True)
+        assert np.array_equal(parts.shown["scores"], once.shown["scores"])
+        assert torch.equal(parts.shown["panels"]["anomaly_map"], once.shown["panels"]["anomaly_map"])
 
     def test_without_masks_there_are_no_pixel_figures(
         self, validation: list[Batch], test_set: list[Batch]
     ) -> None:
         plain = [{k: v for k, v in batch.items() if k != "mask"} for batch in test_set]
-        result = evaluate_detector(_brightness, validation, plain)
-        assert result.figures["image_auroc"] == pytest.approx(1.0)
+        result = measure_detector(_brightness, validation, plain)
+        assert _figures(result)["image_auroc"] == pytest.approx(1.0)
         assert not [k for k in result.figures if k.startswith(("pixel_", "recall_", "calibrated_"))]
-        assert "mask" not in result.cases
+        assert "mask" not in result.shown["panels"]
 
     @pytest.mark.parametrize("healthy", [True, False])
     def test_what_needs_both_kinds_is_left_out(
         self, validation: list[Batch], test_set: list[Batch], healthy: bool
     ) -> None:
         kind = [{k: v[b["healthy"] == healthy] for k, v in b.items()} for b in test_set]
-        figures = evaluate_detector(_brightness, validation, kind).figures
+        result = measure_detector(_brightness, validation, kind)
+        figures = {k: v for k, v in _figures(result).items() if np.isfinite(v)}
         assert not [k for k in figures if k.startswith("image_")]
+        assert ("curves" in anomaly_pictures({"a": [result]})) is False
         assert ("healthy_l1" in figures) == healthy
         assert ("pixel_ap" in figures) != healthy
-        assert all(np.isfinite(v) for v in figures.values())
+
+    def test_intervals_resample_the_subjects(self, validation: list[Batch], test_set: list[Batch]) -> None:
+        def detector(image: Tensor) -> Batch:
+            return {"anomaly_map": image}
+
+        def width(batches: list[Batch]) -> float:
+            auroc = measure_detector(detector, validation, batches).figures["image_auroc_max"]
+            assert isinstance(auroc, Estimate)
+            return auroc.ci95[1] - auroc.ci95[0]
+
+        # The same images again, as further images of the same subjects, tell nothing new.
+        numbers = torch.arange(8).split(3)
+        once = [{**b, "image": 1 - b["image"], "subject": n} for b, n in zip(test_set, numbers, strict=True)]
+        assert width(once + once) == pytest.approx(width(once))
+        alone = [{k: v for k, v in b.items() if k != "subject"} for b in once + once]
+        assert width(alone) < width(once)
 
     @pytest.mark.parametrize("empty", ["validation", "test"])
     def test_an_empty_section_is_named(
@@ -126,7 +150,7 @@ class TestEvaluateDetector:
     ) -> None:
         sections = {"validation": validation, "test": test_set} | {empty: []}
         with pytest.raises(DataError, match=f"{empty}: no images"):
-            evaluate_detector(_brightness, sections["validation"], sections["test"])
+            measure_detector(_brightness, sections["validation"], sections["test"])
 
 
 class TestCalibrateWeights:
@@ -167,26 +191,3 @@ class TestCalibrateWeights:
     ) -> None:
         with pytest.raises(WeightsError, match=r"model.pt: no such file; train first"):
             calibrate_weights(network, str(tmp_path / "model.pt"), AnomalyMapInferer(), training, validation)
-
-
-class TestSummarize:
-    def _result(self, **figures: float) -> DetectorResult:
-        intervals = {"image_auroc": [figures["image_auroc"] - 0.1, figures["image_auroc"] + 0.1]}
-        return DetectorResult(figures, intervals, {}, np.zeros(1), np.zeros(1), {})
-
-    def test_seeds_give_mean_and_spread(self) -> None:
-        runs = [self._result(image_auroc=v, pixel_ap=2 * v) for v in (0.5, 0.6, 0.7)]
-        rows = {(row["row"], row["column"]): row for row in summarize({"RA": runs, "zero": runs[:1]})}
-        assert len(rows) == 4
-        auroc = rows["RA", "image_auroc"]
-        assert (auroc["mean"], auroc["std"], auroc["n"]) == (pytest.approx(0.6), pytest.approx(0.1), 3)
-        assert auroc["ci95"] == pytest.approx([0.5, 0.7])
-        assert rows["RA", "pixel_ap"]["std"] == pytest.approx(0.2)
-        assert "ci95" not in rows["RA", "pixel_ap"]
-        assert (rows["zero", "pixel_ap"]["std"], rows["zero", "pixel_ap"]["n"]) == (0.0, 1)
-
-    def test_an_interval_that_is_not_finite_is_left_out(self) -> None:
-        result = self._result(image_auroc=0.5)
-        result.intervals["image_auroc"][0] = float("nan")
-        (row,) = summarize({"RA": [result]})
-        assert "ci95" not in row
