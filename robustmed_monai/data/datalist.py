@@ -117,10 +117,11 @@ def _listed(source: Path, section: str, verify: bool) -> list[Item]:
     if broken:
         raise DataError(f'{source}: item {broken[0]} of {section!r} has no "image" path; give each item one.')
     if section != "test":
-        sick = [item["image"] for item in items if not item.get("healthy", True)]
-        if sick:
+        abnormal = [item["image"] for item in items if not item.get("healthy", True)]
+        if abnormal:
             raise DataError(
-                f"{source}: {section!r} lists {_some(sick)} as not healthy; list anomalies under test only."
+                f"{source}: {section!r} lists {_some(abnormal)} as not healthy; list anomalies under test "
+                "only."
             )
     if verify:
         _verify(source, items, content.get("digests") or {})

@@ -1,4 +1,4 @@
-"""The embedded data set: virtual brains with tissue labels and known lesions, made once into a cache."""
+"""The embedded data set: virtual brains with tissue labels and drawn lesions, made once and cached."""
 
 from __future__ import annotations
 
@@ -29,13 +29,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same seed gives other bits
 SUBJECTS = {"training": 28, "validation": 8, "test": 12}
-LEVELS = (
-    31,
-    35,
-    39,
-    43,
-    47,
-)  # axial voxel indices, 4 to 33 mm above the commissures; their rank is the class
+# Axial voxel indices, 4 to 33 mm above the commissures; their rank is the class.
+LEVELS = (31, 35, 39, 43, 47)
 _NO_MASK = "masks/none.png"
 _NO_VOLUME_MASK = "volumes/none_mask.nii.gz"
 

@@ -64,7 +64,7 @@ def folder_items(folder: Path, section: str | None) -> list[Item]:
 
     Args:
         folder: folder of one section.
-        section: the section that it is; None where it is not known yet, then subfolders say nothing.
+        section: the section that it is; None before a split, when subfolders say nothing.
 
     Returns:
         Items with `image`, `subject`, `mask` and `label` where there are such, and `healthy` and `kind` where

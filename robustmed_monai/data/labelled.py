@@ -204,11 +204,11 @@ def _check_labels(label: torch.Tensor, num_classes: int | None, section: str, na
     if num_classes is None:
         return
     found: Mapping[int, int] = dict(zip(*(v.tolist() for v in label.unique(return_counts=True)), strict=True))
-    alien = sorted(set(found) - set(range(num_classes)))
-    if alien:
+    others = sorted(set(found) - set(range(num_classes)))
+    if others:
         raise DataError(
-            f"{name}, {section}: has the class(es) {alien}, the network knows 0 to {num_classes - 1}; give "
-            f"--num_classes {max(alien) + 1}."
+            f"{name}, {section}: has the class(es) {others}, the network has 0 to {num_classes - 1}; give "
+            f"--num_classes {max(others) + 1}."
         )
     absent = sorted(set(range(num_classes)) - set(found))
     if absent and section == "training":

@@ -33,7 +33,7 @@ def split_subjects(
 
     Example:
         >>> split_subjects(["ann", "bob", "cem"])
-        {'bob': 'training', 'ann': 'validation', 'cem': 'test'}
+        {'cem': 'training', 'ann': 'validation', 'bob': 'test'}
     """
     check_splits(splits)
     ranked = rank_subjects(subjects, seed)

@@ -76,9 +76,8 @@ def virtual_subject(seed: int, index: int) -> VirtualSubject:
 
 @dataclass(frozen=True)
 class _Template:
-    channels: (
-        torch.Tensor
-    )  # (1, 3, X, Y, Z): tissue 0 CSF .. 1 grey .. 2 white, distance to the brain, ventricles
+    # (1, 3, X, Y, Z): tissue 0 CSF .. 1 grey .. 2 white, distance to the brain, ventricles
+    channels: torch.Tensor
     inverse: NDArray[np.float64]  # world (mm) to voxels
     outward: Array  # (3, ...) on the warp lattice: unit field away from the ventricles, fading with distance
     depth: Array  # on the warp lattice: 0 at the brain's surface and outside, 1 deep inside
