@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from robustmed_monai import __version__
+from robustmed_monai import VERSION
 from robustmed_monai.data.split import SECTIONS, check_splits
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.data_prep.downloads import Download, DownloadFile, file_state
@@ -66,7 +66,7 @@ class Preparation:
         _check_settings(settings)
         self.source = source
         self.folder = Path(output).absolute()
-        self.settings = json.loads(json.dumps({"version": __version__, **settings}))
+        self.settings = json.loads(json.dumps({"version": VERSION, **settings}))
         self.problems: list[dict[str, str]] = []
         self.warnings: list[str] = []
         self.skipped: Counter[str] = Counter()

@@ -1,32 +1,41 @@
-"""The command ``robustmed``: short names for commands that are printed and can be typed instead.
+"""The command ``robustmed``: the bundles' configs by short names, with names of files that mean themselves.
 
-robustmed infer ra scan.nii.gz --output_dir results    a method on an image, a folder or a datalist
-robustmed demo                                         a method on a brain that the package brings along
-robustmed prepare ixi --source IXI-T1.tar --output ixi an official download to a datalist
-robustmed results ra                                   the results tables of a method, made again
+robustmed demo                                              a method on a brain that the package brings along
+robustmed infer ra scan.nii.gz --output_dir results         a method on an image, a folder or a datalist
+robustmed infer cifl_registration --moving a.nii --fixed b.nii
+robustmed train ra --dataset_dir my_slices                  a method trained
+robustmed evaluate ra --weights out/ra/train/model.pt       a method evaluated
+robustmed prepare ixi --source IXI-T1.tar --output ixi      an official download to a datalist
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from robustmed_monai import __version__
-from robustmed_monai.utils.bundle import bundle_names, bundle_root
-from robustmed_monai.utils.errors import ConfigError, RobustMedError
+from robustmed_monai.utils.bundle import bundle_names, bundle_root, literal, world_size
+from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
+from robustmed_monai.utils.files import read_json
 
-# Words of ours that stand first; everything behind them belongs to the command that is run.
-_POSITIONALS = {"infer": 2, "demo": 1, "prepare": 1, "results": 1}
-_PACKAGE = Path(__file__).resolve().parents[1]
+_CONFIGS = {"infer": "inference", "demo": "inference", "train": "train", "evaluate": "evaluate"}
+_WORDS = {"infer": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}  # that stand before the options
+# Keys whose values are paths, beside those that end in these words.
+_PATHS = ("input", "moving", "fixed", "dir", "weights", "file", "path")
+_JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
-_OVERRIDES = (
-    "--processes N lets N processes share the images. Everything else goes to the bundle: --fpr 0.01, "
-    "fpr=0.01, --device cpu, ... A key that its config does not have is an error that names the nearest."
+_MORE = (
+    "--processes N lets N processes share the work; --overlay NAME[,NAME] adds configs of the bundle. All "
+    "else goes to the config: --fpr 0.01, fpr=0.01, --device cpu. An unknown key is an error that names the "
+    "nearest."
 )
 
 
@@ -37,67 +46,104 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; the process's own by default.
 
     Returns:
-        Exit status of the command that was run, 2 when there is none to run.
+        0, 1 when the run failed, 2 when there was none; the status of the program for ``prepare``.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    own, rest = _split(words[1:], _POSITIONALS.get(words[0], len(words)))
-    if words[0] in ("infer", "demo") and {"-h", "--help"} & set(rest):
-        own, rest = ["--help"], []
-    # Nothing of ours is behind the first option, save --help; what is missing there argparse says best.
-    options = _parser().parse_args([words[0], *(own or [w for w in rest if w in ("-h", "--help")])])
+    leading = list(takewhile(lambda word: not word.startswith("-"), words))
+    own = leading[: 1 + _WORDS.get(words[0], len(words))] or words[:1]
+    rest = words[len(own) :]
+    if words[0] in _CONFIGS and {"-h", "--help"} & set(rest):
+        own.append("--help")
+    options = _parser().parse_args([*own, *(w for w in rest if words[0] == "prepare" and len(own) == 1)])
     try:
-        return _run(_command(options, rest))
+        if options.command == "prepare":
+            module = f"robustmed_monai.data_prep.{_nearest(options.source, sources(), 'source')}"
+            _show(["-m", module, *rest])
+            return _started(["-m", module, *rest])
+        return _applied(options, overrides(rest))
     except RobustMedError as error:
         sys.stderr.write(f"robustmed: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
-def infer_command(method: str, given: str, rest: Sequence[str], processes: int = 1) -> list[str]:
-    """Return the command that applies a method.
-
-    Args:
-        method: name of a bundle.
-        given: image, folder or datalist.
-        rest: overrides of the bundle's config, ``--key value``, ``--key=value`` or ``key=value``.
-        processes: processes that share the images.
-
-    Raises:
-        ConfigError: for an unknown method, a number of processes below 1, or a word that is no override.
-    """
-    config = _bundle(method) / "configs" / "inference.json"
-    if not config.is_file():
-        raise ConfigError(f"method {method}: has no {config}; it is not applied to single images.")
-    if processes < 1:
-        raise ConfigError(f"--processes {processes}: give 1 or more.")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    words = ["-m", "monai.bundle", "run", "--config_file", str(config), "--input", given, *overrides(rest)]
-    return [sys.executable, *(launch if processes > 1 else []), *words]
-
-
-def overrides(words: Sequence[str]) -> list[str]:
-    """Return words for ``monai.bundle run``, where ``key=value`` is written ``--key=value``.
+def overrides(words: Sequence[str]) -> dict[str, str]:
+    """Read ``--key value``, ``--key=value``, ``key=value``, and ``--key`` alone, which is true.
 
     Raises:
         ConfigError: for a word that is neither a key nor the value of one.
 
     Example:
-        >>> overrides(["fpr=0.01", "--device", "cpu"])
-        ['--fpr=0.01', '--device', 'cpu']
+        >>> overrides(["fpr=0.01", "--device", "cpu", "--amp"])
+        {'fpr': '0.01', 'device': 'cpu', 'amp': 'True'}
     """
-    written: list[str] = []
-    after_key = False
+    given: dict[str, str] = {}
+    waiting = None
     for word in words:
+        key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--"):
-            after_key = "=" not in word
-            written.append(word)
-        elif after_key:
-            after_key = False
-            written.append(word)
-        elif "=" in word and word.partition("=")[0].replace("#", "").isidentifier():
-            written.append(f"--{word}")
+            given[key] = text if equals else "True"
+            waiting = None if equals else key
+        elif waiting is not None:
+            given[waiting], waiting = word, None
+        elif equals and key.replace("#", "").isidentifier():
+            given[key] = text
         else:
             raise ConfigError(f"{word}: neither --key value nor key=value; write one of them.")
-    return written
+    return given
+
+
+def value_of(key: str, text: str) -> Any:
+    """Read the text of an override: a path is made absolute, a Python or JSON literal becomes its value.
+
+    MONAI is given nothing that its parser could evaluate or rewrite.
+
+    Example:
+        >>> value_of("channels", "[8, 16]"), value_of("section", "test"), value_of("amp", "false")
+        ([8, 16], 'test', False)
+    """
+    if key.replace("#", "_").rpartition("_")[2] in _PATHS:
+        return literal(os.path.abspath(text))
+    if text in _JSON:
+        return _JSON[text]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text
+    return literal(value)
+
+
+def run_bundle(files: Sequence[str], values: Mapping[str, Any]) -> int:
+    """Run a bundle's config in this process, as ``python -m monai.bundle run`` does.
+
+    Args:
+        files: config file and overlays.
+        values: keys of the config with their values.
+
+    Returns:
+        0, or 1 after an error of this package, whose own line is printed.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    try:
+        try:
+            workflow = ConfigWorkflow(config_file=list(files), **values)
+        except (KeyError, ValueError) as error:
+            keys = ", ".join(f"--{key}" for key in values)
+            raise ConfigError(
+                f"{keys}: the config {files[0]} has no place for one of these ({error})."
+            ) from error
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        cause = original_error(error)
+        if not isinstance(cause, RobustMedError):
+            raise
+        sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
+        return 1
+    return 0
 
 
 def demo_volume(method: str) -> str:
@@ -113,7 +159,6 @@ def demo_volume(method: str) -> str:
             f"{method} INPUT --weights out/{method}/train/model.pt`."
         )
     from robustmed_monai.data.embedded import embedded_dataset
-    from robustmed_monai.utils.files import read_json
 
     folder = embedded_dataset()
     items = read_json(folder / "volumes.json")["test"]
@@ -122,73 +167,100 @@ def demo_volume(method: str) -> str:
 
 def sources() -> list[str]:
     """Names of the sources that ``data_prep`` reads."""
-    files = (_PACKAGE / "data_prep").glob("*.py")
+    files = (Path(__file__).resolve().parent / "data_prep").glob("*.py")
     return sorted(p.stem for p in files if _MAIN in p.read_text(encoding="utf-8"))
 
 
-def result_scripts() -> dict[str, Path]:
-    """Scripts of a checkout that make results tables, by method."""
-    found = sorted((_PACKAGE / "benchmarks").glob("results_*.py"))
-    return {p.stem.removeprefix("results_"): p for p in found if p.stem != "results_common"}
+def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
+    """Run a bundle's config in this process, or in several that torchrun starts with the same words."""
+    config = _bundle(options.method) / "configs" / f"{_CONFIGS[options.command]}.json"
+    if not config.is_file():
+        raise ConfigError(f"method {options.method}: has no {config}; it cannot {options.command}.")
+    if options.command == "demo":
+        given = {"input": demo_volume(options.method), **given}
+    elif options.command == "infer":
+        given = _with_input(options, given, read_json(config))
+    processes, overlays = given.pop("processes", "1"), given.pop("overlay", "")
+    if not processes.isdecimal() or processes == "0":
+        raise ConfigError(f"--processes {processes}: give 1 or more.")
+    if processes != "1" and options.command == "train" and "multi_gpu_train" not in overlays:
+        overlays = f"{overlays},multi_gpu_train".strip(",")
+    files = [str(config), *(str(config.with_name(f"{name}.json")) for name in overlays.split(",") if name)]
+    values = {key: value_of(key, text) for key, text in given.items()}
+    if missing := [path for path in files if not Path(path).is_file()]:
+        raise ConfigError(f"--overlay {overlays}: there is no {missing[0]}.")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    launch = launch if processes != "1" else []
+    # MONAI's own command would rewrite what `literal` has to protect.
+    if world_size() == 1 and not any(isinstance(value, dict) for value in values.values()):
+        _show([*launch, *_words(files, values)])
+    if not launch:
+        return run_bundle(files, values)
+    words = [f"--{key}={text}" for key, text in given.items()] + [f"--overlay={overlays}"] * bool(overlays)
+    command = "infer" if options.command == "demo" else options.command
+    return _started([*launch, "-m", "robustmed_monai.cli", command, options.method, *words])
 
 
-def _split(words: Sequence[str], count: int) -> tuple[list[str], list[str]]:
-    """Split off the words, ``count`` at most, that stand before the first option."""
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    count = min(first, count)
-    return list(words[:count]), list(words[count:])
-
-
-def _command(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
-    if options.command == "prepare":
-        return [
-            sys.executable,
-            "-m",
-            f"robustmed_monai.data_prep.{_nearest(options.source, sources(), 'source')}",
-            *rest,
-        ]
-    if options.command == "results":
-        scripts = result_scripts()
-        return [sys.executable, str(scripts[_nearest(options.method, list(scripts), "method")]), *rest]
-    shared = argparse.ArgumentParser("robustmed infer", add_help=False, allow_abbrev=False)
-    shared.add_argument("--processes", type=int, default=1)
-    ours, rest = shared.parse_known_args(rest)
-    given = options.input if options.command == "infer" else demo_volume(options.method)
-    return infer_command(options.method, given, rest, ours.processes)
+def _with_input(
+    options: argparse.Namespace, given: dict[str, str], config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Add the input to the overrides, or say what the method takes instead."""
+    pair = "moving" in config
+    if options.input is None and not {"input", "moving", "fixed"} & given.keys():
+        wanted = "--moving IMAGE --fixed IMAGE" if pair else "INPUT"
+        raise ConfigError(
+            f"what to apply {options.method} to is missing: robustmed infer {options.method} {wanted}"
+        )
+    if options.input is None:
+        return given
+    if pair and Path(options.input).suffix != ".json":
+        raise ConfigError(
+            f"{options.input}: {options.method} takes two images, or a list of pairs (JSON): "
+            f"robustmed infer {options.method} --moving IMAGE --fixed IMAGE"
+        )
+    return {"input": options.input, **given}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="robustmed",
-        description="Robust medical imaging methods as MONAI bundles. A command prints what it stands for.",
+        prog="robustmed", description="Robust medical imaging methods as MONAI bundles."
     )
-    parser.add_argument("--version", action="version", version=f"robustmed_monai {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="the version, with the commit of a checkout"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, usage: str, more: str) -> argparse.ArgumentParser:
-        shown = f"robustmed {name} {usage}"
-        return commands.add_parser(name, help=text, usage=shown, description=f"{text}. {more}")
+    def add(name: str, text: str, usage: str, more: str = _MORE) -> argparse.ArgumentParser:
+        usage = f"robustmed {name} {usage}"
+        return commands.add_parser(name, help=text, usage=usage, description=f"{text}. {more}")
 
     methods = f"one of {', '.join(bundle_names()) or 'none found'}"
-    words = "[--processes N] [--output_dir FOLDER] [--key value | key=value ...]"
-    text = "Apply a method to an image, a folder or a datalist"
-    infer = add("infer", text, f"METHOD INPUT {words}", _OVERRIDES)
+    keys = "[--processes N] [--output_dir FOLDER] [--key value | key=value ...]"
+    two = f"METHOD INPUT {keys}\n       robustmed infer cifl_registration --moving IMAGE --fixed IMAGE {keys}"
+    infer = add("infer", "Apply a method to an image, a folder or a datalist", two)
     infer.add_argument("method", help=methods)
+    kinds = "NIfTI, NRRD, MGZ, PNG, TIFF, a DICOM folder, a folder of these, or a datalist (JSON)"
     infer.add_argument(
-        "input", help="NIfTI, NRRD, MGZ, PNG, TIFF, a DICOM folder, a folder of these, or a datalist (JSON)"
+        "input", nargs="?", help=f"{kinds}; cifl_registration takes --moving and --fixed instead"
     )
-    text = "Apply a method with its shipped weights to an embedded brain with a lesion"
-    demo = add("demo", text, f"[METHOD] {words}", _OVERRIDES)
+    demo = add(
+        "demo", "Apply a method's shipped weights to an embedded brain with a lesion", f"[METHOD] {keys}"
+    )
     demo.add_argument("method", nargs="?", default="ra", help=f"{methods} (ra)")
+    own = f"METHOD [--overlay NAME] [--dataset_dir FOLDER] {keys}"
+    add("train", "Train a method, on embedded images by default", own).add_argument("method", help=methods)
+    add("evaluate", "Evaluate a method", own).add_argument("method", help=methods)
     more = "`robustmed prepare SOURCE --help` says what a source takes."
     prepare = add("prepare", "Make a datalist of an official download", "SOURCE [words of the source]", more)
     prepare.add_argument("source", help=f"one of {', '.join(sources())}")
-    more = "Takes hours and the real images in ROBUSTMED_DATA."
-    results = add(
-        "results", "Make the results tables of a method again", "METHOD [words of the script]", more
-    )
-    results.add_argument("method", help=f"one of {', '.join(result_scripts()) or 'none: no checkout'}")
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import robustmed_monai
+
+        parser.exit(message=f"robustmed_monai {robustmed_monai.__version__}\n")
 
 
 def _bundle(method: str) -> Path:
@@ -201,24 +273,26 @@ def _nearest(name: str, known: Sequence[str], kind: str) -> str:
         return name
     if not known:
         raise ConfigError(
-            f"{kind} {name}: none is found; start in a checkout of the repository, or set ROBUSTMED_BUNDLES "
-            "to the folder that holds the bundles."
+            f"{kind} {name}: none is found; set ROBUSTMED_BUNDLES to the folder of the bundles."
         )
     nearest = max(known, key=lambda word: difflib.SequenceMatcher(None, name.lower(), word).ratio())
     raise ConfigError(f"{kind} {name}: unknown; the nearest is {nearest}. Choose one of {', '.join(known)}.")
 
 
-def _run(command: Sequence[str]) -> int:
-    """Print a command, run it and return its exit status."""
-    # Scripts of the checkout name its files as seen from its root.
-    place = _PACKAGE if command[1].endswith(".py") else None
-    line = shlex.join(["python", *command[1:]])
-    sys.stderr.write(f"$ cd {shlex.quote(str(place))} && {line}\n" if place else f"$ {line}\n")
+def _words(files: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Words for python that do the same by MONAI's own command, where that takes all values as they are."""
+    config = files[0] if len(files) == 1 else str(list(files))
+    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    return ["-m", "monai.bundle", "run", "--config_file", config, *words]
+
+
+def _show(words: Sequence[str]) -> None:
+    sys.stderr.write(f"$ {shlex.join(['python', *words])}\n")
     sys.stderr.flush()
-    try:
-        return subprocess.run(command, check=False, cwd=place).returncode
-    except KeyboardInterrupt:
-        return 130
+
+
+def _started(words: Sequence[str]) -> int:
+    return subprocess.run([sys.executable, *words], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,22 +15,27 @@ import pytest
 from robustmed_monai import cli
 from robustmed_monai.utils.bundle import BUNDLES_VARIABLE
 
-Main = Callable[..., tuple[int, list[str], str]]
+Main = Callable[..., tuple[int, list[Any], str]]
 
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
-    """`main(*words)`: exit status, the command that would be run, and what is written to stderr."""
+    """`main(*words)`: exit status, what would be run, and what is written to stderr."""
     monkeypatch.delenv(BUNDLES_VARIABLE, raising=False)
-    ran: list[list[str]] = []
+    ran: list[list[Any]] = []
 
-    def record(command: list[str], **settings: Any) -> Any:
-        ran.append([*command, f"cwd={settings['cwd']}"])
+    def record(command: list[str], **_: Any) -> Any:
+        ran.append(command)
         return subprocess.CompletedProcess(command, 7)
 
-    monkeypatch.setattr(subprocess, "run", record)
+    def run_bundle(files: list[str], values: dict[str, Any]) -> int:
+        ran.append([[Path(file).stem for file in files], values])
+        return 0
 
-    def run(*words: str) -> tuple[int, list[str], str]:
+    monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(cli, "run_bundle", run_bundle)
+
+    def run(*words: str) -> tuple[int, list[Any], str]:
         ran.clear()
         try:
             status = cli.main(words)
@@ -40,22 +46,51 @@ def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
-class TestInfer:
-    def test_is_one_call_of_the_bundle(self, main: Main, repository: Path) -> None:
-        status, command, written = main("infer", "ra", "scan.nii", "--output_dir", "o p", "fpr=0.01", "--amp")
+class TestBundles:
+    def test_a_command_is_one_run_of_a_config(self, main: Main, repository: Path) -> None:
+        status, ran, written = main("infer", "ra", "scan.nii", "--output_dir", "/o p", "fpr=0.01", "--amp")
+        scan = str(Path("scan.nii").absolute())
+        assert ran == [["inference"], {"input": scan, "output_dir": "/o p", "fpr": 0.01, "amp": True}]
+        assert status == 0
         config = repository / "bundles" / "ra" / "configs" / "inference.json"
-        words = ["-m", "monai.bundle", "run", "--config_file", str(config), "--input", "scan.nii"]
-        words += ["--output_dir", "o p", "--fpr=0.01", "--amp"]
-        assert command == [sys.executable, *words, "cwd=None"]
-        assert status == 7, "the status of the command"
-        assert written == f"$ python -m monai.bundle run --config_file {config} --input scan.nii " + (
-            "--output_dir 'o p' --fpr=0.01 --amp\n"
+        assert written == f"$ python -m monai.bundle run --config_file {config} --input {scan} " + (
+            "--output_dir '/o p' --fpr 0.01 --amp True\n"
         )
 
-    def test_of_several_processes(self, main: Main) -> None:
-        _, command, _ = main("infer", "risc", "in", "--fpr=0.01", "--processes", "3")
-        assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
-        assert command[-2:] == ["--fpr=0.01", "cwd=None"]
+    def test_train_and_evaluate(self, main: Main) -> None:
+        assert main("train", "ra", "max_epochs=2")[1] == [["train"], {"max_epochs": 2}]
+        assert main("train", "ra", "--overlay", "ixi,vae")[1] == [["train", "ixi", "vae"], {}]
+        _, ran, _ = main("evaluate", "risc", "--weights", "m.pt", "--channels=[1, 2]")
+        assert ran == [["evaluate"], {"weights": str(Path("m.pt").absolute()), "channels": [1, 2]}]
+        assert "--overlay vea: there is no " in main("train", "ra", "--overlay", "vea")[2]
+
+    def test_several_processes_get_the_same_words(self, main: Main) -> None:
+        _, command, written = main("infer", "risc", "case#1", "--fpr=0.01", "--processes", "3")
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+        assert command[1:] == [
+            *launch,
+            "-m",
+            "robustmed_monai.cli",
+            "infer",
+            "risc",
+            "--input=case#1",
+            "--fpr=0.01",
+        ]
+        assert written == "", "MONAI's own command would read another folder"
+        _, command, written = main("train", "ra", "--processes=2", "--overlay=ixi")
+        assert command[-1] == "--overlay=ixi,multi_gpu_train"
+        assert written.startswith(
+            "$ python -m torch.distributed.run --standalone --nproc_per_node 2 -m monai.bundle run"
+        )
+
+    def test_a_pair_of_images(self, main: Main) -> None:
+        status, ran, _ = main("infer", "cifl_registration", "--moving", "/a.nii", "--fixed", "/b.nii")
+        assert (status, ran) == (0, [["inference"], {"moving": "/a.nii", "fixed": "/b.nii"}])
+        assert main("infer", "cifl_registration", "/pairs.json")[1][1] == {"input": "/pairs.json"}
+        for words in (("x.nii.gz",), ()):
+            status, ran, written = main("infer", "cifl_registration", *words)
+            assert (status, ran) == (2, [])
+            assert "robustmed infer cifl_registration --moving IMAGE --fixed IMAGE" in written
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -65,13 +100,13 @@ class TestInfer:
             (("ra", "x", "y"), "y: neither --key value nor key=value"),
             (("ra", "x", "--fpr", "1", "2"), "2: neither --key value"),
             (("ra", "x", "--processes", "0"), "--processes 0: give 1 or more"),
-            (("ra",), "the following arguments are required: input"),
-            (("--fpr", "ra", "x"), "the following arguments are required: method, input"),
+            (("ra",), "what to apply ra to is missing: robustmed infer ra INPUT"),
+            (("--fpr", "ra", "x"), "the following arguments are required: method"),
         ],
     )
     def test_mistakes_run_nothing(self, main: Main, words: tuple[str, ...], message: str) -> None:
-        status, command, written = main("infer", *words)
-        assert (status, command) == (2, [])
+        status, ran, written = main("infer", *words)
+        assert (status, ran) == (2, [])
         assert message in written
 
     def test_bundles_elsewhere(self, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +116,76 @@ class TestInfer:
         assert "method mine: has no" in main("infer", "mine", "x")[2]
         assert "Choose one of mine." in main("infer", "ra", "x")[2]
         monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path / "mine"))
-        assert "none is found; start in a checkout of the repository" in main("infer", "ra", "x")[2]
+        assert "none is found; set ROBUSTMED_BUNDLES" in main("infer", "ra", "x")[2]
+
+
+NAMES = (
+    "2024",
+    "1e5",
+    "True",
+    "None",
+    "x,y",
+    "(x)",
+    "[x]",
+    "{x}",
+    "@x",
+    "%x",
+    "$x",
+    "case#1",
+    "a::b",
+    "a b",
+    "a=b",
+    "ü%20",
+)
+
+
+class TestNames:
+    @pytest.fixture
+    def reads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """`reads(*words)`: what the config of a bundle gets from `robustmed infer`."""
+        configs = tmp_path / "bundles" / "tiny" / "configs"
+        configs.mkdir(parents=True)
+        (configs / "metadata.json").write_text('{"version": "0.1.0"}')
+        config = {
+            "imports": ["$from pathlib import Path"],
+            "input": None,
+            "threshold": 1,
+            "output_dir": "out",
+            "initialize": [{"_target_": "robustmed_monai.utils.bundle.check_overrides"}],
+            "run": ["$Path('read').write_text('|'.join([@input, @output_dir, str(@threshold)]))"],
+        }
+        (configs / "inference.json").write_text(json.dumps(config))
+        monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path / "bundles"))
+        monkeypatch.chdir(tmp_path)
+
+        def run(*words: str) -> str:
+            assert cli.main(["infer", "tiny", *words]) == 0
+            return Path("read").read_text()
+
+        return run
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_mean_themselves(self, reads: Callable[..., str], name: str, tmp_path: Path) -> None:
+        assert (
+            reads(name, "--output_dir", name, "--threshold", "0.5")
+            == f"{tmp_path}/{name}|{tmp_path}/{name}|0.5"
+        )
+
+    @pytest.mark.parametrize("text", ["$1 + 1", "@input", "%input", "[x", "1 2", "a#b"])
+    def test_so_do_other_values(self, reads: Callable[..., str], text: str) -> None:
+        assert reads("x", f"--threshold={text}").endswith(f"|{text}")
+
+    def test_errors_are_one_line(
+        self, reads: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert cli.main(["infer", "tiny", "x", "--treshold", "1"]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "ConfigError: --treshold: the config has no such key; the nearest is --threshold. "
+            "Correct the spelling or leave it out."
+        )
+        assert cli.main(["infer", "tiny", "x", "--a#b", "1"]) == 1
+        assert "--a#b: the config " in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "read").exists()
 
 
 class TestDemo:
@@ -92,47 +196,38 @@ class TestDemo:
             '{"test": [{"image": "a.nii", "kind": "hyper"}, {"image": "b.nii", "kind": "hypo"}]}'
         )
         monkeypatch.setattr("robustmed_monai.data.embedded.embedded_dataset", lambda: tmp_path)
-        _, command, _ = main("demo", "--fpr", "0.01")
-        assert command[command.index("--input") + 1 :] == [
-            str(tmp_path / "a.nii"),
-            "--fpr",
-            "0.01",
-            "cwd=None",
-        ]
-        assert "bundles/ra/" in " ".join(command)
+        _, ran, written = main("demo", "--fpr", "0.01")
+        assert ran == [["inference"], {"input": str(tmp_path / "a.nii"), "fpr": 0.01}]
+        assert "bundles/ra/" in written
 
     def test_needs_weights(self, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ra" / "configs").mkdir(parents=True)
-        (tmp_path / "ra" / "configs" / "metadata.json").write_text("{}")
+        for name in ("metadata", "inference"):
+            (tmp_path / "ra" / "configs" / f"{name}.json").write_text("{}")
         monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
-        status, command, written = main("demo")
-        assert (status, command) == (2, [])
+        status, ran, written = main("demo")
+        assert (status, ran) == (2, [])
         assert "holds no weights yet; train the bundle" in written
 
 
 class TestOthers:
     def test_prepare_runs_the_module_of_the_source(self, main: Main) -> None:
-        _, command, _ = main("prepare", "ixi", "--source", "IXI-T1.tar", "--help")
-        assert command == [
-            sys.executable,
-            "-m",
-            "robustmed_monai.data_prep.ixi",
-            "--source",
-            "IXI-T1.tar",
-            "--help",
-            "cwd=None",
-        ]
+        status, command, _ = main("prepare", "ixi", "--source", "IXI-T1.tar", "--help")
+        words = ["-m", "robustmed_monai.data_prep.ixi", "--source", "IXI-T1.tar", "--help"]
+        assert (status, command) == (7, [sys.executable, *words])
         assert "source bratz: unknown; the nearest is brats." in main("prepare", "bratz")[2]
         assert {"common", "pixels", "__init__"}.isdisjoint(cli.sources())
 
-    def test_results_runs_the_script_where_it_belongs(self, main: Main, repository: Path) -> None:
-        _, command, written = main("results", "ra", "--seeds", "0")
-        script = str(repository / "benchmarks" / "results_ra.py")
-        assert command == [sys.executable, script, "--seeds", "0", f"cwd={repository}"]
-        assert written.startswith(f"$ cd {repository} && python ")
-        assert "common" not in cli.result_scripts()
-
-    @pytest.mark.parametrize("words", [(), ("--help",), ("infer", "ra", "x", "-h"), ("prepare", "--help")])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            (),
+            ("--help",),
+            ("infer", "ra", "x", "-h"),
+            ("train", "--help"),
+            ("prepare", "--help"),
+        ],
+    )
     def test_help_needs_nothing(self, main: Main, words: tuple[str, ...]) -> None:
         assert main(*words)[:2] == (0, [])
 

@@ -13,7 +13,7 @@ from pydoc import locate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from robustmed_monai.utils.errors import ConfigError, RobustMedError
+from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json
 
 if TYPE_CHECKING:
@@ -341,10 +341,8 @@ def _likeness(key: str, candidate: str) -> float:
 
 def _report_briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Excepthook of bundle commands: our errors, wrapped by MONAI or not, end the run with their own line."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RobustMedError):
-        cause = cause.__cause__
-    if cause is None:
-        sys.__excepthook__(kind, error, trace)
-    else:
+    cause = original_error(error)
+    if isinstance(cause, RobustMedError):
         sys.stderr.write(f"{type(cause).__name__}: {cause}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -23,7 +23,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name only when the block ends without an error.
 
     The content is on disk (fsync) before the rename, so a crash at any moment leaves the previous file or the
-    new one, never a torn one. The final file is readable by group and others as the umask allows.
+    new one, never a torn one. The final file is readable by group and others as the umask at import allows.
 
     Args:
         path: final path; its folder is made when missing.

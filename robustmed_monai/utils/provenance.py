@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from robustmed_monai import __version__
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.files import read_json, sha256, write_json
+from robustmed_monai.utils.version import full_version
 
 # Folder that holds the package: the repository in an editable installation, site-packages otherwise.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "robustmed_monai": __version__}
+    versions = {"python": platform.python_version(), "robustmed_monai": full_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)

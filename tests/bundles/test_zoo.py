@@ -80,7 +80,7 @@ class TestFiles:
 
 class TestMetadata:
     def test_4_version_is_in_the_changelog(self, metadata: dict[str, Any]) -> None:
-        assert metadata["version"] == robustmed_monai.__version__
+        assert metadata["version"] == robustmed_monai.VERSION
         assert metadata["changelog"][metadata["version"]]
         assert [*metadata["changelog"]] == sorted(metadata["changelog"], key=Version, reverse=True)
 
@@ -121,7 +121,7 @@ class TestMetadata:
         floors = dict(line.split(">=") for line in lines if ">=" in line)
         pins = metadata["required_packages_version"]
         pins = {**pins, **{package: metadata[key] for key, package in OWN_KEYS.items()}}
-        assert pins["robustmed_monai"] == robustmed_monai.__version__
+        assert pins["robustmed_monai"] == robustmed_monai.VERSION
         for package, version in pins.items():
             assert str(Version(version)) == version or Version(version)
             if package in floors:

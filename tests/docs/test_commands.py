@@ -71,7 +71,7 @@ NOT_RUN = {
     r"curl .*|.*-m monailabel\.main .*": "tests/apps/test_monailabel_server.py has the real server",
     r"python -c .*push_to_hf_hub.*": "uploads",
     r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
-    r"python (-W ignore )?benchmarks/\S+\.py.*|robustmed results .*": "takes hours; tests/benchmarks",
+    r"python (-W ignore )?benchmarks/\S+\.py.*": "takes hours; tests/benchmarks",
     r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
     r"python -m robustmed_monai\.data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py",
     r"python -m robustmed_monai\.visualize\.\w+_gallery": "tests/visualize draws both galleries small",
@@ -218,19 +218,28 @@ def _words(command: str) -> list[str]:
 
 
 def _stood_for(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command that `robustmed words...` prints and starts."""
+    """The command that stands for `robustmed words...`: of MONAI, or the one that it starts."""
     started: list[list[str]] = []
 
     def start(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
+        started.append(command[1:])
         return subprocess.CompletedProcess(command, 0)
 
+    def run_bundle(files: Sequence[str], values: dict[str, Any]) -> int:
+        config = files[0] if len(files) == 1 else str(list(files))
+        given = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+        started.append(["-m", "monai.bundle", "run", "--config_file", config, *given])
+        return 0
+
     monkeypatch.setattr("robustmed_monai.cli.subprocess.run", start)
-    monkeypatch.setattr(
-        cli, "demo_volume", lambda method: "brain_t1.nii.gz"
-    )  # its whole volume takes a minute
+    monkeypatch.setattr(cli, "run_bundle", run_bundle)
+    # Its whole volume takes a minute.
+    monkeypatch.setattr(cli, "demo_volume", lambda method: "brain_t1.nii.gz")
     assert cli.main(words) == 0, f"robustmed {shlex.join(words)}"
-    return ["python", *started[0][1:]]
+    if "robustmed_monai.cli" in started[0]:  # what each of several processes does
+        again = started[0][started[0].index("robustmed_monai.cli") + 1 :]
+        return _stood_for(again, monkeypatch)
+    return ["python", *started[0]]
 
 
 def _short(words: Sequence[str]) -> list[str]:
