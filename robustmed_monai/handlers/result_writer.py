@@ -18,13 +18,14 @@ from robustmed_monai.data.image_list import name_results
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
-from robustmed_monai.utils.files import read_json, write_json
+from robustmed_monai.utils.files import atomic_path, read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects, input_stamp
 from robustmed_monai.visualize.figures import save_png
 
 Output = Mapping[str, Any]
 Report = Callable[[Output], Mapping[str, Any]]
 Sheet = Callable[[Output], Any]
+WriteFile = Callable[[Output, Path], None]
 
 SUMMARY = "summary.json"
 # Failures that wait for the other processes of a run; removed when the summary is written.
@@ -54,10 +55,11 @@ class ResultWriter:
         output_dir: folder to write into, the same for all processes of a run.
         files: ``{"image": path}`` of all images of the run, whichever process works on them.
         images: name of the file, without suffix, for keys of the output that are images on the source's
-            grid; keys that an output lacks are left out. NIfTI, or PNG for pictures.
+            grid; keys that an output lacks are left out. NIfTI, or PNG for pictures (of 1 or 3 channels).
         report: output to what the JSON says about the image.
         sheets: name of a PNG to a function from the output to a figure, or None where there is nothing to
             show.
+        extra_files: name of a file to a function that writes it: (output, path).
         report_name: file name of the report.
         summary: keys of the report that the summary repeats; `image` and `warnings` always.
         display: for pictures, the values shown as black and white, by key. An image without an entry is in
@@ -78,6 +80,7 @@ class ResultWriter:
         images: Mapping[str, str],
         report: Report,
         sheets: Mapping[str, Sheet] | None = None,
+        extra_files: Mapping[str, WriteFile] | None = None,
         report_name: str = "scores.json",
         summary: Sequence[str] = (),
         display: Mapping[str, Sequence[float]] | None = None,
@@ -89,11 +92,13 @@ class ResultWriter:
         self.images = dict(images)
         self.report = report
         self.sheets = dict(sheets or {})
+        self.extra_files = dict(extra_files or {})
         self.report_name = report_name
         self.summary = list(summary)
         self.display = {key: (float(low), float(high)) for key, (low, high) in (display or {}).items()}
         self.whole_numbers = frozenset(whole_numbers)
-        settings = [self.images, report, self.sheets, self.display, sorted(self.whole_numbers)]
+        shown = [self.sheets, self.extra_files, self.display, sorted(self.whole_numbers)]
+        settings = [self.images, report, shown]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
         self._stamps: dict[str, dict[str, int]] = {}
@@ -136,13 +141,7 @@ class ResultWriter:
         try:
             # A result that is written anew must not look complete before it is.
             (folder / self.report_name).unlink(missing_ok=True)
-            for key, name in self.images.items():
-                if key in output:
-                    self._write_image(output, key, folder / name)
-            for name, draw in self.sheets.items():
-                figure = draw(output)
-                if figure is not None:
-                    save_png(figure, folder / name)
+            self._write_files(output, folder)
         except ImageError as error:
             return str(error)
         except OSError as error:
@@ -151,9 +150,23 @@ class ResultWriter:
         self._store(folder / self.report_name, str(output["path"]), content)
         return None
 
+    def _write_files(self, output: Output, folder: Path) -> None:
+        for key, name in self.images.items():
+            if key in output:
+                self._write_image(output, key, folder / name)
+        for name, draw in self.sheets.items():
+            figure = draw(output)
+            if figure is not None:
+                save_png(figure, folder / name)
+        for name, write in self.extra_files.items():
+            with atomic_path(folder / name) as temporary:
+                write(output, temporary)
+
     def _write_image(self, output: Output, key: str, path: Path) -> None:
         values, meta = torch.as_tensor(output[key]).as_subclass(torch.Tensor), output["image"].meta
-        picture, whole = is_picture(output), key in self.whole_numbers
+        # A PNG holds grey or colour, nothing of more channels.
+        picture = is_picture(output) and values.shape[0] in (1, 3)
+        whole = key in self.whole_numbers
         dtype = np.uint8 if whole else np.float32
         if whole:
             values = values.round().to(torch.uint8)

@@ -1,5 +1,6 @@
 """How trained networks are applied, and the controls they are compared with."""
 
+from robustmed_monai.inferers.cifl import FeatureInferer
 from robustmed_monai.inferers.controls import MeanImageControl
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
@@ -11,6 +12,7 @@ __all__ = [
     "AnomalyMapInferer",
     "ElboInferer",
     "EncoderPerceptual",
+    "FeatureInferer",
     "LPIPSPerceptual",
     "MeanImageControl",
     "RotationCorrectionInferer",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers.inferer import Inferer
+
+from robustmed_monai.visualize.features import feature_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class FeatureInferer(Inferer):
@@ -42,3 +48,25 @@ class FeatureInferer(Inferer):
             maps[(all_, all_, *tile)] = cifl.maps(inputs[(all_, all_, *window)])[(all_, all_, *inner)]
         features = cifl.normalize(maps)
         return features
+
+
+def feature_report(output: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``features.json`` says about an image: number of channels, slice on the sheet."""
+    return {
+        "channels": int(output["pred"].shape[0]),
+        "slice_shown": fullest_slice(output["network_space"]["image"]),
+    }
+
+
+def channels_sheet(output: Mapping[str, Any]) -> Figure:
+    """The fullest slice of an image and its channels."""
+    space = output["network_space"]
+    shown = fullest_slice(space["image"])
+    name = Path(output["path"]).name.split(".")[0]
+    image, features = (torch.as_tensor(space[k]).as_subclass(torch.Tensor) for k in ("image", "pred"))
+    return feature_sheet({name: image[..., shown]}, {name: features[..., shown]})
+
+
+def fullest_slice(stack: torch.Tensor) -> int:
+    """Slice of (C, X, Y, S) with the most voxels above 0."""
+    return int((torch.as_tensor(stack).as_subclass(torch.Tensor) > 0).flatten(0, 2).sum(0).argmax())

@@ -194,21 +194,21 @@ def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> d
         fpr: rate among healthy pixels that the threshold stands for.
 
     Returns:
-        `score` (mean over the slices in distribution), `score_of` (which these are), `anomalous_voxels`,
-        `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` and `warnings`.
+        `score` (mean over the slices in distribution, None where there is none), `assessed` (how many these
+        are), `anomalous_voxels`, `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` (None
+        for one out of distribution) and `warnings`.
     """
     reasons, scores = output["ood_reasons"], slice_scores(output)
     kept = in_distribution(reasons)
-    outside = any(reasons[i] for i in kept)
-    of = f"{len(kept)} of {len(scores)} slices" + (", none like the training data" if outside else "")
     return {
-        "score": float(scores[kept].mean()) if kept else 0.0,
-        "score_of": of,
+        "score": float(scores[kept].mean()) if kept else None,
+        "assessed": len(kept),
         "anomalous_voxels": int(output["anomaly_mask"].sum()),
         "threshold": threshold,
         "threshold_fpr": fpr,
         "slices": [
-            {"slice": i, "score": float(scores[i]), "warnings": sentences} for i, sentences in reasons.items()
+            {"slice": i, "score": None if sentences else float(scores[i]), "warnings": sentences}
+            for i, sentences in reasons.items()
         ],
     }
 
@@ -220,13 +220,13 @@ def worst_slices(
 
     Args:
         output: with `image`, `pred`, `anomaly_map` and maybe `mask` in its `network_space`, after
-            ``OODSlicesd``; slices out of distribution are shown only where all are.
+            ``OODSlicesd``; slices out of distribution are not shown.
         vmax: see ``anomaly_sheet``.
         threshold: see ``anomaly_sheet``.
         count: number of slices.
 
     Returns:
-        The figure, or None where no slice holds anything.
+        The figure, or None where no slice was assessed.
     """
     scores = slice_scores(output)
     worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]

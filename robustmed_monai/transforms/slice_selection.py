@@ -131,8 +131,8 @@ class OODSlicesd(MapTransform):
         mask_key: where the mask of the slices in distribution goes.
         reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
 
-    The mask is (1, X, Y, S), 1 in the filled slices in distribution, or in all filled ones where none is.
-    Sentences about the whole image are added to ``warnings``.
+    The mask is (1, X, Y, S), 1 in the filled slices in distribution. Sentences about the whole image are
+    added to ``warnings``.
     """
 
     def __init__(
@@ -172,15 +172,16 @@ class OODSlicesd(MapTransform):
         outside = [i for i, sentences in reasons.items() if sentences]
         if not outside:
             return []
-        share = f"{len(outside)} of {len(reasons)} slices lie outside of the training data"
+        assessed = len(reasons) - len(outside)
+        share = f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
         return [share, *ood_reasons(slices[list(reasons)], self.statistics)]
 
 
 def in_distribution(reasons: Mapping[int, Sequence[str]]) -> list[int]:
-    """Slices that look like the training data, or all where none does.
+    """Slices that look like the training data.
 
     Example:
         >>> in_distribution({3: [], 4: ["brightness is 0.10"]})
         [3]
     """
-    return [i for i, sentences in reasons.items() if not sentences] or list(reasons)
+    return [i for i, sentences in reasons.items() if not sentences]

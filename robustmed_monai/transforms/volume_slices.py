@@ -28,6 +28,8 @@ _MODES = ("bilinear", "nearest")
 _SINGLE_SLICE_AXCODES = {"R": "PIR", "L": "PIR", "A": "RIA", "P": "RIA", "S": "RPS", "I": "RPS"}
 # What is darker than this share of the brightest percentile is air, and so are this many of the outermost.
 _AIR, _BRIGHTEST, _OUTLIERS = 0.1, 99.5, 0.002
+# A slice with no larger share of pixels above air is empty.
+_SPECKS = 0.001
 
 
 @dataclass(frozen=True)
@@ -282,8 +284,20 @@ def has_voxel_size(image: Any) -> bool:
 
 
 def filled_slices(stack: Tensor) -> Tensor:
-    """Indices (N,) of the slices of a stack (C, X, Y, S) that hold anything but 0."""
-    return torch.nonzero(stack.flatten(0, -2).any(0)).flatten()
+    """Indices (N,) of the slices of a stack (C, X, Y, S) that hold more than the noise of air.
+
+    These are slices in which at least one pixel in a thousand is brighter than a tenth of the brightest pixel
+    of the stack.
+
+    Example:
+        >>> stack = torch.zeros(1, 4, 4, 3)
+        >>> stack[..., 1], stack[..., 2] = 0.8, 0.05
+        >>> filled_slices(stack)
+        tensor([1])
+    """
+    flat = torch.as_tensor(stack).as_subclass(Tensor).flatten(0, -2).abs()
+    share = (flat > _AIR * flat.max()).float().mean(0)
+    return torch.nonzero(share > _SPECKS).flatten()
 
 
 def resize_to_square(

@@ -132,7 +132,7 @@ def test_slices_out_of_distribution_are_left_out_as_long_as_others_are_in(traini
     }
     assert in_distribution(found["ood_reasons"]) == [0, 1, 4]
     assert found["in_distribution"].amax((0, 1, 2)).tolist() == [1, 1, 0, 0, 1]
-    assert found["warnings"][0] == "1 of 4 slices lie outside of the training data"
+    assert found["warnings"][0] == "assessed 3 of 4 slices; the others lie outside of the training data"
     alone = find({"image": _stack(odd), "warnings": ["earlier"]})
     assert in_distribution(alone["ood_reasons"]) == [0]
     assert alone["warnings"][0] == "earlier"

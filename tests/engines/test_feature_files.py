@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from monai.data import Dataset
-from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose, Invertd
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from robustmed_monai.engines.feature_inference import FeatureFileIteration
-from robustmed_monai.handlers.feature_files import FeatureFileWriter
-from robustmed_monai.inferers.cifl import FeatureInferer
+from robustmed_monai.engines.file_evaluator import FileEvaluator
+from robustmed_monai.handlers.result_writer import ResultWriter
+from robustmed_monai.handlers.side_by_side import SideBySide
+from robustmed_monai.inferers.cifl import FeatureInferer, channels_sheet, feature_report
+from robustmed_monai.inferers.slicewise import SlicewiseInferer
 from robustmed_monai.networks.cifl import CIFL
-from robustmed_monai.utils.errors import ConfigError, ImageError
+from robustmed_monai.transforms import LoadCheckedImaged, ScaleForegroundd, VolumeToSlicesd
+from robustmed_monai.utils.errors import ImageError
 
 # Turned, flipped and sheared a little: a geometry that must come back as it was.
 AFFINE = np.array([[0, -1.5, 0.1, 20], [-1.2, 0, 0, 30], [0, 0.2, 2.0, -10], [0, 0, 0, 1.0]])
@@ -30,15 +32,27 @@ def _write(path: Path, seed: int = 0, shape: tuple[int, ...] = (20, 24, 6)) -> P
     return path
 
 
-def _run(paths: list[Path], out: Path, network: CIFL, **settings: Any) -> None:
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset([{"image": str(p)} for p in paths]), batch_size=None),
-        network=network,
-        inferer=FeatureInferer(roi_size=settings.pop("roi_size", None)),
-        iteration_update=FeatureFileIteration(network.spatial_dims, **settings),
-        val_handlers=[FeatureFileWriter(out)],
-        decollate=False,
+def _run(paths: list[Path], out: Path, network: CIFL, roi_size: int | None = None) -> None:
+    volume = network.spatial_dims == 3
+    before = Compose(
+        [
+            LoadCheckedImaged("image", channels=1, spatial_dims=3 if volume else None),
+            ScaleForegroundd("image"),
+            VolumeToSlicesd("image"),
+        ]
+    )
+    inferer = FeatureInferer(roi_size)
+    files = [{"image": str(p)} for p in paths]
+    sheets = {"features.png": channels_sheet}
+    settings: Any = {"report_name": "features.json", "summary": ["channels", "slice_shown"]}
+    writer = ResultWriter(out, files, {"pred": "features"}, feature_report, sheets, **settings)
+    evaluator = FileEvaluator(
+        "cpu",
+        Dataset(writer.pending(), before),
+        network,
+        inferer if volume else SlicewiseInferer(inferer),
+        Compose([Invertd("pred", before, "image", nearest_interp=False)]),
+        [SideBySide(out), writer],
     )
     evaluator.run()
 
@@ -117,8 +131,3 @@ def test_an_empty_image_is_said_to_be_empty(network: CIFL, tmp_path: Path) -> No
     _run([tmp_path / "none.nii.gz"], tmp_path / "out", network)
     (image,) = json.loads((tmp_path / "out" / "summary.json").read_text())["images"]
     assert "empty" in image["warnings"][0]
-
-
-def test_a_slice_size_for_volumes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="image_size=64 is for slices"):
-        FeatureFileIteration(3, image_size=64)

@@ -1,0 +1,98 @@
+"""What is said and shown of a segmented image: the volume of each class, the labels over the image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from robustmed_monai.transforms.volume_slices import filled_slices, has_voxel_size
+from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.labels import label_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TISSUES = ("background", "CSF", "grey matter", "white matter")
+
+
+def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """What ``volumes.json`` says about an image.
+
+    Args:
+        output: of a FileEvaluator: `pred` (1, X, Y[, Z]) classes on the source's grid, and in
+            `network_space` `pred` (classes, ...) of the network.
+        class_names: see ``names_of_classes``.
+
+    Returns:
+        `volumes`: name of a class to `voxels` and `ml` (None where the image has no size of a voxel).
+    """
+    labels = output["pred"]
+    names = names_of_classes(class_names, output["network_space"]["pred"].shape[0])
+    plain = torch.as_tensor(labels).as_subclass(torch.Tensor).long()
+    counts = torch.bincount(plain.flatten(), minlength=len(names)).tolist()
+    solid = plain.ndim == 4 and has_voxel_size(output["image"])
+    voxel = float(labels.affine[:3, :3].det().abs()) / 1000 if solid else None
+    return {
+        "volumes": {
+            name: {"voxels": count, "ml": None if voxel is None else round(count * voxel, 3)}
+            for name, count in zip(names, counts, strict=True)
+        }
+    }
+
+
+def write_volume_table(
+    output: Mapping[str, Any], path: Path, class_names: Sequence[str] | None = None
+) -> None:
+    """Write the volumes of ``volume_report`` as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["class", "voxels", "ml"])
+        for name, volume in volume_report(output, class_names)["volumes"].items():
+            writer.writerow([name, volume["voxels"], "" if volume["ml"] is None else volume["ml"]])
+
+
+def segmentation_sheet(
+    output: Mapping[str, Any], class_names: Sequence[str] | None = None, count: int = 6
+) -> Figure | None:
+    """Evenly spaced slices with the labels over them, a legend, and the warnings across the top.
+
+    Args:
+        output: see ``volume_report``.
+        class_names: see ``names_of_classes``.
+        count: number of slices.
+
+    Returns:
+        The figure, or None where no slice holds anything.
+    """
+    space = output["network_space"]
+    image, scores = (torch.as_tensor(space[k]).as_subclass(torch.Tensor) for k in ("image", "pred"))
+    filled = filled_slices(image)
+    if not len(filled):
+        return None
+    chosen = filled[torch.linspace(0, len(filled) - 1, min(count, len(filled))).round().long()]
+    labels = scores.argmax(0, keepdim=True)
+    names = names_of_classes(class_names, len(scores))
+    shown = [stack[..., chosen].movedim(-1, 0) for stack in (image, labels)]
+    titles = [f"slice {i}" for i in chosen.tolist()]
+    return label_sheet(shown[0], shown[1], names, titles, "; ".join(output["warnings"]) or None)
+
+
+def names_of_classes(class_names: Sequence[str] | None, count: int) -> list[str]:
+    """Name of each class, the background first; None numbers them, or takes the tissues where there are four.
+
+    Raises:
+        ConfigError: when the names are not as many as the classes.
+
+    Example:
+        >>> names_of_classes(None, 2)
+        ['class 0', 'class 1']
+    """
+    if class_names is None:
+        return list(TISSUES) if count == len(TISSUES) else [f"class {i}" for i in range(count)]
+    if len(class_names) != count:
+        raise ConfigError(f"class_names={list(class_names)} for {count} classes; name each once.")
+    return list(class_names)
