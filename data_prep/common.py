@@ -195,7 +195,7 @@ class Preparation:
         ]
         kinds = Counter(str(item["kind"]) for item in self._items["test"] if "kind" in item)
         report = {"name": self.source.name, "settings": self.settings, "counts": counts}
-        report |= {"kinds": dict(sorted(kinds.items())), "skipped": dict(sorted(self.skipped.items()))}
+        report |= {"kinds": dict(sorted(kinds.items())), "skipped": dict(sorted((+self.skipped).items()))}
         report |= {"notes": self.notes, "warnings": self.warnings, "problems": self.problems}
         write_if_different(self.folder / REPORT, report)
         if not any(self._items.values()):

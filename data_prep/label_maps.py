@@ -1,4 +1,4 @@
-"""What sources with tissue labels share: the numbers of the tissues, area averages."""
+"""What sources with tissue labels share: numbers (0 background, 1 CSF, 2 grey, 3 white matter), sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from PIL import Image
 
 from robustmed_monai.data_prep.pixels import Array
 from robustmed_monai.utils.errors import ConfigError, DataError
-
-# Tissues of every label map that is written: 0 background, 1 CSF, 2 grey matter, 3 white matter.
-TISSUES = ("background", "CSF", "grey matter", "white matter")
 
 
 def renumber(values: Array, numbers: Mapping[int, int], file: str) -> NDArray[np.uint8]:

@@ -120,8 +120,8 @@ def _listed(source: Path, section: str, verify: bool) -> list[Item]:
         abnormal = [item["image"] for item in items if not item.get("healthy", True)]
         if abnormal:
             raise DataError(
-                f"{source}: {section!r} lists {_some(abnormal)} as not healthy; list anomalies under test "
-                "only."
+                f"{source}: {section!r} lists {_some(abnormal)} as not healthy; "
+                "list anomalies under test only."
             )
     if verify:
         _verify(source, items, content.get("digests") or {})

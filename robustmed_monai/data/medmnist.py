@@ -181,6 +181,6 @@ def _download(info: dict[str, Any], folder: Path, image_size: int) -> None:
     except (OSError, RuntimeError) as error:
         suffix = "" if image_size == 28 else f"_{image_size}"
         raise DataError(
-            f"{folder}: {info[f'url{suffix}']} could not be fetched; without a network, bring the file here "
-            "by other means."
+            f"{folder}: {info[f'url{suffix}']} could not be fetched; "
+            "without a network, bring the file here by other means."
         ) from error

@@ -48,8 +48,8 @@ def list_pairs(
     twice = [name for name, count in Counter(first for first, _ in found).items() if count > 1]
     if twice:
         raise DataError(
-            f"{twice[0]}: is the moving image of two pairs, whose results would have one name; make one run "
-            "for each fixed image."
+            f"{twice[0]}: is the moving image of two pairs, whose results would have one name; "
+            "make one run for each fixed image."
         )
     return [{"image": first, "moving": first, "fixed": second} for first, second in found]
 

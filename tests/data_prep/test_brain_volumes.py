@@ -127,6 +127,7 @@ def brats_folder(tmp_path: Path, write_nifti: Any, head: Head) -> Path:
 def test_brats(brats_folder: Path, tmp_path: Path, load: Any, pixels: Any, snapshot: Any) -> None:
     path = brats.prepare(brats_folder, tmp_path / "out", slices=3, splits=(0, 0, 1))
     content = load(path)
+    assert json.loads((tmp_path / "out/prepare_report.json").read_text())["skipped"] == {}
     assert not content["training"]
     assert len(content["test"]) == 24
     ill = [item for item in content["test"] if not item["healthy"]]
@@ -201,3 +202,35 @@ def test_atlas(tmp_path: Path, write_nifti: Any, head: Head, load: Any) -> None:
     assert report["skipped"] == {"hidden test set without masks": 1}
     with pytest.raises(DataError, match="unpack"):
         atlas.prepare(hidden, tmp_path / "none")
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_no_section_of_ixi_is_empty(
+    ixi_folder: Path, tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in sorted(ixi_folder.glob("*T1.nii.gz"))[count:]:
+        file.unlink()
+    for seed in range(4):
+        words = ["--source", str(ixi_folder), "--output", str(tmp_path / str(seed)), "--seed", str(seed)]
+        assert ixi.main(words) == 0
+        shown = capsys.readouterr()
+        assert " 0 images" not in shown.out
+        assert "is empty" not in shown.err
+        assert "2 left out" in shown.out
+
+
+def test_ixi_slices_have_square_pixels(tmp_path: Path, write_nifti: Any, load: Any, pixels: Any) -> None:
+    """IXI is stored as 150 sagittal slices of 1.2 mm with 0.94 mm within: a ball becomes a disc."""
+    spacing = np.asarray([1.2, 0.94, 4.0])
+    axes = [(np.arange(n) - n / 2) * side for n, side in zip((130, 160, 40), spacing, strict=True)]
+    ball = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))) < 65
+    for number in range(3):
+        name = f"IXI00{number}-Guys-0800-T1.nii.gz"
+        write_nifti(tmp_path / "in" / name, (300 * ball).astype(np.int16), spacing, "PSR")
+    content = load(ixi.prepare(tmp_path / "in", tmp_path / "out", depth_mm=65))
+    (item,) = content["test"]
+    assert item["pixel_mm"] == 0.94
+    shown = pixels(tmp_path / "out" / item["image"]) > 127
+    wide, high = (shown.any(axis).sum() for axis in (0, 1))
+    assert wide / high == pytest.approx(1, abs=0.02)
+    assert wide * 0.94 == pytest.approx(130, rel=0.03)

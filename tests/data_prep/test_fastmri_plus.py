@@ -64,6 +64,27 @@ def test_boxes_masks_and_normals(source: Path, tmp_path: Path, load: Any, pixels
     assert snapshot(tmp_path / "out") == before
 
 
+def test_boxes_follow_pixels_that_are_made_square(
+    source: Path, tmp_path: Path, load: Any, pixels: Any
+) -> None:
+    with h5py.File(source / "multicoil_train" / f"{ILL}.h5", "r+") as file:
+        volume = np.zeros((8, 16, 12), dtype=np.float32)
+        # The findings of slice 4, in the file's upside-down rows.
+        volume[4, 16 - 4 : 16 - 2, 3:7] = volume[4, 16 - 7 : 16 - 5, 10:11] = 1
+        file["reconstruction_rss"][:] = volume
+        space = "<{0}><matrixSize><x>{1}</x><y>{2}</y><z>1</z></matrixSize><fieldOfView_mm><x>16</x><y>24</y>"
+        header = space.format("encodedSpace", 8, 8) + space.format("reconSpace", 16, 12)
+        file["ismrmrd_header"] = header.encode()
+    content = load(fastmri_plus.prepare(source, tmp_path / "out", splits=(1, 0, 0), percentile=100))
+    ill = next(item for item in content["test"] if item["subject"] == ILL)
+    assert ill["pixel_mm"] == 1.0
+    shown, mask = (pixels(tmp_path / "out" / ill[key]) for key in ("image", "mask"))
+    assert shown.shape == mask.shape == (16, 23)
+    # Where a finding shines more than half there is its box, up to the rounding of half a pixel.
+    assert ((shown > 127) & (mask == 0)).mean() < 0.01
+    assert ill["boxes"] == [[6, 2, 14, 4], [20, 5, 22, 7]]
+
+
 def test_slices_without_a_box_are_left_out(source: Path, tmp_path: Path) -> None:
     path = fastmri_plus.prepare(source, tmp_path / "out", slices=3)
     ill = [item for item in json.loads(path.read_text())["test"] if item["subject"] == ILL]
