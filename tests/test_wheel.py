@@ -1,0 +1,107 @@
+"""The wheel, installed away from the checkout: what it holds, and that its command works there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 95e6  # bytes; the package index takes 100 MB
+
+
+def _run(words: Sequence[str | Path], **settings: Any) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **settings)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """A copy of what is built, for a build leaves files behind."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in ("robustmed_monai", "bundles", "data_prep"):
+        ignored = shutil.ignore_patterns("__pycache__", "out", "eval")
+        shutil.copytree(repository / name, copy / name, symlinks=True, ignore=ignored)
+    for path in repository.glob("*.*"):
+        if path.is_file():
+            shutil.copy2(path, copy)
+    shutil.copy2(repository / "LICENSE", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    words = [
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        source,
+    ]
+    _run([sys.executable, *words])
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_holds_the_package_and_its_bundles_alone(wheel: Path, repository: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"robustmed_monai"}
+    held = {name.removeprefix("robustmed_monai/") for name in names}
+    shipped = [p.relative_to(repository) for p in (repository / "bundles").glob("*/[cm]o*/*.*")]
+    assert shipped
+    assert {path.as_posix() for path in shipped} <= held
+    assert "data_prep/ixi.py" in held
+    assert wheel.stat().st_size < LIMIT
+
+
+def test_source_distribution_holds_everything_once(source: Path, tmp_path: Path) -> None:
+    code = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
+    _run([sys.executable, "-c", code, tmp_path], cwd=source)
+    (built,) = tmp_path.glob("*.tar.gz")
+    assert built.stat().st_size < LIMIT
+    with tarfile.open(built) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.cfg", "pyproject.toml", "robustmed_monai/bundles/ra/models/model.pt"} <= held
+    assert not {"bundles", "data_prep", "tests"} & held
+
+
+def test_works_in_an_empty_folder(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    place, empty = tmp_path / "environment", tmp_path / "empty"
+    venv.create(place, symlinks=True)
+    python = place / "bin" / "python"
+    packages = Path(_run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    target = ["--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    _run([sys.executable, "-m", "pip", *target])
+    # What the package depends on is there already; its editable installation is not reached by this line.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    empty.mkdir()
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.2, 1.2, n) for n in (48, 56, 12)], indexing="ij"))
+    head = ((grid**2).sum(0) < 1) * (1 + 0.2 * grid[0])
+    nib.save(nib.Nifti1Image(head.astype(np.float32), np.diag([4.0, 4.0, 4.0, 1.0])), empty / "head#1.nii.gz")
+    command = place / "bin" / "robustmed"
+    _run([command, "infer", "ra", "head#1.nii.gz", "--output_dir", "done"], cwd=empty)
+    assert list((empty / "done").rglob("*anomaly*.nii.gz"))
+    where = _run(
+        [python, "-c", "import robustmed_monai.utils.bundle as b; print(b.bundles_dir())"], cwd=empty
+    )
+    assert Path(where.strip()) == (packages / "robustmed_monai" / "bundles").resolve()
