@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_LABEL ?= .venv-label
+VENV_FLOOR ?= .venv-floor
+VENV_LATEST ?= .venv-latest
 PY     := $(VENV)/bin/python
 BUNDLE := $(PY) -m monai.bundle run --config_file
 
@@ -17,7 +19,7 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
+.PHONY: help demo test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
     label-demo docs clean
 
 help:
@@ -31,13 +33,13 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 # The set-up is done again only when what it depends on is newer than its stamp.
-$(VENV)/.installed: setup.cfg pyproject.toml | $(PY)
-	$(PY) -m pip install --editable .
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --constraint constraints.txt --editable .
 	@touch $@
 
 # The development set-up contains the plain one.
-$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(PY)
-	$(PY) -m pip install --editable '.[dev]'
+$(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (no download, minutes on a CPU)
@@ -52,13 +54,34 @@ demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (n
 	@echo "  out/ra/train      the course of the training: $(PY) -m tensorboard.main --logdir out/ra/train"
 
 # Files in the order of their folders: the bundles, which take longest, come early.
-PYTEST := $(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST_ARGS := --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 
 test: lint ## ruff, the layers, and the tests but for the slow ones (minutes)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-dev ## trainings, exports, kills, several processes, the pages' commands, MONAI Label
 	$(PYTEST) -m slow
+
+# Environments at both ends of what setup.cfg allows. TESTS names a part: make test-floor TESTS=tests/networks
+TESTS ?= tests robustmed_monai
+
+$(VENV_FLOOR)/.installed: setup.cfg tools/lowest_versions.py
+	$(PYTHON) -m venv $(VENV_FLOOR)
+	$(PYTHON) tools/lowest_versions.py > $(VENV_FLOOR)/constraints.txt
+	$(VENV_FLOOR)/bin/python -m pip install --constraint $(VENV_FLOOR)/constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV_LATEST)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV_LATEST)
+	$(VENV_LATEST)/bin/python -m pip install --upgrade --editable '.[dev]'
+	@touch $@
+
+test-floor: $(VENV_FLOOR)/.installed ## the quick tests with the lowest versions that setup.cfg allows
+	$(VENV_FLOOR)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow" $(TESTS)
+
+test-latest: $(VENV_LATEST)/.installed ## the quick tests with the newest versions there are
+	$(VENV_LATEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow" $(TESTS)
 
 check: types tables-check test ## what a change has to pass: mypy, the tables of the READMEs, and `make test`
 
@@ -103,13 +126,13 @@ $(VENV_LABEL)/.installed: setup.cfg pyproject.toml
 label-demo: $(VENV_LABEL)/.installed ## MONAI Label server with embedded brains on http://127.0.0.1:8000
 	$(VENV_LABEL)/bin/python -m robustmed_monai.apps.monailabel.demo
 
-$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(PY)
-	$(PY) -m pip install --editable '.[docs]'
+$(VENV)/.installed-docs: setup.cfg pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --constraint constraints.txt --editable '.[docs]'
 	@touch $(VENV)/.installed $@
 
 docs: $(VENV)/.installed-docs ## the documentation site, out/site/index.html; a warning is an error
 	$(PY) -m sphinx -q -W --keep-going -b html -d out/site-cache -c docs . out/site
 
 clean: ## remove the environment and what tools left behind; the runs in out/ stay
-	rm -rf $(VENV) $(VENV_LABEL) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_LABEL) $(VENV_FLOOR) $(VENV_LATEST) build dist *.egg-info .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

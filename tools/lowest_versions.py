@@ -1,6 +1,6 @@
 """Writes constraints that hold every requirement of setup.cfg at the lowest version that it allows.
 
-python tools/floors.py > constraints-floor.txt
+python tools/lowest_versions.py > lowest.txt
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 SETUP = Path(__file__).resolve().parents[1] / "setup.cfg"
 
 
-def floors(extra: str = "dev") -> list[str]:
+def lowest_versions(extra: str = "dev") -> list[str]:
     """Lines ``name==version`` for what the package and an extra require from some version on."""
     config = configparser.ConfigParser()
     config.read(SETUP, encoding="utf-8")
@@ -23,4 +23,4 @@ def floors(extra: str = "dev") -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("".join(f"{line}\n" for line in floors()))
+    sys.stdout.write("".join(f"{line}\n" for line in lowest_versions()))
