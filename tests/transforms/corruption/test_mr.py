@@ -19,12 +19,12 @@ from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, low_resolution, motion, mr_artifact, rician
-from robustmed_monai.transforms.params import Params, draw
+from robustmed_monai.transforms.params import Params
 from robustmed_monai.utils.errors import ConfigError
 
 SHAPES = [(1, 28, 28), (3, 31, 20), (1, 16, 20, 12)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-severities = pytest.mark.parametrize("severity", [1, 3, 5])
+severities = pytest.mark.parametrize("severity", [1, 5])
 
 
 def _images(*shape: int) -> Tensor:
@@ -173,38 +173,16 @@ def test_ghosting_weakens_every_nth_line_but_the_central_one(shape: tuple[int, .
 
 
 @pytest.mark.parametrize("name", MR_ARTIFACTS)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 112, 112), (1, 24, 24, 8)], ids=str)
-def test_one_seed_distorts_more_with_severity_and_not_at_all_at_0(name: str, shape: tuple[int, ...]) -> None:
-    images = _images(6, *shape)
-    errors = []
-    for severity in range(6):
-        corruption = mr_artifact(name, severity)
-        found = corrupt(images, corruption, _sampled(corruption, images, seed=3))
-        errors.append(float((found - images).square().mean()))
-    assert errors[0] == 0
-    assert all(a < b for a, b in pairwise(errors)), errors
-
-
-@pytest.mark.parametrize("name", MR_ARTIFACTS)
-@shapes
-def test_a_batch_is_its_singles_and_may_be_empty(name: str, shape: tuple[int, ...]) -> None:
-    images, corruption = _images(3, *shape), mr_artifact(name, 4)
-    generators = [[torch.Generator().manual_seed(seed) for seed in range(3)] for _ in range(2)]
-    batch = corrupt(images, corruption, draw(corruption.sample, shape, generators[0]))
-    singles = [
-        corrupt(images[k : k + 1], corruption, draw(corruption.sample, shape, [generators[1][k]]))
-        for k in range(3)
-    ]
-    assert torch.equal(batch, torch.cat(singles))
-    assert corrupt(images[:0], corruption, _sampled(corruption, images[:0])).shape == (0, *shape)
-
-
-@pytest.mark.parametrize("name", MR_ARTIFACTS)
-def test_flat_images_stay_finite(name: str) -> None:
-    images = torch.stack([torch.zeros(1, 28, 28), torch.ones(1, 28, 28)])
-    corruption = mr_artifact(name, 5)
-    found = corrupt(images, corruption, _sampled(corruption, images))
-    assert found.isfinite().all()
+def test_one_seed_distorts_more_with_severity_and_not_at_all_at_0(name: str) -> None:
+    for shape in ((1, 28, 28), (3, 28, 28), (1, 112, 112), (1, 24, 24, 8)):
+        images = _images(6, *shape)
+        errors = []
+        for severity in range(6):
+            corruption = mr_artifact(name, severity)
+            found = corrupt(images, corruption, _sampled(corruption, images, seed=3))
+            errors.append(float((found - images).square().mean()))
+        assert errors[0] == 0
+        assert all(a < b for a, b in pairwise(errors)), errors
 
 
 def test_unknown_names_and_severities_are_refused() -> None:
