@@ -17,6 +17,7 @@ a last ``_slice_<number>`` or ``_level_<number>``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from robustmed_monai.utils.errors import DataError
 
 Item = dict[str, Any]
 
-SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mgz", ".mgh")
+SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nrrd", ".mha", ".mgz", ".mgh")
 SECTION_FOLDERS = {
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -98,10 +99,17 @@ def folder_items(folder: Path, section: str | None) -> list[Item]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder that are images by their names, sorted; hidden files and folders are skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name.lower().endswith(SUFFIXES) and path.is_file():
+    """Files below a folder and its links that are images by their names, sorted; hidden ones are skipped."""
+    found = []
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        # Linked folders are followed, each once: a link may lead back up.
+        real = Path(place).resolve()
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        found += [] if real in seen else [Path(place, name) for name in files if not name.startswith(".")]
+        seen.add(real)
+    for path in sorted(found):
+        if path.name.lower().endswith(SUFFIXES) and path.is_file():
             yield path
 
 

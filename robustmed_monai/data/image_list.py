@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from robustmed_monai.data.image_folder import SUFFIXES, image_stem
 from robustmed_monai.data.split import SECTIONS
-from robustmed_monai.transforms.image_readers.dicom import slice_files
+from robustmed_monai.transforms.image_readers.dicom import DICOM_SUFFIXES, SIDECARS, is_dicom, is_projection
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.transforms.load import PAIRS
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 from robustmed_monai.utils.files import read_json
 
-_DATALIST = "datalist.json"
-_DICOM_SUFFIXES = (".dcm", ".ima")
-_DICOM_MARK = (128, b"DICM")
+Items: TypeAlias = list[dict[str, str]]
+# A path below the folder; None for an image, a reason, or _IGNORED for a file that is no image by its name.
+_Entry: TypeAlias = tuple[Path, str | None]
+
+# The project's own list comes first; dataset.json is that of the Medical Segmentation Decathlon.
+_DATALISTS = ("datalist.json", "dataset.json")
+# Images that a user may expect to be used, but no reader takes.
+_NOT_READ = (
+    *PAIRS,
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".jp2",
+    ".gipl",
+    ".mnc",
+    ".svs",
+    ".ndpi",
+    ".npy",
+    ".par",
+    ".rec",
+)
+_IGNORED = ""
+_MAX_REPORTS, _MAX_REPORT = 3, 1 << 20
+_SHOWN = 5
 
 
 def list_images(
@@ -25,20 +49,26 @@ def list_images(
     section: str | None = None,
     stacks: bool = False,
     exclude: str | os.PathLike[str] | None = None,
-) -> list[dict[str, str]]:
+) -> Items:
     """Datalist items of one image file, of all images below a folder, or of a datalist.
 
+    Linked folders are followed, each folder once. Hidden files, and the results of earlier runs wherever they
+    lie, are left out. What looks like an image but cannot be used (an unreadable folder, a type that is not
+    read, a broken link) is an item with the reason as `error`, so that the run lists it; a warning names the
+    types of all other files that are passed over.
+
     Args:
-        path: a NIfTI, NRRD, MGZ, PNG, TIFF or JPEG file; a datalist (JSON), or a folder that holds
-            ``datalist.json``; or any other folder, where each image file and each subfolder of DICOM files is
-            an image.
+        path: a file of a type that ``LoadCheckedImage`` reads; a datalist (JSON), or a folder that holds
+            ``datalist.json`` or a Decathlon ``dataset.json``; or any other folder, where each image file,
+            each subfolder of one DICOM series and each DICOM X-ray is an image.
         section: section of the datalist to take; None takes all. Folders have none.
         stacks: a folder that holds several pictures is one volume, not as many images.
         exclude: folder whose content is no input: where the results go.
 
     Returns:
-        ``{"image": path}`` items with absolute paths, sorted or as listed, each path once. What a datalist
-        names need not exist: the run says of each image whether it could be used.
+        ``{"image": path}`` items with absolute paths, sorted or as listed, each path once; with `error` (a
+        sentence) where an entry of a folder cannot be used. What a datalist names need not exist: the run
+        says of each image whether it could be used.
 
     Raises:
         ConfigError: for an unknown section.
@@ -46,26 +76,39 @@ def list_images(
     """
     if path is None:
         raise DataError(
-            "no input: give --input an image file (NIfTI, NRRD, MGZ, PNG, TIFF, JPEG), a folder of them, the "
-            "folder of a DICOM series or a datalist."
+            "no input: give --input an image file (NIfTI, NRRD, MHA, MGZ, PNG, TIFF, JPEG, DICOM), a folder "
+            "of them, the folder of a DICOM series or a datalist."
         )
     given = Path(path).expanduser().absolute()
     if given.is_file() and given.suffix.lower() != ".json":
         return [{"image": str(given)}]
-    if not given.exists():
-        raise DataError(f"--input {given}: no such file or folder; check the path.")
-    datalist = given if given.is_file() else given / _DATALIST
-    if datalist.is_file():
-        return [{"image": str(p)} for p in dict.fromkeys(_listed(datalist, section))]
-    outputs = None if exclude is None else Path(exclude).expanduser().absolute()
-    found = sorted(_found(given, stacks, outputs))
-    if not found and not any(p.is_file() for p in given.iterdir()):
+    if not given.is_file() and not given.is_dir():
+        reason = "neither a file nor a folder" if os.path.lexists(given) else "no such file or folder"
+        raise DataError(f"--input {given}: {reason}; check the path.")
+    for datalist in [given] if given.is_file() else [given / name for name in _DATALISTS]:
+        if datalist.is_file() and (listed := _listed(datalist, section, given)):
+            return [{"image": str(p)} for p in dict.fromkeys(listed)]
+    outputs = None if exclude is None else Path(exclude).expanduser().resolve()
+    found = [
+        entry
+        for folder, files in _walk(given, given, outputs, set())
+        for entry in _sorted_out(folder, files, stacks)
+    ]
+    used = sorted(
+        ((path, reason) for path, reason in found if reason != _IGNORED), key=lambda entry: entry[0]
+    )
+    if not used and any(p.parent == given for p, _ in found):
+        # A folder of unknown files only: the reader says what is wrong with them.
+        return [{"image": str(given)}]
+    if not used:
         raise DataError(
-            f"--input {given}: holds no image; supported are {', '.join(SUFFIXES)} and folders of one DICOM "
-            "series each."
+            f"--input {given}: holds no image; supported are {', '.join(SUFFIXES)}, DICOM files and folders "
+            "of one DICOM series each. Results of earlier runs are left out."
         )
-    # A folder of unknown files is taken at its word: the reader says what is wrong with them.
-    return [{"image": str(p)} for p in found or [given]]
+    _warn_of_unused(given, found)
+    return [
+        {"image": str(p)} if why is None else {"image": str(p), "error": f"{p}: {why}"} for p, why in used
+    ]
 
 
 def name_results(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
@@ -97,46 +140,105 @@ def name_results(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
     return {path: names[path] for path in stems}
 
 
-def _listed(datalist: Path, section: str | None) -> list[Path]:
+def _listed(datalist: Path, section: str | None, given: Path) -> list[Path]:
+    """Images of a datalist; none where a folder's ``dataset.json`` is something else."""
     if section is not None and section not in SECTIONS:
         raise ConfigError(f"section: found {section!r}; choose one of {list(SECTIONS)}.")
     content = read_json(datalist)
     sections = [section] if section else SECTIONS
     items: list[Any] = []
     if isinstance(content, dict):
-        items = [item for name in sections for item in content.get(name) or []]
+        items = [item for name in sections if isinstance(content.get(name), list) for item in content[name]]
+    if not items and datalist != given and datalist.name != _DATALISTS[0]:
+        return []
     if not items:
         raise DataError(f"{datalist}: no items in {sections}; list images under one of {list(SECTIONS)}.")
+    # The Decathlon lists its test images as plain paths.
+    items = [{"image": item} if isinstance(item, str) else item for item in items]
     for number, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("image"), str):
             raise DataError(f'{datalist}: item {number} of {sections} has no "image" path; give it one.')
-    return [(datalist.parent / item["image"]).absolute() for item in items]
+    return [Path(os.path.normpath(datalist.parent.absolute() / item["image"])) for item in items]
 
 
-def _found(root: Path, stacks: bool, outputs: Path | None) -> Iterator[Path]:
-    for place, folders, files in os.walk(root):
-        folder = Path(place)
-        folders[:] = [name for name in folders if folder / name != outputs and not name.startswith(".")]
-        names = [name for name in files if not name.startswith(".")]
-        pictures = [name for name in names if name.lower().endswith(PICTURE_SUFFIXES)]
-        images = [name for name in names if name.lower().endswith(SUFFIXES)]
-        if stacks and len(pictures) > 1:
-            yield folder
-            images = [name for name in images if name not in pictures]
-        elif len(images) < len(names) and _holds_dicom(folder):
-            yield folder
-        yield from (folder / name for name in images)
-
-
-def _holds_dicom(folder: Path) -> bool:
-    others = (p for p in slice_files(folder) if not p.name.lower().endswith(SUFFIXES))
-    return any(p.name.lower().endswith(_DICOM_SUFFIXES) or _is_marked(p) for p in others)
-
-
-def _is_marked(path: Path) -> bool:
-    offset, mark = _DICOM_MARK
+def _walk(
+    folder: Path, root: Path, outputs: Path | None, seen: set[Path]
+) -> Iterator[tuple[Path, list[Path] | OSError]]:
+    """Folders with their files, through links but each once, without hidden ones and results."""
+    real = folder.resolve()
+    if real in seen or real == outputs != root.resolve() or (folder != root and _holds_results(folder)):
+        return
+    seen.add(real)
     try:
-        with path.open("rb") as stream:
-            return stream.read(offset + len(mark))[offset:] == mark
-    except OSError:
-        return False
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        yield folder, error
+        return
+    yield folder, [p for p in entries if not p.is_dir()]
+    for place in (p for p in entries if p.is_dir()):
+        # A link to a folder that is below the root has its turn by its own name.
+        if not (place.is_symlink() and place.resolve().is_relative_to(root.resolve())):
+            yield from _walk(place, root, outputs, seen)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether an earlier run wrote the folder: the results of an image have a report, a run has a summary."""
+    with suppress(OSError):
+        reports = [p for p in folder.glob("*.json") if p.is_file() and p.stat().st_size < _MAX_REPORT]
+        for path in reports if len(reports) <= _MAX_REPORTS else []:
+            with suppress(DataError):
+                content = read_json(path)
+                if isinstance(content, dict) and (
+                    "made_from" in content or {"images", "failed"} <= set(content)
+                ):
+                    return True
+    return False
+
+
+def _sorted_out(folder: Path, files: list[Path] | OSError, stacks: bool) -> Iterator[_Entry]:
+    """What the files of one folder are."""
+    if isinstance(files, OSError):
+        yield folder, f"cannot be opened ({files.strerror}); ask for the right to read it."
+        return
+    images = [p for p in files if _ends(p, SUFFIXES) and p.is_file()]
+    pictures = [p for p in images if _ends(p, PICTURE_SUFFIXES)]
+    if stacks and len(pictures) > 1:
+        yield folder, None
+        images = [p for p in images if p not in pictures]
+    yield from ((path, None) for path in images)
+    dicom = [p for p in files if not _ends(p, SUFFIXES) and is_dicom(p)]
+    if dicom and _is_series(dicom[0]):
+        # The reader says which of its files is no slice.
+        yield folder, None
+        return
+    yield from ((path, None) for path in dicom)
+    for path in files:
+        if not path.is_file() and _ends(path, (*SUFFIXES, *_NOT_READ, *DICOM_SUFFIXES)):
+            yield path, "not a regular file (a broken link, a pipe or a device); remove it."
+        elif _ends(path, _NOT_READ):
+            yield path, "not a type that is read; convert it to NIfTI, MHA, PNG or TIFF."
+        elif path not in dicom and not _ends(path, (*SUFFIXES, *SIDECARS)):
+            yield path, _IGNORED
+
+
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)
+
+
+def _is_series(path: Path) -> bool:
+    try:
+        return not is_projection(path)
+    except ImageError:
+        return True
+
+
+def _warn_of_unused(root: Path, found: Sequence[_Entry]) -> None:
+    """Say at the start what will not be used, not only in the summary at the end."""
+    reasons = [f"{path}: {reason}" for path, reason in found if reason]
+    lines = reasons[:_SHOWN] + ([f"... and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else [])
+    ignored = Counter(path.suffix.lower() or "no suffix" for path, reason in found if reason == _IGNORED)
+    if ignored:
+        kinds = ", ".join(f"{count} ({kind})" for kind, count in sorted(ignored.items()))
+        lines.append(f"files that are no images by their names: {kinds}")
+    if lines:
+        warnings.warn("\n  ".join([f"--input {root}: not used are", *lines]), stacklevel=3)

@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 
 from robustmed_monai.data.image_folder import image_stem
 from robustmed_monai.data.image_list import name_results
-from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 from robustmed_monai.utils.files import read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects, input_stamp
@@ -30,7 +29,8 @@ _NOTE_SECONDS = 60.0
 
 def is_picture(path: str, meta: Mapping[Any, Any]) -> bool:
     """Whether the results of an image are pictures too (PNG), not NIfTI: its file is one, and no stack."""
-    return path.lower().endswith(PICTURE_SUFFIXES) and len(np.asarray(meta["spatial_shape"])) == 2
+    is_nifti = path.lower().endswith((".nii", ".nii.gz"))
+    return not is_nifti and len(np.asarray(meta["spatial_shape"])) == 2
 
 
 class ResultFileWriter(ABC):

@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 
 from robustmed_monai.data.image_list import name_results
 from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 from robustmed_monai.utils.files import atomic_path, read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects, input_stamp
@@ -36,8 +35,7 @@ _NOTE_SECONDS = 60.0
 
 def is_picture(output: Output) -> bool:
     """Whether the results of an image are pictures too (PNG), not NIfTI: its file is one, and no stack."""
-    shape = np.asarray(output["image"].meta["spatial_shape"])
-    return str(output["path"]).lower().endswith(PICTURE_SUFFIXES) and len(shape) == 2
+    return len(np.asarray(output["image"].meta["spatial_shape"])) == 2
 
 
 class ResultWriter:

@@ -248,7 +248,7 @@ class TestImages:
 
 @pytest.mark.parametrize(
     ("path", "shape", "expected"),
-    [("a.PNG", (3, 4), True), ("a.tif", (3, 4, 5), False), ("a.nii", (3, 4), False)],
+    [("a.PNG", (3, 4), True), ("a.tif", (3, 4, 5), False), ("xray.dcm", (3, 4), True)],
 )
 def test_pictures_and_stacks(path: str, shape: tuple[int, ...], expected: bool) -> None:
     image = MetaTensor(torch.zeros(1, 2, 2, 1), meta={"spatial_shape": shape})

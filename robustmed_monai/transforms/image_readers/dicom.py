@@ -26,7 +26,7 @@ _SPACING, _THICKNESS, _FRAMES = "0028|0030", "0018|0050", "0028|0008"
 _IN_ACQUISITION = "0020|1002"
 _BITS_STORED, _SIGNED, _INTERCEPT, _SLOPE = "0028|0101", "0028|0103", "0028|1052", "0028|1053"
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_SIDECARS = (".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".html", ".pdf", ".bval", ".bvec", ".log")
+SIDECARS = (".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".html", ".pdf", ".bval", ".bvec", ".log")
 # Distance of a slice from its place on the even grid, as a share of the slice step.
 _STEP_TOLERANCE = 0.01
 _COMPRESSION = 4096
@@ -99,13 +99,16 @@ def slice_files(folder: Path) -> list[Path]:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its suffix or its mark. Pipes and devices are not opened."""
-    if not path.is_file():
+    if not path.is_file() or path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     offset, mark = _MARK
-    with path.open("rb") as stream:
-        return stream.read(offset + len(mark))[offset:] == mark
+    try:
+        with path.open("rb") as stream:
+            return stream.read(offset + len(mark))[offset:] == mark
+    except OSError:
+        return False
 
 
 def is_projection(path: Path) -> bool:
@@ -119,7 +122,7 @@ def is_projection(path: Path) -> bool:
 
 
 def _is_candidate(path: Path) -> bool:
-    hidden = path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.suffix.lower() in _SIDECARS
+    hidden = path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.suffix.lower() in SIDECARS
     return not hidden and not path.is_dir()
 
 
