@@ -40,7 +40,7 @@ def train(
 
 
 def table(
-    config: str,
+    configs: Sequence[str],
     name: str,
     dataset: str,
     extra: Sequence[str],
@@ -53,10 +53,10 @@ def table(
     folder = output / "tables" / name
     bundle(
         "risc",
-        [config, dataset, *extra],
+        [*configs, dataset, *extra],
         dataset_dir=source,
-        runs=json.dumps(runs),
-        table=name,
+        checkpoints=json.dumps(runs),
+        table_name=name,
         seeds=list(seeds),
         output_dir=folder,
     )
@@ -74,8 +74,8 @@ def main() -> None:
         runs = dict(pair)
         for control in CONTROLS:
             runs |= train(dataset, [control], source, place / control, seeds)
-        table("evaluate", dataset, dataset, [], runs, source, output, seeds)
-        table("explain", f"{dataset}_heatmaps", dataset, [], pair, source, output, seeds)
+        table(["evaluate"], dataset, dataset, [], runs, source, output, seeds)
+        table(["evaluate", "explain"], f"{dataset}_heatmaps", dataset, [], pair, source, output, seeds)
     if "retinamnist" in chosen.datasets:
         _leak(source, output, seeds)
 
@@ -84,10 +84,10 @@ def _leak(source: Path, output: Path, seeds: Sequence[int]) -> None:
     """RotNet with the traces of plain resampling left in, for comparison."""
     extra, place = ["bilinear"], output / "retinamnist"
     runs = train("retinamnist", extra, source, place / "bilinear", seeds)
-    table("evaluate", "retinamnist_leak", "retinamnist", extra, runs, source, output, seeds)
+    table(["evaluate"], "retinamnist_leak", "retinamnist", extra, runs, source, output, seeds)
     # The same RotNets where the traces are gone.
     runs["classifier"] = [str(place / f"risc-{seed}" / "model.pt") for seed in seeds]
-    table("evaluate", "retinamnist_leak_closed", "retinamnist", [], runs, source, output, seeds)
+    table(["evaluate"], "retinamnist_leak_closed", "retinamnist", [], runs, source, output, seeds)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.handlers.result_files import ResultFileWriter, is_picture
 from robustmed_monai.visualize.figures import save_png
-from robustmed_monai.visualize.heatmap_sheets import Panel, heatmap_sheet
+from robustmed_monai.visualize.risc import Panel, heatmap_sheet
 
 
 class RotationFileWriter(ResultFileWriter):

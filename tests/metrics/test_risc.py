@@ -3,14 +3,53 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from robustmed_monai.data.tensor_dataset import TensorDataset
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.metrics.bootstrap import Estimate
+from robustmed_monai.metrics.result import Result
 from robustmed_monai.metrics.risc import (
+    Corrected,
     angle_error,
     expected_accuracy,
+    load_corrected,
+    measure_corrected,
     rotation_accuracy,
     rotation_confusion,
+    rotation_pictures,
 )
+from robustmed_monai.networks.risc import RotNet
 from robustmed_monai.utils.errors import ConfigError, DataError
+
+COUNT = 160
+
+
+class Marks(nn.Module):
+    """RotNet: the brightest of the four corners, which some images lie about."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return 30 * torch.stack(
+            [image[:, 0, 0, 0], image[:, 0, 0, -1], image[:, 0, -1, -1], image[:, 0, -1, 0]], 1
+        )
+
+
+class Reads(nn.Module):
+    """Classifier: the pixel right of the upright corner, 1 or 0."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0.5 - image[:, 0, 1, 0], image[:, 0, 1, 0] - 0.5], 1) * 20
+
+
+@pytest.fixture
+def case() -> TensorDataset:
+    """Images whose upright corner is bright in ten of eleven; the label stands beside it, noise elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(COUNT) % 2
+    images = torch.rand(COUNT, 1, 8, 8, generator=generator) * 0.6
+    images[:, 0, 1, 0] = labels.float()
+    images[:, 0, 0, 0] = (torch.arange(COUNT) % 11 != 0).float()
+    return TensorDataset({"image": images, "label": labels})
 
 
 class TestAccuracy:
@@ -86,3 +125,47 @@ def test_angle_error_goes_the_short_way_round() -> None:
     assert angle_error(torch.arange(8)[:, None]) == 0
     assert angle_error((torch.arange(8)[:, None] + 7) % 8) == 45
     assert angle_error((torch.arange(4)[:, None] + 2) % 4) == 180
+
+
+class TestMeasure:
+    def test_hard_correction_does_what_the_identity_expects(self, case: TensorDataset) -> None:
+        plain = RotationCorrectionInferer(correction="none", num_rotations=4, outputs="logits")
+        inferer = RotationCorrectionInferer(Marks(), axes="XY", outputs="logits")
+        alone = values(measure_corrected(Corrected(plain, Reads()), case))
+        rotnet = values(measure_corrected(Corrected(inferer), case))
+        risc = values(measure_corrected(Corrected(inferer, Reads()), case))
+        assert alone["upright"] == 1
+        assert 0.4 < alone["worst"] < 0.6
+        assert 0.9 <= rotnet["rotated"] < 0.95
+        expected = expected_accuracy(alone["upright"], alone["rotated"], rotnet["rotated"], 4)
+        assert risc["expected"] == pytest.approx(expected)
+        assert risc["rotated"] == pytest.approx(expected, abs=0.02)
+
+    def test_the_oracle_is_upright_everywhere(self, case: TensorDataset) -> None:
+        inferer = RotationCorrectionInferer(correction="none", outputs="logits")
+        found = values(measure_corrected(Corrected(inferer, Reads(), oracle=True), case))
+        assert found["worst"] == found["upright"] == found["auc"] == 1
+
+    def test_abstention_is_counted(self, case: TensorDataset) -> None:
+        inferer = RotationCorrectionInferer(Marks(), min_confidence=0.999, axes="XY", outputs="logits")
+        assert 0.05 < values(measure_corrected(Corrected(inferer, Reads()), case))["abstained"] <= 0.1
+
+    def test_pictures_show_classifiers_by_angle_and_rotnets_confusion(self, case: TensorDataset) -> None:
+        inferer = RotationCorrectionInferer(Marks(), axes="XY", outputs="logits")
+        rows = {"RotNet": Corrected(inferer), "RISC": Corrected(inferer, Reads())}
+        results = {name: [measure_corrected(model, case)] for name, model in rows.items()}
+        confusion = results["RotNet"][0].shown["confusion"]
+        assert confusion.sum(1).tolist() == [COUNT] * 4
+        assert confusion.diagonal().sum() / (4 * COUNT) == values(results["RotNet"][0])["rotated"]
+        pictures = rotation_pictures(results)
+        assert [line.get_label() for line in pictures["angles"].axes[0].lines] == ["RISC"]
+        assert "confusion" in pictures
+
+    def test_a_row_names_one_checkpoint_for_each_network(self) -> None:
+        inferer = RotationCorrectionInferer(RotNet(4, width=0.125))
+        with pytest.raises(ConfigError, match=r"1 checkpoints for \['classifier', 'rotnet'\]"):
+            load_corrected("model.pt", inferer=inferer, classifier=Reads())
+
+
+def values(result: Result) -> dict[str, float]:
+    return {k: v.value if isinstance(v, Estimate) else float(v) for k, v in result.figures.items()}

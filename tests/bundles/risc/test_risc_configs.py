@@ -91,11 +91,13 @@ def test_each_network_has_its_own_settings(parsed: Any, pictures: Path, small: O
 @pytest.mark.parametrize("overlays", OVERLAYS, ids=_names)
 def test_overlays_of_the_evaluation(parsed: Any, overlays: list[str]) -> None:
     content = parsed(["evaluate.json", *overlays])
-    rows, networks = content("rows"), content("networks")
-    assert {run for run, _ in rows.values()} <= set(networks)
-    assert {i.num_rotations for _, i in rows.values()} == {content("num_rotations")}
-    assert rows["no correction"][1].correction == "none"
-    assert all(inferer.rotnet in (None, networks["rotnet"]) for _, inferer in rows.values())
+    rows, rotnet = content("rows"), content("rotnet_def")
+    inferers = [row["inferer"] for row in rows.values()]
+    assert {inferer.num_rotations for inferer in inferers} == {content("num_rotations")}
+    assert all(inferer.rotnet in (None, rotnet) for inferer in inferers)
+    assert rows["no correction"]["inferer"].correction == "none"
+    explained = parsed(["evaluate.json", "explain.json", *overlays])("rows")
+    assert {row["layer"] for row in explained.values()} == {"layer1", "layer2", "layer3"}
 
 
 def test_controls_are_overlays_of_the_classifier(parsed: Any, pictures: Path, small: Overrides) -> None:
@@ -122,7 +124,7 @@ def test_eight_rotations_can_be_made_to_leak_for_comparison(parsed: Any) -> None
 
 def test_what_the_documents_promise_can_be_overridden_everywhere(risc_configs: Path) -> None:
     """DESIGN.md: the words that every config of every bundle shares."""
-    for name in ("train.json", "evaluate.json", "explain.json", "inference.json"):
+    for name in ("train.json", "evaluate.json", "inference.json"):
         content = json.loads((risc_configs / name).read_text())
         assert {"dataset_dir", "output_dir", "device", "bundle_root"} <= set(content), name
         assert next(iter(content["initialize"]))["_target_"].endswith("check_overrides"), name

@@ -36,8 +36,8 @@ class TestEvaluation:
     ) -> None:
         weights = str(trained / "model.pt")
         part = str(trained / "classifier" / "model.pt")
-        runs = {"rotnet": [weights], "classifier": [weights], "augmented": [part]}
-        risc("evaluate.json", evaluated, runs=runs, output_dir=str(tmp_path), amp=False)
+        checkpoints = {"rotnet": [weights], "classifier": [weights], "augmented": [part]}
+        risc("evaluate.json", evaluated, checkpoints=checkpoints, output_dir=str(tmp_path), amp=False)
         found = cells(tmp_path / "results.json")
         rows = {row for row, _ in found}
         assert {
@@ -54,9 +54,6 @@ class TestEvaluation:
         assert found["averaging", "worst"] == found["averaging", "upright"]
         assert found["RotNet, rotation set", "worst"] == found["RotNet, rotation set", "upright"]
         assert found["RISC", "rotated"] == pytest.approx(found["RISC", "expected"], abs=0.15)
-        confusion = torch.tensor(json.loads((tmp_path / "results.json").read_text())["confusion"])
-        assert confusion.sum(1).tolist() == [12] * 4
-        assert confusion.diagonal().sum() / 48 == pytest.approx(found["RotNet", "rotated"])
         assert {p.name for p in tmp_path.glob("*.png")} == {"results_angles.png", "results_confusion.png"}
 
     def test_each_row_has_its_own_weights(
@@ -68,16 +65,16 @@ class TestEvaluation:
         opposite = {k: v.flip(0) if k.startswith("fc.") else v for k, v in weights.items()}
         assert any(k.startswith("fc.") for k in weights)
         save_weights(opposite, tmp_path / "opposite.pt", load_info(part))
-        runs = {"classifier": [str(part)], "augmented": [str(tmp_path / "opposite.pt")]}
-        risc("evaluate.json", evaluated, runs=runs, output_dir=str(tmp_path / "out"), amp=False)
+        checkpoints = {"classifier": [str(part)], "augmented": [str(tmp_path / "opposite.pt")]}
+        risc("evaluate.json", evaluated, checkpoints=checkpoints, output_dir=str(tmp_path / "out"), amp=False)
         found = cells(tmp_path / "out" / "results.json")
         assert found["no correction", "auc"] != 0.5
         assert found["augmentation", "auc"] == pytest.approx(1 - found["no correction", "auc"])
 
     def test_seeds_are_averaged(self, risc: Any, evaluated: Overrides, trained: Path, tmp_path: Path) -> None:
         file = str(trained / "model.pt")
-        runs = {"rotnet": [file, file], "classifier": [file, file]}
-        risc("evaluate.json", evaluated, runs=runs, seeds=[0, 1], output_dir=str(tmp_path))
+        checkpoints = {"rotnet": [file, file], "classifier": [file, file]}
+        risc("evaluate.json", evaluated, checkpoints=checkpoints, seeds=[0, 1], output_dir=str(tmp_path))
         (row,) = [
             row
             for row in read_results(tmp_path / "results.json")["rows"]
@@ -85,30 +82,25 @@ class TestEvaluation:
         ]
         assert (row["n"], row["std"]) == (2, 0.0)
 
-    @pytest.mark.parametrize(
-        ("runs", "message"),
-        [
-            ({"other": ["x"]}, "give weights for some of"),
-            ({"rotnet": ["a", "b"], "classifier": ["a"]}, "give as many, one per seed"),
-        ],
-    )
-    def test_runs_that_make_no_sense(
-        self, risc: Any, evaluated: Overrides, tmp_path: Path, runs: Overrides, message: str
+    def test_rows_of_different_numbers_of_seeds_are_refused(
+        self, risc: Any, evaluated: Overrides, tmp_path: Path
     ) -> None:
+        checkpoints = {"rotnet": ["a", "b"], "classifier": ["a"]}
         with pytest.raises(RuntimeError) as caught:
-            risc("evaluate.json", evaluated, runs=runs, output_dir=str(tmp_path))
-        assert message in str(caught.value.__cause__)
+            risc("evaluate.json", evaluated, checkpoints=checkpoints, output_dir=str(tmp_path))
+        assert "give as many of each, one per seed" in str(caught.value.__cause__)
 
     def test_heat_maps_are_scored_and_shown(
         self, risc: Any, evaluated: Overrides, trained: Path, tmp_path: Path
     ) -> None:
-        runs = {k: [str(trained / "model.pt")] for k in ("rotnet", "classifier")}
-        risc("explain.json", evaluated, runs=runs, max_cases=4, output_dir=str(tmp_path))
+        checkpoints = {k: [str(trained / "model.pt")] for k in ("rotnet", "classifier")}
+        files = ["evaluate.json", "explain.json"]
+        risc(files, evaluated, checkpoints=checkpoints, max_cases=4, output_dir=str(tmp_path))
         found = cells(tmp_path / "heatmaps.json")
         columns = {column for _, column in found}
         assert columns == {"consistency", "deletion", "insertion"}
         assert found["layer2, RISC", "consistency"] > found["layer2, no correction", "consistency"]
-        assert (tmp_path / "heatmaps.png").stat().st_size > 10_000
+        assert (tmp_path / "heatmaps_sheet.png").stat().st_size > 10_000
 
 
 class TestInference:

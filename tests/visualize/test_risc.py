@@ -8,8 +8,7 @@ import torch
 
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.figures import save_png
-from robustmed_monai.visualize.heatmap_sheets import Panel, heatmap_sheet
-from robustmed_monai.visualize.rotation_figures import accuracy_by_angle, confusion_figure
+from robustmed_monai.visualize.risc import Panel, accuracy_by_angle, confusion_figure, heatmap_sheet
 
 
 def test_sheet_shows_images_as_pictures_and_heat_by_its_strength() -> None:
