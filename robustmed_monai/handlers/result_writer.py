@@ -63,6 +63,7 @@ class ResultWriter:
         display: for pictures, the values shown as black and white, by key. An image without an entry is in
             the source's intensities, whose white is white; masks and labels are written as they are.
         whole_numbers: keys written as uint8 with the values as they are.
+        signed: keys of differences; in pictures 0 is the middle grey.
         made_from: all that results depend on beside the image: network, transforms, inferer.
 
     Raises:
@@ -83,6 +84,7 @@ class ResultWriter:
         summary: Sequence[str] = (),
         display: Mapping[str, Sequence[float]] | None = None,
         whole_numbers: Sequence[str] = (),
+        signed: Sequence[str] = (),
         made_from: Sequence[Any] = (),
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -94,8 +96,9 @@ class ResultWriter:
         self.report_name = report_name
         self.summary = list(summary)
         self.display = {key: (float(low), float(high)) for key, (low, high) in (display or {}).items()}
-        self.whole_numbers = frozenset(whole_numbers)
-        shown = [self.sheets, self.extra_files, self.display, sorted(self.whole_numbers)]
+        self.whole_numbers = sorted(whole_numbers)
+        self.signed = sorted(signed)
+        shown = [self.sheets, self.extra_files, self.display, self.whole_numbers, self.signed]
         settings = [self.images, report, shown]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
@@ -169,7 +172,8 @@ class ResultWriter:
         if whole:
             values = values.round().to(torch.uint8)
         if picture:
-            low, high = self.display.get(key, (0.0, 1.0 if whole else float(meta.get("max_value") or 1.0)))
+            white = 1.0 if whole else float(meta.get("max_value") or 1.0)
+            low, high = self.display.get(key, (-white if key in self.signed else 0.0, white))
             values = ((values.float() - low) / (high - low)).clamp(0, 1)
         target = path.with_name(f"{path.name}{'.png' if picture else '.nii.gz'}")
         write_like(values, meta, target, np.uint8 if picture else dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.inferers.inferer import Inferer
@@ -12,7 +12,12 @@ from monai.networks.utils import eval_mode
 from robustmed_monai.inferers.perceptual import gaussian_blur, images_at_once
 from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
 from robustmed_monai.networks.pchvae import Components
+from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.grids import image_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCORES = ("elbo", "reconstruction", "kl", "high")
 MAPS = ("residual", "low", "gradient", "product")
@@ -140,3 +145,69 @@ class ElboInferer(Inferer):
         result |= {f"map_{name}": value for name, value in maps.items()}
         result["anomaly_map"] = maps.get(self.anomaly_map, torch.zeros_like(image[:, :1])).abs()
         return result
+
+
+def elbo_report(
+    output: Mapping[str, Any], threshold: float | None = None, fpr: float | None = None
+) -> dict[str, Any]:
+    """What ``scores.json`` says about an image.
+
+    Args:
+        output: of a FileEvaluator with a slicewise ElboInferer, after ``OODSlicesd``.
+        threshold: value of the anomaly map from which on the mask is 1; None where there is no mask.
+        fpr: rate among healthy pixels of brains that the threshold stands for.
+
+    Returns:
+        `scores` by name (means over the slices in distribution, None where there is none), `assessed` (how
+        many these are), per slice that holds brain its number, scores (None out of distribution) and
+        `warnings`; with a threshold also `anomalous_voxels`, `threshold` and `threshold_fpr`.
+    """
+    reasons, scores = output["ood_reasons"], slice_scores(output)
+    kept = in_distribution(reasons)
+    slices = [
+        {"slice": i, **{k: None if why else float(v[i]) for k, v in scores.items()}, "warnings": why}
+        for i, why in reasons.items()
+    ]
+    report = {
+        "scores": {k: float(v[kept].mean()) if kept else None for k, v in scores.items()},
+        "assessed": len(kept),
+        "slices": slices,
+    }
+    if threshold is None:
+        return report
+    mask = {"anomalous_voxels": int(output["anomaly_mask"].sum()), "threshold": threshold}
+    return {**report, **mask, "threshold_fpr": fpr}
+
+
+def component_sheet(
+    output: Mapping[str, Any], clip: float = 1.5, vmax: float = 1.0, count: int = 6
+) -> Figure | None:
+    """The slices with the highest negative bounds: input, components and anomaly map side by side.
+
+    Args:
+        output: see ``elbo_report``.
+        clip: bound of the z-scores, the ends of the greys.
+        vmax: value of the anomaly map that is white.
+        count: number of slices.
+
+    Returns:
+        The figure, or None where no slice was assessed.
+    """
+    scores = slice_scores(output)["elbo"]
+    worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
+    if not worst:
+        return None
+    headings = {"image": "input", "high": "x_high", "low": "x_low", "pred": "x_sum", "anomaly_map": "map"}
+    space = output["network_space"]
+    columns = {
+        heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., worst].movedim(-1, 0)
+        for key, heading in headings.items()
+        if key in space
+    }
+    shown = {k: v / vmax if k == "map" else (v + clip) / (2 * clip) for k, v in columns.items()}
+    return image_grid(shown, [f"slice {i}\n{float(scores[i]):.0f}" for i in worst])
+
+
+def slice_scores(output: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Scores (S,) of each slice by name, NaN where it holds no brain."""
+    return {k.removeprefix("score_"): v for k, v in output.items() if k.startswith("score_")}

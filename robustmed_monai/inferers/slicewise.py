@@ -20,6 +20,7 @@ class SlicewiseInferer(Inferer):
         inferer: called with slices (B, C, X, Y) and the network; it returns a tensor or a dictionary of
             tensors, whose first axis is the slice.
         batch_size: slices that go through the network at once.
+        background: value of the air around the head; slices of nothing else are empty.
 
     Example:
         >>> stack = torch.zeros(1, 1, 4, 4, 3)
@@ -28,10 +29,13 @@ class SlicewiseInferer(Inferer):
         tensor([0., 2., 0.])
     """
 
-    def __init__(self, inferer: Callable[..., Any] | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self, inferer: Callable[..., Any] | None = None, batch_size: int = 16, background: float = 0.0
+    ) -> None:
         super().__init__()
         self.inferer = inferer or SimpleInferer()
         self.batch_size = batch_size
+        self.background = background
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -50,7 +54,7 @@ class SlicewiseInferer(Inferer):
         plain = torch.as_tensor(inputs).as_subclass(torch.Tensor)
         slices = plain[0].movedim(-1, 0)
         # One empty slice goes through where all are: the network alone knows what it returns.
-        filled = filled_slices(plain[0])
+        filled = filled_slices(plain[0] - self.background)
         index = filled if len(filled) else torch.tensor([0])
         modules = [network] if isinstance(network, nn.Module) else []
         with eval_mode(*modules):

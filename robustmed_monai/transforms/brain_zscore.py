@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
 
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
+
+_MEAN, _STD = "zscore_mean", "zscore_std"
 
 
 class ZScored(NamedTuple):
@@ -47,7 +54,7 @@ def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1
     """Subtract the mean of the brain, divide by its standard deviation and clip; the same for all slices.
 
     Args:
-        slices: all slices of one volume (S, 1, X, Y) in [0, 1], as ``volume_to_slices`` cuts them. The result
+        slices: all slices of one volume (S, 1, X, Y) in [0, 1], its slices along the first axis. The result
             does not depend on how they were scaled, but for what was clipped.
         clip: bound of the result on both sides; the background becomes its lower one.
         threshold: see ``brain_mask``.
@@ -74,3 +81,75 @@ def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1
     mean = float(inside.mean())
     scaled = ((slices - mean) / spread).clamp(-clip, clip)
     return ZScored(scaled, brain, mean, spread)
+
+
+class BrainZScored(MapTransform):
+    """``brain_zscore`` of stacks (1, X, Y, S) in [0, 1]; mean and spread are kept in the meta data.
+
+    Args:
+        keys: stacks, as ``VolumeToSlicesd`` cuts them.
+        clip: see ``brain_zscore``.
+        brain_key: where the mask of the brain (1, X, Y, S) goes.
+
+    Raises:
+        ImageShapeError: when applied to an image without a brain; it names the file.
+    """
+
+    def __init__(self, keys: KeysCollection, clip: float = 1.5, brain_key: str = "brain") -> None:
+        super().__init__(keys)
+        self.clip = clip
+        self.brain_key = brain_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with z-scores in place of the stacks, and the brain."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            stack = result[key]
+            try:
+                plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
+                scaled = brain_zscore(plain.movedim(-1, 0), self.clip)
+            except DataError as error:
+                name = getattr(stack, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ) or key
+                raise ImageShapeError(f"{name}: {error}") from error
+            placed = MetaTensor(scaled.slices.movedim(0, -1).contiguous())
+            brain = MetaTensor(scaled.brain.movedim(0, -1).contiguous())
+            for made in (placed, brain):
+                if isinstance(stack, MetaTensor):
+                    made.copy_meta_from(stack)
+            placed.meta = {**placed.meta, _MEAN: scaled.mean, _STD: scaled.std}
+            result[key], result[self.brain_key] = placed, brain
+        return result
+
+
+class UndoBrainZScored(MapTransform):
+    """Turn z-scores back to [0, 1]; slices without brain become 0.
+
+    Args:
+        keys: stacks (C, X, Y, S) in the units of ``orig_key``.
+        orig_key: the stack that ``BrainZScored`` made.
+        shift: False for differences, which have no zero of their own: they are only stretched.
+        brain_key: mask of the brain.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        orig_key: str,
+        shift: bool = True,
+        brain_key: str = "brain",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orig_key = orig_key
+        self.shift = shift
+        self.brain_key = brain_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the stacks in the units before."""
+        result = dict(data)
+        meta = result[self.orig_key].meta
+        filled = result[self.brain_key].as_tensor().flatten(0, 2).any(0).float()
+        for key in self.key_iterator(result):
+            result[key] = (result[key] * meta[_STD] + (meta[_MEAN] if self.shift else 0.0)) * filled
+        return result

@@ -239,8 +239,8 @@ def test_mask_is_cut_at_the_calibrated_rate(
 ) -> None:
     overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02}
     overrides["anomaly_map"] = "residual"
-    overrides["handlers#0#calibration"] = {"thresholds": {"0.02": 0.25}}
-    overrides["evaluator#iteration_update#reference"] = None  # no slice is left out
+    overrides["calibration"] = {"thresholds": {"0.02": 0.25}}
+    overrides["postprocessing#transforms#2#statistics"] = None  # no slice is left out
     more = {"input": str(volumes / "test0.nii.gz"), "weights": str(trained["pchVAE"] / "model.pt")}
     bundle(paths(["inference"]), overrides | more, workflow_type="infer", output_dir=str(tmp_path))
     mask = np.asarray(read_nifti(tmp_path / "test0/anomaly_mask.nii.gz").dataobj)

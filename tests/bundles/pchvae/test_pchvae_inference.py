@@ -9,17 +9,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.engines import SupervisedEvaluator
+from monai.bundle import ConfigParser
 from PIL import Image
 
-from robustmed_monai.engines.component_inference import ComponentFileIteration
-from robustmed_monai.handlers.component_files import ComponentFileWriter
-from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.networks.pchvae import Components, Posterior
 from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
 
+BUNDLE = Path(__file__).parents[3] / "bundles" / "pchvae"
+CONFIG = BUNDLE / "configs" / "inference.json"
 AFFINE = np.array([[0, 2.0, 0, 5], [-1.5, 0, 0, 7], [0, 0, 3.0, -9], [0, 0, 0, 1]])
 
 
@@ -47,17 +46,20 @@ def volume(tmp_path: Path, rng: np.random.Generator) -> Path:
     return tmp_path / "brain.nii.gz"
 
 
-def run(paths: list[Path], output: Path, reference: Any = None, **more: Any) -> None:
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=[{"image": str(path)} for path in paths],
-        network=Known(),
-        inferer=ElboInferer(),
-        iteration_update=ComponentFileIteration(image_size=32, reference=reference),
-        val_handlers=[ComponentFileWriter(output, **more)],
-        decollate=False,
-    )
-    evaluator.run()
+def run(paths: list[Path], output: Path, statistics: Any = None) -> None:
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    settings: dict[str, Any] = {
+        "image_size": 32,
+        "variance": 1.0,
+        "device": "cpu",
+        "output_dir": str(output),
+        "bundle_root": str(BUNDLE),
+    }
+    files = [{"image": str(path)} for path in paths]
+    info = {"training_statistics": statistics}
+    parser.update({**settings, "network": Known(), "info": info, "files": files})
+    parser.get_parsed_content("evaluator").run()
 
 
 def test_a_volume_comes_back_on_its_grid(volume: Path, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_a_volume_comes_back_on_its_grid(volume: Path, tmp_path: Path) -> None:
     assert [entry["slice"] for entry in report["slices"]] == [1, 2, 3, 4]
     assert report["slices"][0]["kl"] == pytest.approx(0.5)
     assert report["slices"][0]["elbo"] == pytest.approx(0.25**2 * 32 * 16 / 2 + 0.5)
-    assert report["scores_of"].startswith("4 of 6 slices")
+    assert report["assessed"] == 4
     assert (folder / "slices.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -92,10 +94,10 @@ def test_pictures_failures_and_strangers(volume: Path, tmp_path: Path, rng: np.r
     picture[4:28, 6:26] = rng.integers(90, 250, (24, 20))
     Image.fromarray(picture).save(tmp_path / "slice.png")
     Image.fromarray(np.zeros_like(picture)).save(tmp_path / "empty.png")
-    reference = training_statistics(torch.full((4, 1, 32, 32), 0.9) + 0.01 * torch.rand(4, 1, 32, 32))
+    statistics = training_statistics(torch.full((4, 1, 32, 32), 0.9) + 0.01 * torch.rand(4, 1, 32, 32))
     paths = [tmp_path / "slice.png", tmp_path / "empty.png", volume]
     with pytest.raises(ImageError, match=r"1 of 3 images could not be used:\n.*empty.png: no brain"):
-        run(paths, tmp_path / "out", reference)
+        run(paths, tmp_path / "out", statistics)
     low = np.asarray(Image.open(tmp_path / "out/slice/x_low.png"))
     assert low.shape == picture.shape
     assert low[-1, 0] in (127, 128), "no low-level component is the middle grey"
