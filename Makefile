@@ -19,7 +19,7 @@ DEMO_VOLUME := $(PY) -c 'import json; \
     print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
+.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
     label-demo docs clean
 
 help:
@@ -92,6 +92,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(PY) -m mypy
+
+format-configs: $(VENV)/.installed ## lay the bundles' JSON out: what fits on one line stands on one line
+	$(PY) tools/format_configs.py
 
 tables: $(VENV)/.installed ## write the tables of the READMEs from the results files
 	$(PY) -m robustmed_monai.utils.tables

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from robustmed_monai.handlers.anomaly_images import AnomalyImageHandler
-from robustmed_monai.handlers.checkpoint import AtomicCheckpoint, BestWeights
+from robustmed_monai.handlers.best_weights import BestWeights
+from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.handlers.restoration_files import RestorationFileWriter
 from robustmed_monai.handlers.result_writer import ResultWriter

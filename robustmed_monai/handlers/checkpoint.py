@@ -1,50 +1,47 @@
-"""Checkpoints that survive a crash at any moment and resume a run bit for bit; the best weights of a run."""
+"""Checkpoints that survive a crash at any moment and resume a run bit for bit."""
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
+from monai.engines.workflow import Workflow
 from torch import nn
 
 from robustmed_monai.utils.archive import read_archive
+from robustmed_monai.utils.bundle import restarted
 from robustmed_monai.utils.errors import ConfigError, TrainingError, WeightsError
 from robustmed_monai.utils.files import atomic_path
-from robustmed_monai.utils.weights import save_weights
-
-Info = Mapping[str, Any] | Callable[[Engine], Mapping[str, Any]]
+from robustmed_monai.utils.random_state import random_state, restore_random
 
 
 class AtomicCheckpoint:
-    """Writes all that a run consists of after each epoch, and restores it so exactly that nobody can tell.
+    """Writes all that a run consists of after each epoch, and restores it bit by bit.
 
     The file is written beside the previous one, read back, and only then takes its name. It holds the given
     states, epoch and iteration, the best metrics, the AMP scaler and all random number generators, one set
     per process: python, numpy, torch, CUDA, ``trainer.generator``, those of the loader and its sampler, and
     those in ``state``. On the CPU N epochs, resume and N epochs more give the bits of 2N epochs.
 
-    Attach it by the trainer's handler list, in any place: it acts after all other handlers of the epoch. To
-    resume, call ``resume(trainer)`` before ``trainer.run()``. So that no epoch depends on how far the one
-    before had read ahead, the data loader starts anew in every epoch, and random transforms of its data set
-    are seeded from torch's generator. Resuming is not exact, and a warning is logged, when ``epoch_length``
-    is not the loader's length or workers are persistent.
+    ``run`` trains with it; or attach it by the trainer's handler list, in any place (it acts after all other
+    handlers of the epoch), and call ``resume(trainer)`` before ``trainer.run()``. So that no epoch depends on
+    how far the one before had read ahead, the data loader starts anew in every epoch, and random transforms
+    of its data set are seeded from torch's generator. Resuming is not exact, and a warning is logged, when
+    ``epoch_length`` is not the loader's length or workers are persistent.
 
     Args:
         path: the file, such as ``<output_dir>/checkpoint.pt``.
         state: name to network, optimizer, scheduler, ``BestWeights``, ``torch.Generator`` or anything else
             with ``state_dict`` and ``load_state_dict``.
+        optimizers: name to further optimizers.
+        schedulers: name to further schedulers.
         evaluator: engine whose best metric and best epoch are kept.
         interval: epochs from one checkpoint to the next; the last epoch is always saved.
-        on_error: what a failing disk does: "raise" ends the run, "warn" logs an error and goes on.
         settings: what the run was asked for, as JSON: data set, seed and the like. A run with other settings
             does not go on from the file.
 
@@ -60,15 +57,18 @@ class AtomicCheckpoint:
         state: Mapping[str, Any],
         evaluator: Engine | None = None,
         interval: int = 1,
-        on_error: str = "raise",
+        optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+        schedulers: Mapping[str, torch.optim.lr_scheduler.LRScheduler] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_choice("on_error", on_error, ("raise", "warn"))
         if interval < 1:
             raise ConfigError(f"interval of AtomicCheckpoint is {interval}; give at least 1 epoch.")
         self.path = Path(path)
-        self.generators = {k: v for k, v in state.items() if isinstance(v, torch.Generator)}
-        self.objects = {k: _unwrapped(v) for k, v in state.items() if k not in self.generators}
+        items = dict(state)
+        items |= {f"optimizer_{name}": item for name, item in (optimizers or {}).items()}
+        items |= {f"scheduler_{name}": item for name, item in (schedulers or {}).items()}
+        self.generators = {k: v for k, v in items.items() if isinstance(v, torch.Generator)}
+        self.objects = {k: _unwrapped(v) for k, v in items.items() if k not in self.generators}
         for name, item in self.objects.items():
             if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
                 raise ConfigError(
@@ -77,13 +77,31 @@ class AtomicCheckpoint:
                 )
         self.evaluator = evaluator
         self.interval = interval
-        self.on_error = on_error
         self.settings = dict(settings or {})
         self._resumed: dict[str, Any] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
+
+    def run(self, trainer: Workflow, resume: bool = False) -> None:
+        """Attach to a trainer and run it, from the checkpoint on where that is asked for.
+
+        A run that torchrun or SLURM started again resumes without being asked, if it got as far as a
+        checkpoint.
+
+        Args:
+            trainer: the trainer.
+            resume: resume from the checkpoint, which must be there.
+
+        Raises:
+            WeightsError: as ``resume`` does.
+            TrainingError: as ``resume`` does, and during the run.
+        """
+        self.attach(trainer)
+        if resume or (restarted() and self.path.exists()):
+            self.resume(trainer)
+        trainer.run()
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint of the trainer's present state. All processes call it, the first writes."""
@@ -95,17 +113,25 @@ class AtomicCheckpoint:
             "state": {name: item.state_dict() for name, item in self.objects.items()},
             "best": {name: _best(state) for name, state in self._states_with_best(engine).items()},
             "scaler": scaler.state_dict() if scaler else None,
-            "random": _random_state(self._all_generators(engine)),
+            "random": random_state(self._all_generators(engine)),
             "settings": self.settings,
         }
         if idist.get_rank() != 0:
             return
         self._refuse_nonfinite(content)
-        with _disk_faults(self.path, self.on_error, engine), atomic_path(self.path) as temporary:
-            with temporary.open("wb") as stream:
-                torch.save(content, stream)
-            # What cannot be read again must not replace what can.
-            _read_back(temporary, self.path)
+        try:
+            with atomic_path(self.path) as temporary:
+                with temporary.open("wb") as stream:
+                    torch.save(content, stream)
+                # What cannot be read again must not replace what can.
+                _read_back(temporary, self.path)
+        # Torch turns some faults of the disk into a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or _first_line(error)
+            raise TrainingError(
+                f"{self.path}: cannot be written ({reason}); the previous checkpoint is untouched. "
+                "Free space or change the rights of the folder, then resume."
+            ) from error
 
     def resume(self, engine: Engine) -> None:
         """Restore the trainer and all states from the file, so that ``run`` goes on with the next epoch.
@@ -175,7 +201,7 @@ class AtomicCheckpoint:
     def _epoch_started(self, engine: Engine) -> None:
         if self._resumed is not None:
             # Not in resume() already: an uninterrupted run does not draw what handlers of STARTED draw now.
-            _restore_random(self._resumed["random"], self._all_generators(engine))
+            restore_random(self._resumed["random"], self._all_generators(engine))
             scaler = getattr(engine, "scaler", None)
             if scaler and self._resumed["scaler"]:
                 scaler.load_state_dict(self._resumed["scaler"])
@@ -187,7 +213,15 @@ class AtomicCheckpoint:
             engine.set_data(loader)
 
     def _epoch_completed(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
+        stopped = any(getattr(item, "exhausted", False) for item in self.objects.values())
+        if stopped:
+            engine.logger.info(f"Training ends after epoch {engine.state.epoch}: the weights get no better.")
+            engine.terminate()
+        if (
+            stopped
+            or engine.state.epoch % self.interval == 0
+            or engine.state.epoch == engine.state.max_epochs
+        ):
             self.save(engine)
 
     def _states_with_best(self, engine: Engine) -> dict[str, Any]:
@@ -248,138 +282,6 @@ class AtomicCheckpoint:
             )
 
 
-class BestWeights:
-    """Keeps the network of the best validation as verified weights (``model.pt`` and ``model.json``).
-
-    Attach it by the evaluator's handler list and put it into the ``state`` of ``AtomicCheckpoint``, so that a
-    resumed run does not replace the best network by a worse one. A metric that is not finite never counts.
-
-    Args:
-        network: network to save; wrappers of ``torch.compile`` and DDP are left out.
-        path: weights file.
-        metric_name: name in ``evaluator.state.metrics``.
-        mode: "min" when lower is better, "max" when higher is.
-        info: JSON content to save with the weights, or a function of the evaluator that returns it. Metric,
-            value and epoch are added.
-        on_error: as in ``AtomicCheckpoint``.
-        first_epoch: validations before this epoch do not count, such as those of a warm-up.
-
-    Raises:
-        ConfigError: when an argument is out of range or the metric does not exist.
-        TrainingError: during the run, when the weights cannot be written.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        path: str,
-        metric_name: str,
-        mode: str = "max",
-        info: Info | None = None,
-        on_error: str = "raise",
-        first_epoch: int = 1,
-    ) -> None:
-        _check_choice("mode", mode, ("min", "max"))
-        _check_choice("on_error", on_error, ("raise", "warn"))
-        self.network = network
-        self.path = Path(path)
-        self.metric_name = metric_name
-        self.mode = mode
-        self.info: Info = info or {}
-        self.on_error = on_error
-        self.first_epoch = first_epoch
-        self.value: float | None = None
-        self.epoch = 0
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the evaluator."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Save the network when the validation just completed is the best one."""
-        metrics = engine.state.metrics
-        if self.metric_name not in metrics:
-            raise ConfigError(
-                f"metric_name '{self.metric_name}' does not exist; the evaluator has {sorted(metrics)}."
-            )
-        value = float(metrics[self.metric_name])
-        if engine.state.epoch < self.first_epoch:
-            return
-        if self._is_better(value) and (idist.get_rank() != 0 or self._save(engine, value)):
-            self.value, self.epoch = value, engine.state.epoch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its epoch."""
-        return {"value": self.value, "epoch": self.epoch}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the best value and its epoch."""
-        self.value, self.epoch = state_dict["value"], state_dict["epoch"]
-
-    def _is_better(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        if self.value is None:
-            return True
-        return value < self.value if self.mode == "min" else value > self.value
-
-    def _save(self, engine: Engine, value: float) -> bool:
-        info = self.info(engine) if callable(self.info) else self.info
-        found = {"metric": self.metric_name, "value": value, "epoch": engine.state.epoch}
-        try:
-            save_weights(self.network.state_dict(), self.path, {**info, **found})
-        except WeightsError as error:
-            if self.on_error == "raise" or not isinstance(error.__cause__, OSError):
-                raise TrainingError(str(error)) from error
-            engine.logger.error(str(error))
-            return False
-        return True
-
-
-def _random_state(generators: Mapping[str, torch.Generator]) -> dict[str, torch.Tensor]:
-    """State of all random number generators as tensors, one row per process."""
-    words, gauss = random.getstate()[1:]
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state = {
-        "python": torch.tensor(words, dtype=torch.int64),
-        "python_gauss": torch.tensor(math.nan if gauss is None else gauss, dtype=torch.float64),
-        "numpy": torch.tensor([*np.asarray(keys).tolist(), position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.stack(torch.cuda.get_rng_state_all())
-    state |= {f"generator:{name}": generator.get_state() for name, generator in generators.items()}
-    return {name: _rows_of_all_processes(value) for name, value in state.items()}
-
-
-def _rows_of_all_processes(value: torch.Tensor) -> torch.Tensor:
-    if idist.get_world_size() == 1:
-        return value[None]
-    gathered: Any = idist.all_gather(value[None].to(idist.device()))
-    rows: torch.Tensor = gathered.cpu()
-    return rows
-
-
-def _restore_random(rows: Mapping[str, torch.Tensor], generators: Mapping[str, torch.Generator]) -> None:
-    """Set all generators to the row of this process; a run on more processes uses the rows again in turn."""
-    # Torch applies the offset of a view twice when it sets a generator, and crashes: hence the clone.
-    state = {name: value[idist.get_rank() % len(value)].clone() for name, value in rows.items()}
-    gauss = float(state["python_gauss"])
-    random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(gauss) else gauss))
-    *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(
-        ("MT19937", np.array(keys, np.uint32), position, has_gauss, float(state["numpy_gauss"]))
-    )
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        for device, value in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-            torch.cuda.set_rng_state(value.clone(), device)
-    for name, generator in generators.items():
-        if f"generator:{name}" in state:
-            generator.set_state(state[f"generator:{name}"])
-
-
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -403,22 +305,6 @@ def _read_back(temporary: Path, path: Path) -> None:
             f"{path}: not written, because it could not be read again: {error} "
             "Keep to tensors, numbers and text in every state_dict."
         ) from error
-
-
-@contextmanager
-def _disk_faults(path: Path, on_error: str, engine: Engine) -> Iterator[None]:
-    try:
-        yield
-    # Torch turns some faults of the disk into a RuntimeError.
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        message = (
-            f"{path}: cannot be written ({reason}); the previous checkpoint is untouched. "
-            "Free space or change the rights of the folder, then resume."
-        )
-        if on_error == "raise":
-            raise TrainingError(message) from error
-        engine.logger.error(message)
 
 
 def _log_changed_settings(
@@ -467,11 +353,6 @@ def _tensors(value: Any, where: str) -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _tensors(item, f"{where}.{index}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,9 +11,6 @@ from typing import Any
 
 from robustmed_monai.utils.errors import WeightsError
 
-# Keys of info whose items are statistics, such as {"brightness": {"mean": 0.5, "std": 0.1}}.
-_STATISTICS = ("reference", "training_statistics")
-
 
 def info_digest(info: Mapping[str, Any]) -> str:
     """Return the sha256 of an ``info``, whatever the order and layout of its JSON.
@@ -33,8 +30,8 @@ def info_digest(info: Mapping[str, Any]) -> str:
 def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Refuse numbers that no training leaves: results would be wrong without a word.
 
-    Thresholds (`calibration`) must be numbers that fall while their false positive rates rise; statistics of
-    the training images numbers with no standard deviation below 0; `spacing` above 0 mm, or none.
+    Thresholds (`calibration`) must be numbers that fall while their false positive rates rise;
+    `training_statistics` numbers with no standard deviation below 0; `spacing` above 0 mm, or none.
 
     Args:
         info: what lies beside the weights.
@@ -46,9 +43,8 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     faults = {}
     if info.get("calibration") is not None:
         faults["calibration"] = _calibration_fault(info["calibration"])
-    for key in _STATISTICS:
-        if info.get(key) is not None:
-            faults[key] = _statistics_fault(info[key])
+    if info.get("training_statistics") is not None:
+        faults["training_statistics"] = _statistics_fault(info["training_statistics"])
     if info.get("spacing") is not None:
         sides = info["spacing"] if isinstance(info["spacing"], list) else [info["spacing"]]
         faults["spacing"] = None if all(_is_number(s) and s > 0 for s in sides) else "is no size in mm"

@@ -9,6 +9,7 @@ and of its info. Nothing but tensors is ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,9 +21,12 @@ import torch
 from torch import nn
 
 from robustmed_monai.utils.archive import check_tensor, plain_names, read_archive, serialise
+from robustmed_monai.utils.bundle import rank
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
 from robustmed_monai.utils.weight_info import check_info, info_digest
+
+logger = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".onnx", ".safetensors")
 
@@ -119,8 +123,8 @@ def load_info(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: weights file (not the JSON beside it).
 
     Raises:
-        WeightsError: when the file is missing or altered, or what its info says of `calibration`, `reference`
-            or `spacing` cannot be true.
+        WeightsError: when the file is missing or altered, or what its info says of `calibration`,
+            `training_statistics` or `spacing` cannot be true.
     """
     info = _verified(Path(path), None, allow_unverified=True)[1]
     check_info(info, path)
@@ -165,6 +169,18 @@ def load_into(
         )
     network.load_state_dict({names[k]: v for k, v in weights.items()})
     return network
+
+
+def log_weights(path: str | os.PathLike[str], bundle: str, inputs: str = "IMAGE") -> None:
+    """Log where a training left its weights and the command that applies them, in the first process.
+
+    Args:
+        path: weights file.
+        bundle: name of its bundle.
+        inputs: how the command is told its images.
+    """
+    if rank() == 0:
+        logger.info(f"weights: {path}; apply them: robustmed infer {bundle} {inputs} --weights {path}")
 
 
 def verify_bundle_weights(bundle_root: str | os.PathLike[str]) -> dict[str, str]:

@@ -101,6 +101,7 @@ class TestResume:
         # Nothing learns without a rate, so no validation is better than the first one.
         tiny |= {
             "patience": 2,
+            "warmup_epochs": 0,
             "learning_rate": 0.0,
             "norm": "affine",
             "max_epochs": 9,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def test_without_restored_generators_the_runs_would_differ(
     build(tmp_path / "parts", 2).trainer.run()
     resumed = build(tmp_path / "parts", 4, seed=9)
     resumed.checkpoint.resume(resumed.trainer)
-    monkeypatch.setitem(AtomicCheckpoint.resume.__globals__, "_restore_random", lambda *_: None)
+    monkeypatch.setitem(AtomicCheckpoint.resume.__globals__, "restore_random", lambda *_: None)
     resumed.trainer.run()
     assert not torch.equal(resumed.network.state_dict()["0.weight"], whole.network.state_dict()["0.weight"])
 
@@ -441,10 +442,6 @@ def test_data_without_length_and_no_data_at_all_are_left_alone(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: AtomicCheckpoint("c.pt", {}, on_error="ignore"),
-            "on_error is 'ignore'; choose one of raise, warn",
-        ),
         (lambda: AtomicCheckpoint("c.pt", {}, interval=0), "interval of AtomicCheckpoint is 0"),
         (
             lambda: AtomicCheckpoint("c.pt", {"x": 3}),
@@ -454,7 +451,7 @@ def test_data_without_length_and_no_data_at_all_are_left_alone(tmp_path: Path) -
             lambda: BestWeights(nn.Linear(1, 1), "m.pt", "a", mode="low"),
             "mode is 'low'; choose one of min, max",
         ),
-        (lambda: BestWeights(nn.Linear(1, 1), "m.pt", "a", on_error=""), "on_error is ''"),
+        (lambda: BestWeights(nn.Linear(1, 1), "m.pt", "a", patience=0), "patience=0; give at least 1"),
     ],
 )
 def test_wrong_settings_are_refused(make: Callable[[], object], message: str) -> None:
@@ -468,11 +465,63 @@ def evaluator_with(value: object, epoch: int = 1) -> Engine:
     return engine
 
 
-def test_validations_before_the_first_epoch_do_not_count(tmp_path: Path) -> None:
-    best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), "m", first_epoch=3)
-    for epoch, value in enumerate([0.9, 0.8, 0.1, 0.2], 1):
+def test_before_the_first_epoch_the_last_validation_is_kept(tmp_path: Path) -> None:
+    best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), "m", first_epoch=4)
+    kept = []
+    for epoch, value in enumerate([0.9, 0.8, math.nan, 0.1, 0.2, 0.15], 1):
         best(evaluator_with(value, epoch))
-    assert (best.value, best.epoch) == (0.2, 4)
+        kept.append(load_info(tmp_path / "model.pt")["epoch"])
+    assert kept == [1, 2, 2, 4, 5, 5]
+    assert (best.value, best.epoch) == (0.2, 5)
+
+
+def test_a_training_ends_when_its_patience_is_exhausted_also_after_resuming(tmp_path: Path) -> None:
+    def trained(epochs: int, resume: bool = False) -> tuple[int, int]:
+        values = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9][2 * resume :])
+        evaluator = Engine(lambda *_: None)
+        best = BestWeights(nn.Linear(1, 1), str(tmp_path / "model.pt"), "m", patience=3)
+        evaluator.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update(m=next(values), epoch=1)
+        )
+        best.attach(evaluator)
+        trainer = Engine(lambda *_: None)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+        checkpoint = AtomicCheckpoint(str(tmp_path / "c.pt"), {"best": best})
+        checkpoint.attach(trainer)
+        trainer.state.max_epochs = epochs
+        if resume:
+            checkpoint.resume(trainer)
+        trainer.run([0], max_epochs=epochs)
+        return trainer.state.epoch, best.no_better
+
+    assert trained(2) == (2, 0)
+    assert trained(9, resume=True) == (5, 3)
+
+
+def test_a_restarted_run_resumes_only_if_there_is_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(tmp_path, 2)
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        first.checkpoint.run(first.trainer, resume=True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    first.checkpoint.run(first.trainer)
+    again = build(tmp_path / "other", 4)
+    again.checkpoint.path = tmp_path / "checkpoint.pt"
+    again.checkpoint.run(again.trainer)
+    whole = build(tmp_path / "whole", 4)
+    whole.trainer.run()
+    assert_same(again.network.state_dict(), whole.network.state_dict())
+
+
+def test_optimizers_and_schedulers_are_states_of_their_names() -> None:
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    checkpoint = AtomicCheckpoint(
+        "c.pt", {"network": network}, optimizers={"encoder": optimizer}, schedulers={"encoder": scheduler}
+    )
+    assert list(checkpoint.objects) == ["network", "optimizer_encoder", "scheduler_encoder"]
 
 
 def test_info_of_the_best_weights_may_come_from_the_evaluator(tmp_path: Path) -> None:
