@@ -36,7 +36,7 @@ class ResultsTable:
             files ``load`` then gets together, and a `measure` of its own. Rows whose checkpoints are not
             given are left out.
         checkpoints: name to weights files, one per seed. A name that no row has is a row of its own, without
-            settings.
+            settings; one without files is left out.
         controls: row name to what ``measure`` takes without any weights; the last rows of the table.
         data: section to data set in memory, with its datalist items as ``data``, or to such items; for the
             digest and the counts.
@@ -72,9 +72,10 @@ class ResultsTable:
         self.rows = _given_rows(rows, checkpoints)
         self.checkpoints = checkpoints
         self.controls = dict(controls or {})
-        if not self.rows and not self.controls:
+        if not self.rows and (checkpoints or not self.controls):
+            found = {name: len(files) for name, files in checkpoints.items()}
             names = sorted({name for row in rows.values() for name in _names(row)})
-            raise ConfigError(f"checkpoints: found {sorted(checkpoints)}; give weights of some of {names}.")
+            raise ConfigError(f"checkpoints: found {found} files; give at least one file for one of {names}.")
         self.data = dict(data or {})
         self.seeds, self.name, self.columns, self.against = seeds, name, columns, against
         self.device, self.digits = device, digits
@@ -98,7 +99,7 @@ class ResultsTable:
             found = measure(model)
             results.setdefault(row, []).append(found)
             logger.info(f"{self.name}, {row}, run {len(results[row])}: {self._shown(found)}")
-        head = provenance(seeds=self.seeds, data=self._data(), device=str(self.device))
+        head = provenance(seeds=self.seeds, data=data_entries(self.data, self.name), device=str(self.device))
         if self.against:
             head["paired_tests"] = paired_tests(results, self.against)
         cells = summarize(results)
@@ -106,7 +107,7 @@ class ResultsTable:
         for name, figure in (self.draw(results) if self.draw else {}).items():
             save_png(figure, folder / f"{self.name}_{name}.png")
         logger.info(self._text(cells, head))
-        logger.info(f"{self.name}: all figures are in {path}, pictures beside it")
+        logger.info(f"{self.name}: all figures are in {path}" + (", pictures beside it" if self.draw else ""))
         return path
 
     def _models(self) -> Iterator[tuple[str, Measure, Any]]:
@@ -123,20 +124,6 @@ class ResultsTable:
                 if not Path(file).is_file():
                     raise WeightsError(f"{file}: no such file; train first, or name weights by --weights.")
 
-    def _data(self) -> list[dict[str, Any]]:
-        entries = []
-        for section, dataset in self.data.items():
-            items = getattr(dataset, "data", dataset)
-            files = {item[key] for item in items for key in _FILES if isinstance(item.get(key), str)}
-            entry: dict[str, Any] = {
-                "name": self.name,
-                "sha256": data_digest(sorted(files)),
-                "split": section,
-            }
-            unit = "pairs" if "moving" in getattr(dataset, "tensors", {}) else "images"
-            entries.append({**entry, unit: len(dataset), **_subjects(dataset)})
-        return entries
-
     def _shown(self, result: Result) -> str:
         values = {k: v.value if isinstance(v, Estimate) else v for k, v in result.figures.items()}
         chosen = values if self.columns is None else [c for c in self.columns if c in values]
@@ -148,6 +135,23 @@ class ResultsTable:
         counts = [_count(entry) for entry in head["data"]]
         lines = [f"{self.name}: " + "; ".join(counts), text_table(shown, columns, self.digits)]
         return "\n".join([*lines, explanation(shown) + "."])
+
+
+def data_entries(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """What a results file says of its data: digest of the files, number of images and subjects by section.
+
+    Args:
+        data: section to data set in memory, with its datalist items as ``data``, or to such items.
+        name: name of the table.
+    """
+    entries = []
+    for section, dataset in data.items():
+        items = getattr(dataset, "data", dataset)
+        files = {item[key] for item in items for key in _FILES if isinstance(item.get(key), str)}
+        entry: dict[str, Any] = {"name": name, "sha256": data_digest(sorted(files)), "split": section}
+        unit = "pairs" if "moving" in getattr(dataset, "tensors", {}) else "images"
+        entries.append({**entry, unit: len(dataset), **_subjects(dataset)})
+    return entries
 
 
 def _subjects(dataset: Any) -> dict[str, int]:
@@ -175,12 +179,10 @@ def _given_rows(
     rows: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[str, Sequence[str]]
 ) -> dict[str, Mapping[str, Any]]:
     """Rows that have their checkpoints, and a row for every other name of the user's own."""
-    counts = {name: len(files) for name, files in checkpoints.items()}
-    if 0 in counts.values():
-        raise ConfigError(f"checkpoints: found {counts} files; give at least one of each, one per seed.")
-    found = {row: settings for row, settings in rows.items() if set(_names(settings)) <= set(checkpoints)}
+    counts = {name: len(files) for name, files in checkpoints.items() if len(files)}
+    found = {row: settings for row, settings in rows.items() if set(_names(settings)) <= set(counts)}
     for row, settings in found.items():
         if len({counts[name] for name in _names(settings)}) > 1:
             raise ConfigError(f"row {row!r}: found {counts} files; give as many of each, one per seed.")
     known = {name for settings in rows.values() for name in _names(settings)}
-    return found | {name: {"checkpoints": name} for name in checkpoints if name not in known}
+    return found | {name: {"checkpoints": name} for name in counts if name not in known}

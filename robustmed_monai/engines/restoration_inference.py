@@ -9,8 +9,8 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.engines.file_iteration import file_iteration
-from robustmed_monai.engines.probe import LinearProbe, extract_features
 from robustmed_monai.inferers.familiarity import unfamiliar
+from robustmed_monai.inferers.probe import LinearProbe, extract_features
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.slices import SliceGeometry, filled_slices, slices_to_volume, volume_to_slices
 from robustmed_monai.utils.errors import ConfigError

@@ -154,8 +154,8 @@ def test_a_missing_checkpoint_is_named_before_anything_is_measured(
 @pytest.mark.parametrize(
     ("checkpoints", "message"),
     [
-        ({}, r"checkpoints: found \[\]; give weights of some of \['a', 'b', 'c'\]"),
-        ({"a": []}, r"checkpoints: found \{'a': 0\} files; give at least one of each"),
+        ({}, r"checkpoints: found \{\} files; give at least one file for one of \['a', 'b', 'c'\]"),
+        ({"a": []}, r"checkpoints: found \{'a': 0\} files; give at least one file for one of"),
         ({"a": ["x"], "b": ["x", "y"]}, "row 'both': found .* files; give as many of each, one per seed"),
     ],
 )

@@ -86,7 +86,7 @@ def test_ablation_switches_the_factors(
         (
             {"checkpoints": {"RA": []}},
             ConfigError,
-            r"checkpoints: found \{'RA': 0\} files; give at least one",
+            r"checkpoints: found \{'RA': 0\} files; give at least one file",
         ),
         ({"weights": "nowhere/model.pt"}, WeightsError, r"nowhere/model.pt: no such file"),
     ],

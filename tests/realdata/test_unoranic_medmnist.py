@@ -10,9 +10,9 @@ import torch
 
 from robustmed_monai.data.medmnist import image_channels, image_dataset
 from robustmed_monai.data.tensor_dataset import with_corrupted
-from robustmed_monai.engines.corruption_study import pooled_psnr
-from robustmed_monai.engines.probe import extract_features, fit_probe
+from robustmed_monai.inferers.probe import extract_features, fit_probe
 from robustmed_monai.metrics.classification import classification_metrics
+from robustmed_monai.metrics.unoranic import pooled_psnr
 from robustmed_monai.networks.unoranic import UNORANIC
 from robustmed_monai.transforms.corruption.suite import CorruptionSuite
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain

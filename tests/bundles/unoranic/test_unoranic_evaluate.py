@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from robustmed_monai.engines.probe_study import load_heads
-from robustmed_monai.utils.errors import ConfigError, RobustMedError, WeightsError
+from robustmed_monai.inferers.probe import load_heads
+from robustmed_monai.utils.errors import WeightsError
 from robustmed_monai.utils.files import sha256
 from robustmed_monai.utils.provenance import read_results
 from robustmed_monai.utils.weights import load_info, save_weights
@@ -40,16 +41,19 @@ class TestProbes:
         # The frozen network is the one that was trained, to the bit; only what is known of it has grown.
         assert sha256(with_heads / "model.pt") == sha256(trained_nets["train"] / "model.pt")
         before, after = (load_info(f / "model.pt") for f in (trained_nets["train"], with_heads))
-        assert before == {k: v for k, v in after.items() if k != "heads"}
+        assert before == after
         heads = load_heads(with_heads / "model.pt")
         assert heads["corruption"]["characteristics"].weight.shape == (2, 8)
         assert heads["disease"]["both"].weight.shape == (2, 16)
         assert load_heads(trained_nets["train"] / "model.pt") == {}
 
-    def test_damaged_heads_are_refused(self, tmp_path: Path) -> None:
-        info = {"heads": {"disease": {"anatomy": {"weight": [[1.0]]}}}}
-        save_weights({"a": torch.zeros(1)}, tmp_path / "model.pt", info)
-        with pytest.raises(WeightsError, match=r"model.pt: damaged heads .* run train_probe.json again"):
+    def test_heads_of_other_weights_are_refused(self, with_heads: Path, tmp_path: Path) -> None:
+        for suffix in (".pt", ".json"):
+            shutil.copy(with_heads / f"model_heads{suffix}", tmp_path)
+        save_weights({"a": torch.zeros(1)}, tmp_path / "model.pt")
+        with pytest.raises(
+            WeightsError, match=r"model_heads.pt: heads of other weights .* run train_probe.json"
+        ):
             load_heads(tmp_path / "model.pt")
 
 
@@ -71,7 +75,11 @@ def tables(
     weights = {k: str(v / "model.pt") for k, v in trained_nets.items()}
     overrides = data | {
         "channels": [4, 4, 4, 8],
-        "runs": {"unORANIC": [weights["train"]] * 2, "AE": [weights["ae"]], "denoising AE": [weights["dae"]]},
+        "checkpoints": {
+            "unORANIC": [weights["train"]] * 2,
+            "AE": [weights["ae"]],
+            "denoising AE": [weights["dae"]],
+        },
         "supervised": trained,
         "severities": [5],
         "draws": 1,
@@ -89,10 +97,12 @@ class TestTables:
             content = read_results(tables / f"{name}.json")
             assert content["seeds"] == [0, 1]
             assert [entry["split"] for entry in content["data"]] == ["training", "validation", "test"]
-            if name not in ("classification", "detection"):
-                assert (tables / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        text = (tables / "results.md").read_text()
-        assert text.count("\n## ") == len(TABLES)
+        assert {path.name for path in tables.glob("*.png")} == {
+            "reconstruction_images.png",
+            "revision_images.png",
+            "robustness_imagenet_c_curves.png",
+            "robustness_medmnist_c_curves.png",
+        }
 
     def test_reconstruction(self, tables: Path) -> None:
         cells = _cells(tables / "reconstruction.json")
@@ -103,7 +113,7 @@ class TestTables:
 
     def test_revision_has_twelve_corruptions_and_the_input(self, tables: Path) -> None:
         cells = _cells(tables / "revision.json")
-        assert next(iter(cells)) == "corrupted input"
+        assert list(cells)[-1] == "corrupted input"
         assert {len(row) for row in cells.values()} == {12}
         assert cells["corrupted input"]["gaussian_noise"]["mean"] > 31, "a variance of 50 cannot give less"
 
@@ -122,28 +132,3 @@ class TestTables:
         assert sum(column.startswith("auc_") and column.endswith("_5") for column in row) == 14
         assert not any(column.startswith("be_") for column in row)
         assert sum(column.startswith("be_") for column in medmnist["AE"]) == 14
-
-
-@pytest.mark.parametrize(
-    ("runs", "kind", "message"),
-    [
-        (
-            {"unORANICK": ["model.pt"]},
-            ConfigError,
-            r"runs: found \['unORANICK'\]; give weights of some of .*'AE'",
-        ),
-        ({"AE": ["nowhere/model.pt"]}, WeightsError, "nowhere/model.pt: no such file"),
-    ],
-)
-def test_what_is_missing_is_named(
-    unoranic: Any, tiny: Overrides, tmp_path: Path, runs: Overrides, kind: type[RobustMedError], message: str
-) -> None:
-    overrides = {k: tiny[k] for k in ("dataset", "dataset_dir", "channels", "device")} | {"draws": 1}
-    with pytest.raises(RuntimeError) as caught:
-        unoranic("evaluate.json", overrides, workflow_type="infer", runs=runs, output_dir=str(tmp_path))
-    cause: BaseException | None = caught.value
-    while cause is not None and not isinstance(cause, RobustMedError):
-        cause = cause.__cause__
-    with pytest.raises(kind, match=message):
-        raise cause or AssertionError("no error of ours")
-    assert not list(tmp_path.iterdir())

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
-from robustmed_monai.engines.probe import ProbeData
 from robustmed_monai.transforms.corruption.core import Corruption
 from robustmed_monai.transforms.corruption.suite import detection_set
 from robustmed_monai.transforms.corruption.unoranic import unoranic_detection
 from robustmed_monai.utils.errors import DataError
+
+
+class ProbeData(NamedTuple):
+    """Images and labels of one task by section: "training", "validation", "test"; see ``fit_probe``."""
+
+    images: Mapping[str, torch.Tensor]
+    labels: Mapping[str, torch.Tensor]
+    class_weight: str | None = None
 
 
 def disease_data(training: Any, validation: Any, test: Any, class_weight: str | None = None) -> ProbeData:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from robustmed_monai.data.probe_data import ProbeData, detection_data, detection_dataset, disease_data
 from robustmed_monai.data.tensor_dataset import TensorDataset
-from robustmed_monai.engines.probe import LinearProbe, ProbeData, extract_features, fit_probe, fit_probes
-from robustmed_monai.engines.probe_data import detection_data, detection_dataset, disease_data
+from robustmed_monai.inferers.probe import LinearProbe, extract_features, fit_probe, fit_probes
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
 from robustmed_monai.utils.errors import ConfigError, DataError
 

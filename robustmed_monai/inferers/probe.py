@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +13,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from robustmed_monai.data.probe_data import ProbeData
 from robustmed_monai.metrics.classification import classification_metrics
 from robustmed_monai.networks.unoranic import AutoEncoder
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
+from robustmed_monai.utils.files import sha256
+from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 Features = dict[str, torch.Tensor]
+Heads = dict[str, dict[str, "LinearProbe"]]
 FEATURES = ("anatomy", "characteristics", "both")
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -139,14 +145,6 @@ def _auc(probe: LinearProbe, validation: tuple[torch.Tensor, torch.Tensor]) -> f
     return classification_metrics(probe(validation[0]).numpy(), validation[1].numpy())["auc"]
 
 
-class ProbeData(NamedTuple):
-    """Images and labels of one task by section: "training", "validation", "test"; see ``fit_probe``."""
-
-    images: Mapping[str, torch.Tensor]
-    labels: Mapping[str, torch.Tensor]
-    class_weight: str | None = None
-
-
 def fit_probes(
     network: nn.Module,
     data: ProbeData,
@@ -179,3 +177,39 @@ def fit_probes(
         )
         for name in names
     }
+
+
+def heads_file(weights: str | os.PathLike[str]) -> Path:
+    """Where the heads of weights lie: ``model_heads.pt`` beside ``model.pt``."""
+    return Path(weights).with_name(f"{Path(weights).stem}_heads.pt")
+
+
+def save_heads(heads: Heads, weights: str | os.PathLike[str]) -> str:
+    """Store probes beside the weights that they belong to and return the sha256 of their file."""
+    tensors, strengths = {}, {}
+    for task, probes in heads.items():
+        for kind, probe in probes.items():
+            tensors[f"{task}.{kind}.weight"], tensors[f"{task}.{kind}.bias"] = probe.weight, probe.bias
+            strengths[f"{task}.{kind}"] = probe.strength
+    return save_weights(tensors, heads_file(weights), {"weights": sha256(weights), "strengths": strengths})
+
+
+def load_heads(weights: str | os.PathLike[str]) -> Heads:
+    """Return the probes that were stored beside weights: task to kind of features to probe; empty without.
+
+    Raises:
+        WeightsError: when weights or heads are missing or altered, or the heads are those of other weights.
+    """
+    load_info(weights)
+    file = heads_file(weights)
+    if not file.is_file():
+        return {}
+    info, tensors = load_info(file), load_weights(file)
+    if info.get("weights") != sha256(weights):
+        raise WeightsError(f"{file}: heads of other weights than {weights}; run train_probe.json again.")
+    heads: Heads = {}
+    for name, strength in info["strengths"].items():
+        task, kind = name.split(".")
+        probe = LinearProbe(tensors[f"{name}.weight"], tensors[f"{name}.bias"], float(strength))
+        heads.setdefault(task, {})[kind] = probe
+    return heads
