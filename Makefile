@@ -54,7 +54,7 @@ demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (n
 	@echo "  out/ra/train      the course of the training: $(PY) -m tensorboard.main --logdir out/ra/train"
 
 # Files in the order of their folders: the bundles, which take longest, come early.
-PYTEST_ARGS := --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST_ARGS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 
 test: lint ## ruff, the layers, and the tests but for the slow ones (minutes)

@@ -25,13 +25,24 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """One worker of pytest-xdist has all tests of a bundle, which share its trained model, or of a file."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            bundle = item.path.parent if item.path.parent.parent.name == "bundles" else item.path
-            item.add_marker(pytest.mark.xdist_group(bundle.relative_to(REPOSITORY).as_posix()))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` a bundle counts as one file: its tests share the model that one worker trains.
+
+    By hand, since the groups of pytest-xdist 3.8 do nothing under pytest 9.2.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    def group(nodeid: str) -> str:
+        folder, _, file = nodeid.split("::")[0].rpartition("/")
+        in_bundle = folder.startswith("tests/bundles/") or file.startswith("test_ra_")
+        return folder if in_bundle else f"{folder}/{file}"
+
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = group
+    return scheduling
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_lowest_versions_are_those_of_the_security_policy() -> None:
 
 
 def test_versions_agree() -> None:
-    version = robustmed_monai.__version__
+    version = robustmed_monai.__version__.partition("+")[0]
     changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## {version}" in changelog
