@@ -300,6 +300,7 @@ class TestCheckOverrides:
             assert sys.excepthook is sys.__excepthook__
 
     @pytest.mark.parametrize("given", [["--lrr", "5"], ["--args_file", "arguments.json"]])
+    @pytest.mark.slow
     def test_the_command_ends_with_one_clear_line(
         self, project: Path, repository: Path, given: list[str]
     ) -> None:
