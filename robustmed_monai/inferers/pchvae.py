@@ -9,9 +9,10 @@ import torch
 from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 
-from robustmed_monai.inferers.perceptual import gaussian_blur, images_at_once
+from robustmed_monai.inferers.perceptual import images_at_once
 from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
 from robustmed_monai.networks.pchvae import Components
+from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.grids import image_grid

@@ -10,7 +10,8 @@ from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 from torch import nn
 
-from robustmed_monai.inferers.perceptual import gaussian_blur, images_at_once, perceptual_backend
+from robustmed_monai.inferers.perceptual import images_at_once, perceptual_backend
+from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.clahe import equalize_adapthist
 from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.utils.errors import ConfigError

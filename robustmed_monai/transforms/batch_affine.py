@@ -47,10 +47,15 @@ def sample_affine(
     return torch.stack([first, second], 1)
 
 
-def apply_affine(images: torch.Tensor, matrices: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """Resample ``images`` (B, C, X, Y) under ``matrices`` (B, 2, 3); outside is 0."""
+def apply_affine(
+    images: torch.Tensor, matrices: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros"
+) -> torch.Tensor:
+    """Resample images (B, C, X, Y) under matrices (B, 2, 3) of ``torch.nn.functional.affine_grid``.
+
+    Their first coordinate runs along the last axis, and each axis is measured in halves of its own length.
+    """
     grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
 
 
 class BatchRandAffine(BatchTransform):
@@ -100,5 +105,5 @@ class BatchRandAffine(BatchTransform):
 
 def memory_format(image: torch.Tensor) -> torch.memory_format:
     """How a batch (B, C, X, Y) lies in memory."""
-    channels_last = image.is_contiguous(memory_format=torch.channels_last)
+    channels_last = image.is_contiguous(memory_format=torch.channels_last) and image.shape[1] > 1
     return torch.channels_last if channels_last else torch.contiguous_format

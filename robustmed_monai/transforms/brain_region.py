@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from robustmed_monai.utils.errors import ImageShapeError
@@ -71,6 +72,12 @@ def find_brain_region(image: NDArray[np.float32], labels: NDArray[np.integer] | 
     ventricles = _deep_pieces(csf, brain, unit)
     dark = image[ventricles] if ventricles.any() else image[csf]
     return BrainRegion(head, brain, ventricles, float(np.percentile(dark, 10)) if dark.size else 0.0, unit)
+
+
+def fill_holes(masks: torch.Tensor) -> torch.Tensor:
+    """Fill what each mask encloses: (B, 1, *spatial) bool to the same."""
+    found = [torch.from_numpy(_filled(mask[0].cpu().numpy())) for mask in masks]
+    return torch.stack(found)[:, None].to(masks.device) if found else masks
 
 
 def _otsu(image: NDArray[np.float32]) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
+from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _MEAN, _STD = "zscore_mean", "zscore_std"
@@ -43,11 +43,7 @@ def brain_mask(slices: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
     Returns:
         (S, 1, X, Y) float32 in {0, 1}.
     """
-    from scipy.ndimage import binary_fill_holes
-
-    bright = (slices.mean(1) > threshold).cpu().numpy()
-    filled = np.stack([binary_fill_holes(one) for one in bright]) if len(bright) else bright
-    return torch.from_numpy(filled.astype(np.float32))[:, None]
+    return fill_holes(slices.mean(1, keepdim=True) > threshold).float()
 
 
 def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1) -> ZScored:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -51,10 +52,7 @@ def brain_mask(labels: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, 1, *spatial) bool.
     """
-    from scipy.ndimage import binary_fill_holes
-
-    filled = [torch.from_numpy(binary_fill_holes(label[0].cpu().numpy() > 0)) for label in labels]
-    return torch.stack(filled)[:, None].to(labels.device)
+    return fill_holes(labels > 0)
 
 
 def sample_curves(

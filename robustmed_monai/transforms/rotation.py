@@ -18,8 +18,8 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
-from torch.nn import functional as F
 
+from robustmed_monai.transforms.batch_affine import apply_affine, memory_format
 from robustmed_monai.transforms.slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -79,16 +79,16 @@ def rotate(
     _check_square(images)
     turns = torch.as_tensor(index, device=images.device).expand(images.shape[0]) % num_rotations
     if num_rotations == 4:
-        return _quarter_turns(images, turns).contiguous(memory_format=_format(images))
+        return _quarter_turns(images, turns).contiguous(memory_format=memory_format(images))
     if mode == "bilinear":
-        return _bilinear(images, turns).contiguous(memory_format=_format(images))
+        return _bilinear(images, turns).contiguous(memory_format=memory_format(images))
     if isinstance(index, int):
         return _quarter_turns(_filtered(images, [index % 2 == 1])[0], turns // 2).contiguous(
-            memory_format=_format(images)
+            memory_format=memory_format(images)
         )
     even, odd = _filtered(images)
     half = torch.where((turns % 2 == 1)[:, None, None, None], odd, even)
-    return _quarter_turns(half, turns // 2).contiguous(memory_format=_format(images))
+    return _quarter_turns(half, turns // 2).contiguous(memory_format=memory_format(images))
 
 
 def all_rotations(images: torch.Tensor, num_rotations: int = 4, mode: str = "isotropic") -> torch.Tensor:
@@ -113,7 +113,7 @@ def all_rotations(images: torch.Tensor, num_rotations: int = 4, mode: str = "iso
         return rotate(rows, rotation_labels(len(images), 8, images.device), 8, mode)
     starts = [images] if num_rotations == 4 else _filtered(images)
     turned = [torch.rot90(start, quarter, (-1, -2)) for quarter in range(4) for start in starts]
-    return torch.stack(turned, 1).flatten(0, 1).contiguous(memory_format=_format(images))
+    return torch.stack(turned, 1).flatten(0, 1).contiguous(memory_format=memory_format(images))
 
 
 def rotation_labels(count: int, num_rotations: int = 4, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -336,8 +336,7 @@ def _bilinear(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # affine_grid's first coordinate runs along the last axis, which is y.
     matrices = torch.stack([torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1)], 1)
-    grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
-    turned = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    turned = apply_affine(images, matrices)
     even = _quarter_turns(images, turns // 2)
     return torch.where((turns % 2 == 1)[:, None, None, None], turned, even)
 
@@ -355,8 +354,3 @@ def _check_square(images: torch.Tensor) -> None:
         raise ImageShapeError(
             f"images of shape {tuple(images.shape)} cannot be turned; give square ones, (B, C, S, S)."
         )
-
-
-def _format(image: torch.Tensor) -> torch.memory_format:
-    channels_last = image.is_contiguous(memory_format=torch.channels_last) and image.shape[1] > 1
-    return torch.channels_last if channels_last else torch.contiguous_format

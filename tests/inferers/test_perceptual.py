@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from robustmed_monai.inferers import perceptual
 from robustmed_monai.inferers.perceptual import (
     EncoderPerceptual,
     LPIPSPerceptual,
-    gaussian_blur,
     perceptual_backend,
 )
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
@@ -255,35 +253,6 @@ def test_lpips_names_unfit_images(shape: tuple[int, ...], random_backbone: Path)
         17,
         17,
     )
-
-
-@pytest.mark.parametrize("sigma", [0, 0.1, 0.5, 2, 3.7])
-@pytest.mark.parametrize("shape", [(128, 128), (28, 33), (5, 3), (1, 1)])
-def test_blur_is_scipy(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> None:
-    maps = rng.random((2, 3, *shape))
-    expected = np.stack([[gaussian_filter(m, sigma) for m in image] for image in maps])
-    np.testing.assert_allclose(gaussian_blur(torch.from_numpy(maps), sigma), expected, rtol=0, atol=1e-12)
-    single = gaussian_blur(torch.from_numpy(maps).float(), sigma)
-    assert single.dtype == torch.float32
-    np.testing.assert_allclose(single, expected, rtol=0, atol=1e-6)
-
-
-def test_blur_laws(rng: np.random.Generator) -> None:
-    maps = torch.from_numpy(rng.random((3, 1, 40, 30))).float()
-    before = maps.clone()
-    out = gaussian_blur(maps, 2)
-    assert torch.equal(maps, before)
-    assert torch.equal(out, torch.cat([gaussian_blur(m[None], 2) for m in maps]))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(gaussian_blur(maps, 2), out)
-    torch.testing.assert_close(gaussian_blur(torch.ones(1, 1, 9, 9), 2), torch.ones(1, 1, 9, 9))
-    torch.testing.assert_close(out.sum((2, 3)), maps.sum((2, 3)))  # mirroring keeps the sum
-
-
-@pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
-def test_blur_refuses(sigma: float) -> None:
-    with pytest.raises(ConfigError, match="sigma"):
-        gaussian_blur(torch.zeros(1, 1, 8, 8), sigma)
 
 
 def test_backend_names(encoder: TinyEncoder) -> None:

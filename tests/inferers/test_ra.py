@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from skimage.exposure import equalize_adapthist as skimage_clahe
 from torch import Tensor, nn
 
-from robustmed_monai.inferers.perceptual import EncoderPerceptual, gaussian_blur
+from robustmed_monai.inferers.perceptual import EncoderPerceptual
 from robustmed_monai.inferers.ra import (
     AnomalyMapInferer,
     image_score,
@@ -18,6 +18,7 @@ from robustmed_monai.inferers.ra import (
     residual_map,
 )
 from robustmed_monai.networks.ra import ReversedAutoEncoder
+from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 
 SWITCHES = [

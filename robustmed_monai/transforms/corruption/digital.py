@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.corruption.core import Corruption, sample_nothing
 from robustmed_monai.transforms.corruption.optics import apply_rows, chunks, shrinkage
 from robustmed_monai.transforms.params import Params, Shape
@@ -232,8 +233,7 @@ def _sample_elastic(shape: Shape, generator: torch.Generator) -> Params:
 def _elastic(alpha: float, reference: int | None, images: Tensor, params: Params) -> Tensor:
     width, height = images.shape[2:]
     moves = params["noise"].to(images.dtype) * (0.005 * height * alpha * shrinkage(images.shape, reference))
-    moves = apply_rows(moves, 2, _mirrored_gaussian(width))
-    moves = apply_rows(moves, 3, _mirrored_gaussian(height))
+    moves = gaussian_blur(moves, (0.01 * width, 0.01 * height), truncate=3.0)
     places = []
     for axis, side in enumerate((width, height)):
         pixels = torch.arange(side, device=images.device, dtype=images.dtype)
@@ -242,16 +242,3 @@ def _elastic(alpha: float, reference: int | None, images: Tensor, params: Params
     # grid_sample names the last axis of the image first.
     grid = torch.stack(places[::-1], -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-
-@lru_cache(maxsize=16)
-def _mirrored_gaussian(side: int) -> NDArray[np.float64]:
-    """Matrix (side, side) of a Gaussian of 1 % of the side, cut at 3 sigma, border mirrored with the edge."""
-    sigma = 0.01 * side
-    radius = int(3 * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    source = np.pad(np.arange(side), radius, mode="symmetric")
-    matrix = np.zeros((side, side))
-    for step, weight in enumerate(weights / weights.sum()):
-        np.add.at(matrix, (np.arange(side), source[step : step + side]), weight)
-    return matrix

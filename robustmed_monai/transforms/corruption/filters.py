@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.blur import kernel_of_size, reflected
 from robustmed_monai.transforms.corruption.core import Corruption, sample_uniform
 from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError
@@ -86,20 +87,7 @@ def _gaussian_matrix(opencv: bool, side: int, size: int) -> Tensor:
     if opencv and size in _OPENCV:
         half = _OPENCV[size]
         return reflected(side, np.array([*half, *half[-2::-1]]))
-    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    offsets = np.arange(size) - size // 2
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    return reflected(side, weights / weights.sum())
-
-
-def reflected(side: int, kernel: np.ndarray) -> Tensor:
-    """Matrix (side, side) of a correlation with ``kernel``, mirrored at the border without the edge."""
-    radius = len(kernel) // 2
-    source = np.pad(np.arange(side), radius, mode="reflect")
-    matrix = np.zeros((side, side))
-    for step, weight in enumerate(kernel):
-        np.add.at(matrix, (np.arange(side), source[step : step + side]), weight)
-    return torch.from_numpy(matrix.astype(np.float32))
+    return reflected(side, kernel_of_size(size))
 
 
 def sharpen(

@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from robustmed_monai.transforms.batch_affine import apply_affine
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
     check_name,
@@ -105,13 +105,11 @@ def move(images: Tensor, degrees: Tensor, shifts: Tensor, padding: str) -> Tenso
         return moved.view(slices.shape).movedim(2, 4)
     angle, shifts = torch.deg2rad(degrees).to(images.dtype), shifts.to(images.dtype)
     cos, sin, ratio = angle.cos(), angle.sin(), images.shape[2] / images.shape[3]
-    # The grid asks where an output pixel comes from: unshift, then unrotate. Its first coordinate is Y, and
-    # each axis is measured in halves of its own length.
+    # The grid asks where an output pixel comes from: unshift, then unrotate. Its first coordinate is Y.
     x, y = 2 * shifts[:, 0], 2 * shifts[:, 1]
     first = torch.stack([cos, -sin * ratio, sin * ratio * x - cos * y], 1)
     second = torch.stack([sin / ratio, cos, -cos * x - sin / ratio * y], 1)
-    grid = F.affine_grid(torch.stack([first, second], 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return apply_affine(images, torch.stack([first, second], 1), padding_mode=padding)
 
 
 def contrast_inversion(amount: float) -> Corruption:

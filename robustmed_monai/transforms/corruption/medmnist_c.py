@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmed_monai.transforms.blur import kernel_of_size, reflected
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
     check_name,
@@ -22,7 +23,7 @@ from robustmed_monai.transforms.corruption.core import (
 )
 from robustmed_monai.transforms.corruption.digital import jpeg_compression, pixelate
 from robustmed_monai.transforms.corruption.drawn import SIDE, black_corner, bubble, characters, stain_deposit
-from robustmed_monai.transforms.corruption.filters import along_axes, reflected
+from robustmed_monai.transforms.corruption.filters import along_axes
 from robustmed_monai.transforms.corruption.medmnist_c_tables import COLOUR, GREY, TABLES, Level
 from robustmed_monai.transforms.corruption.noise import (
     gaussian_noise,
@@ -118,12 +119,11 @@ def _blur(size: int, reference: int | None, images: Tensor, params: Params) -> T
 @lru_cache(maxsize=64)
 def _blur_matrix(size: int, scale: float, side: int) -> Tensor:
     offsets = np.arange(size) - size // 2
-    weights = np.exp(-0.5 * (offsets / (0.3 * ((size - 1) * 0.5 - 1) + 0.8)) ** 2)
     reach = math.ceil(size // 2 * scale)
     pixels = np.arange(-reach, reach + 1)
     # As the kernels of optics: each weight is shared linearly by the pixels around its place.
-    shared = np.clip(1 - np.abs(pixels[:, None] - offsets * scale), 0, None) @ weights
-    return reflected(side, shared / weights.sum())
+    shared = np.clip(1 - np.abs(pixels[:, None] - offsets * scale), 0, None) @ kernel_of_size(size)
+    return reflected(side, shared)
 
 
 def _sample_rgb(noise: Corruption, shape: Shape, generator: torch.Generator) -> Params:
