@@ -324,7 +324,7 @@ def _target_arguments(component: Any) -> list[str] | None:
 
 def _unknown_key(key: str, known: list[str]) -> ConfigError:
     names = {name: name for name in known if not name.startswith("_")}
-    names |= {word: name for word, name in _SYNONYMS.items() if name in names and word not in names}
+    names |= {word: name for word, name in _SYNONYMS.items() if name in names}
     nearest = names[max(sorted(names), key=lambda name: _likeness(key, name))]
     written, near = key.replace(_SEPARATOR, "#"), nearest.replace(_SEPARATOR, "#")
     return ConfigError(
