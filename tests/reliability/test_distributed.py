@@ -28,8 +28,6 @@ import torch.utils.tensorboard
 from robustmed_monai.utils.files import sha256, write_json
 from robustmed_monai.utils.weights import load_weights
 
-pytestmark = pytest.mark.slow
-
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs" / "metadata.json").is_file())
 
@@ -131,7 +129,7 @@ class Probe:
 '''
 
 # Python 3.12 warns of forks of processes with threads; the children end by _exit and use none of them.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")]
 
 
 @pytest.fixture(scope="module")
