@@ -102,7 +102,8 @@ class ResultWriter:
         settings = [self.images, report, shown]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
-        self._stamps: dict[str, dict[str, int]] = {}
+        self._others = {str(item["image"]): _other_files(item) for item in self.files}
+        self._stamps: dict[str, dict[str, Any]] = {}
         self._failed = 0
         self._noted = (time.monotonic(), 0)
 
@@ -233,10 +234,7 @@ class ResultWriter:
     def _made_from(self, path: str) -> dict[str, Any]:
         # Taken once, before the image is read: one that changes meanwhile is done again by the next run.
         if path not in self._stamps:
-            try:
-                self._stamps[path] = input_stamp(path)
-            except OSError:
-                self._stamps[path] = {}
+            self._stamps[path] = {**_stamp(path), **{key: _stamp(p) for key, p in self._others[path].items()}}
         return {**self._stamps[path], "settings": self._settings}
 
     def _folder(self, path: str) -> Path:
@@ -256,6 +254,19 @@ class ResultWriter:
                 f"{done} of {total} images, {self._failed} failed; ready in about {minutes} min"
             )
             self._noted = (time.monotonic(), done)
+
+
+def _other_files(item: Mapping[str, Any]) -> dict[str, str]:
+    """Files of an item beside its image, such as the fixed image of a pair, by key."""
+    named = {str(k): str(v) for k, v in item.items() if isinstance(v, str | os.PathLike)}
+    return {k: v for k, v in named.items() if v != str(item["image"]) and os.path.exists(v)}
+
+
+def _stamp(path: str) -> dict[str, Any]:
+    try:
+        return {"path": path, **input_stamp(path)}
+    except OSError:
+        return {}
 
 
 def _failure_table(failed: Mapping[str, str], total: int, summary: Path) -> str:

@@ -5,6 +5,7 @@ from robustmed_monai.inferers.controls import MeanImageControl
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
+from robustmed_monai.inferers.registration import RegistrationInferer
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.inferers.slicewise import SlicewiseInferer
 
@@ -15,6 +16,7 @@ __all__ = [
     "FeatureInferer",
     "LPIPSPerceptual",
     "MeanImageControl",
+    "RegistrationInferer",
     "RotationCorrectionInferer",
     "SlicewiseInferer",
     "image_score",

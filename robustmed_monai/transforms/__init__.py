@@ -18,6 +18,7 @@ from robustmed_monai.transforms.load import (
     LoadCheckedImaged,
     read_npz_arrays,
 )
+from robustmed_monai.transforms.pair_fields import PairFieldsd, ResampleMovingd
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.scale_foreground import (
     IntensityWarning,
@@ -54,6 +55,7 @@ __all__ = [
     "LoadCheckedImage",
     "LoadCheckedImaged",
     "OODSlicesd",
+    "PairFieldsd",
     "RandDiffeomorphicDeform",
     "RandDiffeomorphicDeformd",
     "RandForeignObject",
@@ -66,6 +68,7 @@ __all__ = [
     "RandLesiond",
     "RandRotateK",
     "RandRotateKd",
+    "ResampleMovingd",
     "RotateK",
     "ScaleForeground",
     "ScaleForegroundd",

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from monai.data import MetaTensor
 from PIL import Image
 
-from robustmed_monai.engines.registration_inference import _shown
+from robustmed_monai.inferers.registration import checkerboard, registration_sheet
 from robustmed_monai.networks.registration import RegistrationNet, load_registration_net
 from robustmed_monai.transforms.field_files import read_field
 from robustmed_monai.utils.errors import RobustMedError
@@ -268,23 +269,52 @@ class TestInference:
     def test_slices_move_as_far_as_the_network_says(
         self, bundle: Any, network_file: Any, volumes: tuple[Path, Path], tmp_path: Path
     ) -> None:
-        """The made network moves by nearly 1.5 of its pixels, each 24 / 32 of the volume's voxels."""
+        """The made network moves by nearly 1.5 of its pixels of 2 mm; the volume's voxels have 1.8 mm."""
         _, fixed = volumes
         given = {"moving": str(fixed), "fixed": str(fixed)}
         bundle(configs("inference"), given, weights=str(network_file(2)), output_dir=str(tmp_path / "out"))
         ddf, _ = read_field(tmp_path / "out" / "fixed" / "field.nii.gz")
         middle = ddf[:, 7:13, 8:16, 4:8]
-        assert middle[:2].abs().mean().item() == pytest.approx(1.5 * 24 / 32, rel=0.25)
+        assert middle[:2].abs().mean().item() == pytest.approx(1.5 * 2.0 / 1.8, rel=0.1)
         assert middle[2].abs().max() < 1e-4
 
-    def test_the_sheet_shows_the_field(self) -> None:
-        image = torch.rand(1, 1, 33, 25, generator=torch.Generator().manual_seed(0))
-        shift = torch.zeros(1, 2, 33, 25)
-        shift[:, 0] = -2
-        still, moved = (_shown(image, image, ddf)["field"][0, 0] for ddf in (torch.zeros_like(shift), shift))
-        assert still[8].min() == still[:, 8].min() == 1
+    def test_a_checkerboard_takes_both_images_in_turn(self) -> None:
+        one, two = torch.zeros(1, 1, 24, 36), torch.ones(1, 1, 24, 36)
+        board = checkerboard(one, two)
+        assert board.mean() == 0.5
+        assert torch.equal(checkerboard(two, one), 1 - board)
+        assert torch.equal(checkerboard(one, one), one)
+
+    def test_lines_of_the_sheet_move_as_the_image_does(self) -> None:
+        image = MetaTensor(torch.rand(2, 33, 25, 1, generator=torch.Generator().manual_seed(0)))
+        shift = MetaTensor(torch.zeros(2, 33, 25, 1))
+        shift[0] = -2
+        space = {"image": image, "moved": MetaTensor(image[:1])}
+        sheets = [registration_sheet({"network_space": {**space, "ddf": ddf}}) for ddf in (shift * 0, shift)]
+        still, moved = (np.asarray(sheet.axes[3].images[0].get_array()) for sheet in sheets)
+        assert still[:, 8].min() == still[8].min() == 1
         assert still.mean() < 0.3
-        assert torch.equal(moved[10], still[8]), "lines move as the image does"
+        np.testing.assert_allclose(moved[:, 10], still[:, 8])
+
+    @pytest.mark.parametrize(("shift", "reason"), [(1000.0, "does not overlap"), (None, "is empty")])
+    def test_pairs_without_anything_in_common_are_refused(
+        self,
+        bundle: Any,
+        network_file: Any,
+        volumes: tuple[Path, Path],
+        tmp_path: Path,
+        shift: float | None,
+        reason: str,
+    ) -> None:
+        source: Any = nib.load(volumes[0])
+        affine, values = source.affine.copy(), source.get_fdata(dtype=np.float32)
+        affine[0, 3] += shift or 0.0
+        moving = tmp_path / "other.nii.gz"
+        nib.save(nib.Nifti1Image(values if shift else -values, affine), moving)
+        given = {"moving": str(moving), "fixed": str(volumes[1])}
+        with pytest.raises(RuntimeError) as caught:
+            bundle(configs("inference"), given, weights=str(network_file(2)), output_dir=str(tmp_path / "o"))
+        assert reason in str(caught.value.__cause__)
 
     def test_pictures_of_a_folder_against_one(
         self, bundle: Any, network_file: Any, heads: Path, tmp_path: Path

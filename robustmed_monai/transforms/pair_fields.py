@@ -1,0 +1,138 @@
+"""Two images of any grids made ready for a registration network, and its fields brought back to them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from robustmed_monai.transforms.alignment import (
+    align_affine,
+    field_between,
+    inverse_field_between,
+    resample_to,
+)
+from robustmed_monai.transforms.field_files import (
+    PICTURE_AFFINE,
+    Matrix,
+    sample_at,
+    voxels_to_world,
+    world_points,
+)
+from robustmed_monai.transforms.fields import folding
+from robustmed_monai.transforms.volume_slices import has_voxel_size
+from robustmed_monai.utils.errors import ImageError, ImageShapeError
+
+
+class ResampleMovingd(Transform):
+    """Resample the moving image to a grid of the fixed image, through an affine alignment if wanted.
+
+    Args:
+        affine: align by mutual information first (``align_affine``).
+        spatial_dims: 2 or 3, that of the network; a 2-D one takes the slices of volumes too.
+
+    Reads `moving` and `fixed`, as loaded, and `target` (1, *S), the fixed image on the grid to resample to.
+    Adds `source` (1, *S), the moving image there, and `alignment`, the 4x4 matrix from world points of the
+    fixed image to those of the moving one (None without an alignment).
+
+    Raises:
+        ImageError: when one of the images is empty, or they do not overlap.
+        ImageShapeError: when one is a volume and the other is not, or the network takes neither.
+    """
+
+    def __init__(self, affine: bool = False, spatial_dims: int = 2) -> None:
+        self.affine = affine
+        self.spatial_dims = spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with `source` and `alignment`."""
+        moving, fixed, target = data["moving"], data["fixed"], data["target"]
+        _check_pair(moving, fixed, self.spatial_dims)
+        matrix = None
+        if self.affine:
+            matrix = align_affine(_voxels(moving)[0], world(moving), _voxels(fixed)[0], world(fixed))
+        shape = tuple(target.shape[1:])
+        near = resample_to(_voxels(moving), world(moving), shape, world(target), matrix)
+        if not near.any():
+            raise ImageError(
+                f"{_name(moving)}: does not overlap with {_name(fixed)}; check the two files, or align them "
+                "first with --affine True."
+            )
+        source = MetaTensor(torch.from_numpy(near).float())
+        source.copy_meta_from(target)
+        # What is written has the intensities of the moving image.
+        source.meta = {**target.meta, "max_value": moving.meta.get("max_value")}
+        return {**data, "source": source, "alignment": matrix}
+
+
+class PairFieldsd(Transform):
+    """Bring the displacements of a registration network to the grids of its two files.
+
+    Reads `moving`, `fixed` and `alignment`, `image`, whose affine is that of the network's grid, and `ddf`
+    and `inverse_ddf` (d, *S) in voxels of it. Adds `field` (d, *fixed) and `inverse_field` (d, *moving), in
+    mm along (R, A, S): from the fixed grid to the moving image, and back; `moved` (1, *fixed), and `folds`,
+    the share of the network's voxels in which space is folded.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the fields."""
+        moving, fixed, matrix = data["moving"], data["fixed"], data["alignment"]
+        axes, shape = fixed.ndim - 1, tuple(fixed.shape[1:])
+        affine = world(data["image"], plane=not has_voxel_size(fixed))
+        steps = [voxels_to_world(_displacement(data[k], axes), affine) for k in ("ddf", "inverse_ddf")]
+        on_fixed = sample_at(steps[0], affine, world_points(shape, world(fixed)))
+        field = field_between(on_fixed, world(fixed), matrix)
+        inverse = inverse_field_between(steps[1], affine, tuple(moving.shape[1:]), world(moving), matrix)
+        points = world_points(shape, world(fixed)) + field
+        moved = torch.from_numpy(sample_at(_voxels(moving), world(moving), points)).float()
+        slices = data["ddf"].as_subclass(torch.Tensor)
+        batch = slices.movedim(-1, 0) if len(slices) == 2 else slices[None]
+        folds = float(folding(batch).mean())
+        return {**data, "field": field, "inverse_field": inverse, "moved": moved, "folds": folds}
+
+
+def world(image: MetaTensor, plane: bool = False) -> Matrix:
+    """4x4 voxel-to-world matrix (R, A, S) of an image; pictures lie in ITK's plane.
+
+    Args:
+        image: as loaded, or slices of one.
+        plane: it is made of a picture; its own affine counts pixels of the picture.
+    """
+    affine: Matrix = image.affine.double().numpy()
+    if plane:
+        return PICTURE_AFFINE @ affine
+    return affine if has_voxel_size(image) else PICTURE_AFFINE
+
+
+def _check_pair(moving: MetaTensor, fixed: MetaTensor, spatial_dims: int) -> None:
+    axes = fixed.ndim - 1
+    if moving.ndim != fixed.ndim or axes < spatial_dims:
+        raise ImageShapeError(
+            f"{_name(moving)}: {moving.ndim - 1} dimensions, to be registered to one of {axes} "
+            f"({_name(fixed)}) by a network of {spatial_dims}; give two images of the same kind."
+        )
+    for image in (moving, fixed):
+        if not (image > 0).any():
+            raise ImageError(f"{_name(image)}: is empty, no voxel is above 0; give another image.")
+
+
+def _displacement(ddf: torch.Tensor, axes: int) -> Matrix:
+    """A field (d, *S) of the network as one of ``axes`` dimensions; slices do not move across their plane."""
+    plain = ddf.as_subclass(torch.Tensor)
+    if len(plain) == 3:
+        return plain.numpy()
+    if axes == 2:
+        return plain[..., 0].numpy()
+    return torch.cat([plain, torch.zeros_like(plain[:1])]).numpy()
+
+
+def _voxels(image: MetaTensor) -> Any:
+    return np.asarray(image.as_tensor())
+
+
+def _name(image: MetaTensor) -> str:
+    return str(image.meta["filename_or_obj"])
