@@ -8,7 +8,7 @@ from PIL import Image
 
 from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.transforms.volume_slices import VolumeToSlices
 from robustmed_monai.utils.errors import ImageShapeError
 
 load = LoadCheckedImage(channels=1)
@@ -30,8 +30,7 @@ def test_a_folder_of_pictures_is_a_volume_in_the_order_of_numbers(
     expected = np.stack([np.asarray(page).T for page in pages], -1)
     assert np.array_equal(volume[0].numpy(), expected)
     # A slice of the stack is shown as the picture is.
-    slices, _ = volume_to_slices(volume, upper_percentile=100)
-    assert np.allclose(slices[2, 0, :, 1:-1] * expected.max(), expected[..., 2])
+    assert np.array_equal(VolumeToSlices()(volume)[0, :, 1:-1, 2], expected[..., 2])
 
 
 def test_pages_of_a_tiff_are_the_same_volume(tmp_path: Path, pages: list[Image.Image]) -> None:
