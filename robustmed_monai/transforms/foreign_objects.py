@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from numpy.typing import NDArray
 
+from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 Array = NDArray[np.float32]
@@ -209,7 +210,7 @@ class RandForeignObject(RandomizableTransform):
         return image, label
 
 
-class RandForeignObjectd(RandomizableTransform, MapTransform):
+class RandForeignObjectd(SeededDictTransform):
     """Dictionary-based `RandForeignObject`: changes the slice, adds its mask and the object's name.
 
     Args:
@@ -238,20 +239,11 @@ class RandForeignObjectd(RandomizableTransform, MapTransform):
         prob: float = 0.5,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        transform = RandForeignObject(objects, size, contrast, overlap, prob)
+        super().__init__(keys, transform, allow_missing_keys)
         self.brain_keys = ensure_tuple_rep(brain_key, len(self.keys))
         self.mask_keys = ensure_tuple_rep(mask_key, len(self.keys))
         self.kind_keys = ensure_tuple_rep(kind_key, len(self.keys))
-        self.renderer = RandForeignObject(objects, size, contrast, overlap, prob)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandForeignObjectd:
-        """Seed this transform and the objects it draws."""
-        super().set_random_state(seed, state)
-        self.renderer.set_random_state(seed, state)
-        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item with the object pasted in."""
@@ -259,8 +251,8 @@ class RandForeignObjectd(RandomizableTransform, MapTransform):
         for key, brain, mask, kind in self.key_iterator(
             item, self.brain_keys, self.mask_keys, self.kind_keys
         ):
-            item[key], item[mask] = self.renderer(item[key], item[brain])
-            item[kind] = self.renderer.spec.name if self.renderer.spec else "healthy"
+            item[key], item[mask] = self.transform(item[key], item[brain])
+            item[kind] = self.transform.spec.name if self.transform.spec else "healthy"
         return item
 
 

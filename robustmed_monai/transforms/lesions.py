@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from numpy.typing import NDArray
 
+from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.lesion_painting import Array, LesionSpec, Mask, paint
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
@@ -213,7 +214,7 @@ class RandLesion(RandomizableTransform):
         return draw_lesion(before, self.spec, region)
 
 
-class RandLesiond(RandomizableTransform, MapTransform):
+class RandLesiond(SeededDictTransform):
     """Dictionary-based `RandLesion`: changes the image and adds its anomaly mask and the kind.
 
     Args:
@@ -240,31 +241,18 @@ class RandLesiond(RandomizableTransform, MapTransform):
         prob: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, RandLesion(kinds, sizes, contrast, prob), allow_missing_keys)
         self.mask_keys = ensure_tuple_rep(mask_key, len(self.keys))
         self.kind_keys = ensure_tuple_rep(kind_key, len(self.keys))
         self.label_key = label_key
-        self.lesion = RandLesion(kinds, sizes, contrast, prob=1.0)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandLesiond:
-        """Seed this transform and the lesions it draws."""
-        super().set_random_state(seed, state)
-        self.lesion.set_random_state(seed, state)
-        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item with the lesion drawn in."""
         item = dict(data)
         labels = item[self.label_key] if self.label_key is not None else None
         for key, mask_key, kind_key in self.key_iterator(item, self.mask_keys, self.kind_keys):
-            self.randomize(None)
-            self.lesion.randomize()
-            self.lesion._do_transform = self._do_transform
-            item[key], item[mask_key] = self.lesion(item[key], labels, randomize=False)
-            item[kind_key] = self.lesion.spec.kind if self.lesion.spec else "healthy"
+            item[key], item[mask_key] = self.transform(item[key], labels)
+            item[kind_key] = self.transform.spec.kind if self.transform.spec else "healthy"
         return item
 
 

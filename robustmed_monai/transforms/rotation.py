@@ -13,12 +13,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
+from monai.transforms import RandomizableTransform, Transform
 
+from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.batch_affine import apply_affine, memory_format
 from robustmed_monai.transforms.slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
@@ -221,7 +221,7 @@ class RandRotateK(RandomizableTransform):
         return self.rotate(img, self.index)
 
 
-class RandRotateKd(RandomizableTransform, MapTransform):
+class RandRotateKd(SeededDictTransform):
     """Dictionary version of RandRotateK: one draw for all keys; its class is stored under ``index_key``.
 
     Args:
@@ -242,27 +242,12 @@ class RandRotateKd(RandomizableTransform, MapTransform):
         index_key: str = "rotation",
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        self.transform = RandRotateK(num_rotations, prob, mode)
+        super().__init__(keys, RandRotateK(num_rotations, prob, mode), allow_missing_keys)
         self.index_key = index_key
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> Randomizable:
-        """Set the random state of the draw."""
-        self.transform.set_random_state(seed, state)
-        super().set_random_state(seed, state)
-        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images turned and the rotation class."""
-        result = dict(data)
-        self.transform.randomize()
-        for key in self.key_iterator(result):
-            result[key] = self.transform(result[key], randomize=False)
-        result[self.index_key] = self.transform.index
-        return result
+        return {**super().__call__(data), self.index_key: self.transform.index}
 
 
 def _quarter_turns(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
