@@ -1,8 +1,8 @@
-"""Networks for other run times: ONNX, torch.export (.pt2) and TorchScript, and the way back into an inferer.
+"""Networks as ONNX, and the way back into an inferer.
 
     python -m robustmed_monai.export bundles/ra --output out/ra/export
 
-MONAI's ``onnx_export`` and ``ckpt_export`` write the one graph image -> ``pred``. A score needs more: RA's
+MONAI's ``onnx_export`` writes the one graph image -> ``pred``. A score needs more: RA's
 map the encoder's features, pchVAE's bound the codes, unORANIC's score the characteristics, RISC's
 probabilities its two networks apart. So every entry that an inferer asks a network for becomes a graph of its
 own, and ``ExportedNetwork`` offers them under their names: it takes the torch network's place in the inferer.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import os
 import sys
 import warnings
@@ -27,14 +26,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.jit._trace import TracerWarning
 
 from robustmed_monai.networks.pchvae import Components, Posterior, Quantized
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
 from robustmed_monai.utils.weights import load_into
 
-FORMATS = ("onnx", "pt2", "ts")
 # What inferers and file iterations ask a network for; a network is exported with those that it has.
 ENTRIES = (
     "forward",
@@ -58,26 +55,21 @@ def export_network(
     network: nn.Module,
     inputs: Mapping[str, torch.Tensor],
     folder: str | os.PathLike[str],
-    formats: Sequence[str] = ("onnx", "pt2"),
 ) -> Path:
-    """Write each entry of a network as a graph per format, and ``export.json``, which says what they are.
+    """Write each entry of a network as ONNX (extra `export`), and ``export.json``, which says what they are.
 
     Args:
         network: put into evaluation mode and onto the CPU.
         inputs: name of each input to an example (B, C, *spatial) with B > 1; B is free in the graphs, the
             other sizes are fixed.
         folder: where to write.
-        formats: "onnx" (extra `export`), "pt2".
 
     Returns:
-        Path of ``export.json``: per entry its inputs, options, outputs, kind and the files' sha256.
+        Path of ``export.json``: per entry its inputs, options, outputs, kind, file and the file's sha256.
 
     Raises:
-        ConfigError: for an unknown format, or when a graph cannot be made for any batch size.
+        ConfigError: when a graph cannot be made for any batch size.
     """
-    unknown = sorted(set(formats) - set(FORMATS[:2]))
-    if unknown:
-        raise ConfigError(f"formats: found {unknown}; choose of {list(FORMATS[:2])}.")
     network.cpu().eval()
     examples = tuple(tensor.cpu() for tensor in inputs.values())
     record: dict[str, Any] = {}
@@ -85,18 +77,19 @@ def export_network(
         function = _Entry(network, entry)
         with torch.no_grad():
             kind, outputs = _flatten(function.call(*examples), entry)
-        program = _program(function, examples, entry)
-        files = {}
-        for form in formats:
-            path = Path(folder) / f"{entry}.{form}"
-            with atomic_path(path) as temporary:
-                _save(program, temporary, form, list(inputs), list(outputs))
-            files[form] = {"file": path.name, "sha256": sha256(path)}
+        path = Path(folder) / f"{entry}.onnx"
+        with atomic_path(path) as temporary:
+            _save(_program(function, examples, entry), temporary, list(inputs), list(outputs))
         shapes = {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()}
         options = _options(function.function)
         record[entry] = {
-            "inputs": shapes, "options": options, "outputs": list(outputs), "kind": kind, "files": files
-        }  # fmt: skip
+            "inputs": shapes,
+            "options": options,
+            "outputs": list(outputs),
+            "kind": kind,
+            "file": path.name,
+            "sha256": sha256(path),
+        }
     settings = {name: getattr(network, name) for name in SETTINGS if hasattr(network, name)}
     return write_json(
         Path(folder) / RECORD, {"torch": torch.__version__, "settings": settings, "entries": record}
@@ -112,7 +105,6 @@ class ExportedNetwork(nn.Module):
 
     Args:
         folder: folder of ``export_network``.
-        form: "onnx" (extra `export`) or "pt2".
         entry: what calling the network does; "rotnet" and "classifier" for RISC's two networks.
         providers: execution providers of onnxruntime.
 
@@ -128,7 +120,6 @@ class ExportedNetwork(nn.Module):
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        form: str = "onnx",
         entry: str = "forward",
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
@@ -137,21 +128,15 @@ class ExportedNetwork(nn.Module):
         for name, value in content["settings"].items():
             setattr(self, name, value)
         self.entries: dict[str, Any] = content["entries"]
-        if entry not in self.entries or any(form not in e["files"] for e in self.entries.values()):
-            raise DataError(
-                f"{folder}: holds no {entry!r} as {form}; it has {list(self.entries)}. "
-                f"Export it with --formats {form}."
-            )
+        if entry not in self.entries:
+            raise DataError(f"{folder}: holds no {entry!r}; it has {list(self.entries)}. Export it again.")
         self.entry = entry
-        self.form = form
-        open_graph = partial(_onnx_graph, providers=providers) if form == "onnx" else _torch_graph
-        # In a dictionary, so that train() and eval() do not reach exported modules, which refuse them.
         self._graphs: dict[str, Graph] = {}
         for name, known in self.entries.items():
-            path = Path(folder) / known["files"][form]["file"]
-            if sha256(path) != known["files"][form]["sha256"]:
+            path = Path(folder) / known["file"]
+            if sha256(path) != known["sha256"]:
                 raise WeightsError(f"{path}: was altered: {RECORD} has another sha256. Export it again.")
-            self._graphs[name] = open_graph(path)
+            self._graphs[name] = _onnx_graph(path, providers)
             self._offer(name)
 
     def forward(self, *inputs: torch.Tensor, **options: Any) -> Any:
@@ -260,10 +245,7 @@ def _program(function: _Entry, examples: tuple[torch.Tensor, ...], entry: str) -
         ) from error
 
 
-def _save(program: Any, path: Path, form: str, inputs: list[str], outputs: list[str]) -> None:
-    if form == "pt2":
-        torch.export.save(program, path)
-        return
+def _save(program: Any, path: Path, inputs: list[str], outputs: list[str]) -> None:
     with _exporter_warnings():
         made: Any = torch.onnx.export(
             program, (), input_names=inputs, output_names=outputs, dynamo=True, verbose=False
@@ -287,16 +269,6 @@ def _onnx_graph(path: Path, providers: Sequence[str]) -> Graph:
     return run
 
 
-def _torch_graph(path: Path) -> Graph:
-    module = torch.export.load(path).module()
-
-    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return list(module(*(x.cpu() for x in inputs)))
-
-    return run
-
-
 @contextmanager
 def _exporter_warnings() -> Iterator[None]:
     """2026-11: the exporters of torch 2.15 call names that torch itself has deprecated."""
@@ -309,7 +281,6 @@ def _exporter_warnings() -> Iterator[None]:
 def export_bundle(
     bundle: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    formats: Sequence[str] = FORMATS,
     weights: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Path:
@@ -318,8 +289,6 @@ def export_bundle(
     Args:
         bundle: folder of the bundle.
         output: folder to write into.
-        formats: "onnx", "pt2", and "ts" for ``model.ts``: the one graph inputs -> prediction, traced, with
-            metadata and config inside, as MONAI's ``ckpt_export`` writes it and MONAI Deploy reads it.
         weights: weights file; None takes the config's.
         overrides: other items of the config.
 
@@ -345,11 +314,7 @@ def export_bundle(
     path = Path(parser.get_parsed_content("weights"))
     network = load_into(parser.get_parsed_content("network_def"), path)
     inputs = example_inputs(parser["_meta_"])
-    record = export_network(network, inputs, output, [form for form in formats if form != "ts"])
-    if "ts" in formats:
-        extra = {"inference.json": json.dumps(read_json(configs / "inference.json")).encode()}
-        _torchscript(network, inputs, Path(output) / "model.ts", parser["_meta_"], extra)
-    return record
+    return export_network(network, inputs, output)
 
 
 def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
@@ -371,30 +336,14 @@ def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
     return found
 
 
-def _torchscript(
-    network: nn.Module, inputs: Named, path: Path, metadata: Mapping[str, Any], extra: Mapping[str, bytes]
-) -> None:
-    from monai.data.torchscript_utils import save_net_with_metadata
-
-    with atomic_path(path) as temporary, _exporter_warnings(), torch.no_grad():
-        # The checks of shapes that tracing leaves out are warned of; a traced network takes these sizes only.
-        warnings.simplefilter("ignore", TracerWarning)
-        # MONAI's command knows networks of one input alone, and none that return a mapping.
-        traced = torch.jit.trace(network, tuple(inputs.values()), strict=False)
-        save_net_with_metadata(
-            traced, str(temporary), include_config_vals=False, meta_values=metadata, more_extra_files=extra
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: export one bundle."""
-    parser = argparse.ArgumentParser(description="Write a bundle's network as ONNX, .pt2 and TorchScript.")
+    parser = argparse.ArgumentParser(description="Write a bundle's network as ONNX.")
     parser.add_argument("bundle", type=Path, help="folder of the bundle, such as bundles/ra")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--weights", type=Path, help="weights file (those that the bundle ships)")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     chosen = parser.parse_args(arguments)
-    path = export_bundle(chosen.bundle, chosen.output, chosen.formats, chosen.weights)
+    path = export_bundle(chosen.bundle, chosen.output, chosen.weights)
     sys.stdout.write(f"written: {path}\n")
     return 0
 

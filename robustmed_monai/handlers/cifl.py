@@ -1,4 +1,4 @@
-"""Logs how invariant features are at every validation, and ends a training that cannot become any good."""
+"""How invariant features are at every validation; a training whose features are useless ends."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ class InvarianceHandler:
 
     Args:
         crop: voxels left out at each border.
-        guarded: kind of batch that decides whether the training goes on.
+        checked_kind: kind of batch that decides whether the training goes on.
         max_other: the training ends when s_other is above it: the features ignore the image.
         min_rank: the training ends when the effective rank is below it: the channels are all the same.
         min_epochs_before_best: epochs before which nothing ends the training.
 
     Raises:
-        ConfigError: during the run, when no batch is of the guarded kind.
+        ConfigError: during the run, when no batch is of the checked kind.
         TrainingError: during the run, when features are as said.
     """
 
     def __init__(
         self,
         crop: int = 8,
-        guarded: str = "shapes",
+        checked_kind: str = "shapes",
         max_other: float = 0.9,
         min_rank: float = 2.0,
         min_epochs_before_best: int = 1,
     ) -> None:
         self.crop = crop
-        self.guarded = guarded
+        self.checked_kind = checked_kind
         self.max_other = max_other
         self.min_rank = min_rank
         self.min_epochs_before_best = min_epochs_before_best
@@ -63,22 +63,22 @@ class InvarianceHandler:
         metrics = mean_figures(self._found)
         engine.state.metrics.update(metrics)
         if engine.state.epoch > self.min_epochs_before_best:
-            self._guard(engine, metrics)
+            self._check(engine, metrics)
 
-    def _guard(self, engine: Engine, metrics: dict[str, float]) -> None:
-        if f"{self.guarded}_s_other" not in metrics:
+    def _check(self, engine: Engine, metrics: dict[str, float]) -> None:
+        if f"{self.checked_kind}_s_other" not in metrics:
             raise ConfigError(
-                f"guarded={self.guarded!r}: the evaluator has {sorted(metrics)}; guard one of these."
+                f"checked_kind={self.checked_kind!r}: the evaluator has {sorted(metrics)}; name one of these."
             )
-        other, rank = metrics[f"{self.guarded}_s_other"], metrics[f"{self.guarded}_rank"]
+        other, rank = metrics[f"{self.checked_kind}_s_other"], metrics[f"{self.checked_kind}_rank"]
         advice = "Train with center=True and a crop of at least the network's depth, or change tau_g."
         if other > self.max_other:
             raise TrainingError(
-                f"epoch {engine.state.epoch}: the features of different {self.guarded} are alike (s_other = "
-                f"{other:.3f}, above {self.max_other}): they do not look at the image. {advice}"
+                f"epoch {engine.state.epoch}: the features of different {self.checked_kind} are alike "
+                f"(s_other = {other:.3f}, above {self.max_other}): they do not look at the image. {advice}"
             )
         if rank < self.min_rank:
             raise TrainingError(
-                f"epoch {engine.state.epoch}: the features of {self.guarded} have an effective rank of "
+                f"epoch {engine.state.epoch}: the features of {self.checked_kind} have an effective rank of "
                 f"{rank:.2f}, below {self.min_rank}: all channels show the same. {advice}"
             )

@@ -5,7 +5,6 @@ A bundle is covered when CASES lists it; one without inference.json, or not list
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +15,10 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ckpt_export, onnx_export
-from monai.data.torchscript_utils import load_net_with_metadata
+from monai.bundle import ConfigParser, onnx_export
 from torch import nn
-from torch.jit._trace import TracerWarning
 
 from robustmed_monai.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
-from robustmed_monai.networks.registration import registration_net
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.files import read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects
@@ -103,9 +99,9 @@ class Exported:
             parser[key] = value
         return parser
 
-    def replaced(self, form: str) -> Overrides:
+    def replaced(self) -> Overrides:
         """Overrides that put the exported graphs in the place of the torch networks."""
-        given = {"_target_": EXPORTED, "folder": str(self.folder), "form": form}
+        given = {"_target_": EXPORTED, "folder": str(self.folder)}
         return {key: {**given, "entry": entry} for key, entry in self.parts.items()}
 
 
@@ -142,9 +138,8 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_inference_gives_the_same_scores(
-    exported: Exported, volumes: list[Path], workflow: Any, form: str, tmp_path: Path
+    exported: Exported, volumes: list[Path], workflow: Any, tmp_path: Path
 ) -> None:
     def run(folder: str, **more: Any) -> dict[str, Any]:
         images = dict(zip(exported.images, map(str, volumes), strict=False))
@@ -152,7 +147,7 @@ def test_inference_gives_the_same_scores(
         files = str(exported.configs / "inference.json")
         return _outputs(workflow(files, settings, workflow_type="infer"))
 
-    expected, found = run("torch"), run(form, **exported.replaced(form))
+    expected, found = run("torch"), run("onnx", **exported.replaced())
     assert found.keys() == expected.keys()
     figures = [key for key, value in expected.items() if isinstance(value, torch.Tensor)]
     assert any(float(expected[key].std()) > 1e-3 for key in figures if expected[key].numel() > 1)
@@ -163,9 +158,8 @@ def test_inference_gives_the_same_scores(
         assert difference < TOLERANCE, f"{key} differs by {difference:.2g}"
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_any_batch_size(exported: Exported, form: str) -> None:
-    network = ExportedNetwork(exported.folder, form, next(iter(exported.parts.values())))
+def test_any_batch_size(exported: Exported) -> None:
+    network = ExportedNetwork(exported.folder, next(iter(exported.parts.values())))
     entry = network.entry
     torch_entry = exported.network if entry == "forward" else exported.network.get_submodule(entry)
     for batch in (1, 3, 16):
@@ -177,7 +171,7 @@ def test_any_batch_size(exported: Exported, form: str) -> None:
         torch.testing.assert_close(network(*images), expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_monai_commands_write_onnx_and_torchscript(exported: Exported, tmp_path: Path) -> None:
+def test_monais_command_writes_onnx(exported: Exported, tmp_path: Path) -> None:
     import onnxruntime
 
     shape = [list(x.shape) for x in exported.inputs.values()]
@@ -195,44 +189,23 @@ def test_monai_commands_write_onnx_and_torchscript(exported: Exported, tmp_path:
     names["dynamic_axes"] = {"image": {0: "batch"}, "pred": {0: "batch"}}
     with _quiet():
         onnx_export(filepath=str(tmp_path / "model.onnx"), converter_kwargs=names, **common)
-        ckpt_export(filepath=str(tmp_path / "model.ts"), use_trace=True, **common)
-        script = torch.jit.load(tmp_path / "model.ts")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     for batch in (1, 7):
         image = torch.rand(batch, *shape[0][1:])
         with torch.no_grad():
             expected = exported.network(image)
-            torch.testing.assert_close(script(image), expected, atol=TOLERANCE, rtol=TOLERANCE)
         (found,) = session.run(["pred"], {"image": image.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 class TestCommand:
-    def test_writes_what_it_is_asked_for(self, tmp_path: Path) -> None:
+    def test_writes_every_entry(self, tmp_path: Path) -> None:
         with _quiet():
-            assert main([str(BUNDLES / "ra"), "--output", str(tmp_path), "--formats", "pt2", "ts"]) == 0
-        assert {p.name for p in tmp_path.iterdir()} == {
-            "export.json", "forward.pt2", "encoder.features.pt2", "model.ts",
-        }  # fmt: skip
+            assert main([str(BUNDLES / "ra"), "--output", str(tmp_path)]) == 0
+        names = {p.name for p in tmp_path.iterdir()}
+        assert names == {"export.json", "forward.onnx", "encoder.features.onnx"}
         known = read_json(tmp_path / "export.json")["entries"]["forward"]
         assert (known["inputs"], known["outputs"]) == ({"image": ["batch", 1, 128, 128]}, ["pred"])
-
-    def test_torchscript_of_two_images(self, tmp_path: Path) -> None:
-        """MONAI's command cannot write it: it knows networks of one input that return a tensor."""
-        bundle, names = BUNDLES / "cifl_registration", ["inference.json"]
-        network = registration_net(channels=[4, 4], integration_steps=1)
-        info = {"channels": [4, 4], "integration_steps": 1}
-        save_weights(network.state_dict(), tmp_path / "model.pt", info)
-        with _quiet():
-            export_bundle(bundle, tmp_path, ["ts"], tmp_path / "model.pt")
-            script, metadata, files = load_net_with_metadata(
-                str(tmp_path / "model.ts"), more_extra_files=names
-            )
-        assert metadata == read_json(bundle / "configs" / "metadata.json")
-        assert json.loads(files["inference.json"]) == read_json(bundle / "configs" / "inference.json")
-        images = [torch.rand(3, 1, 128, 128) for _ in range(2)]
-        with torch.no_grad():
-            torch.testing.assert_close(script(*images), network(*images), rtol=TOLERANCE, atol=1e-8)
 
     def test_refuses_what_is_no_bundle(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"holds no configs/inference\.json; give the folder"):
@@ -241,32 +214,28 @@ class TestCommand:
 
 class TestErrors:
     def test_an_altered_graph_is_refused(self, tmp_path: Path) -> None:
-        export_network(nn.Conv2d(1, 1, 3), {"image": torch.rand(2, 1, 8, 8)}, tmp_path, ["pt2"])
-        assert ExportedNetwork(tmp_path, "pt2")(torch.rand(5, 1, 8, 8)).shape == (5, 1, 6, 6)
-        with pytest.raises(DataError, match=r"holds no 'forward' as onnx.*--formats onnx"):
-            ExportedNetwork(tmp_path, "onnx")
-        data = bytearray((tmp_path / "forward.pt2").read_bytes())
+        export_network(nn.Conv2d(1, 1, 3), {"image": torch.rand(2, 1, 8, 8)}, tmp_path)
+        assert ExportedNetwork(tmp_path)(torch.rand(5, 1, 8, 8)).shape == (5, 1, 6, 6)
+        with pytest.raises(DataError, match=r"holds no 'rotnet'; it has \['forward'\]"):
+            ExportedNetwork(tmp_path, "rotnet")
+        data = bytearray((tmp_path / "forward.onnx").read_bytes())
         data[len(data) // 2] ^= 1
-        (tmp_path / "forward.pt2").write_bytes(data)
-        with pytest.raises(WeightsError, match=r"forward\.pt2: was altered"):
-            ExportedNetwork(tmp_path, "pt2")
+        (tmp_path / "forward.onnx").write_bytes(data)
+        with pytest.raises(WeightsError, match=r"forward\.onnx: was altered"):
+            ExportedNetwork(tmp_path)
 
     def test_a_graph_has_the_options_it_was_made_with(self, tmp_path: Path) -> None:
         class Scaled(nn.Module):
             def forward(self, image: torch.Tensor, twice: bool = False) -> torch.Tensor:
                 return image * (2 if twice else 1)
 
-        export_network(Scaled(), {"image": torch.rand(2, 4)}, tmp_path, ["pt2"])
-        network, image = ExportedNetwork(tmp_path, "pt2"), torch.rand(3, 4)
+        export_network(Scaled(), {"image": torch.rand(2, 4)}, tmp_path)
+        network, image = ExportedNetwork(tmp_path), torch.rand(3, 4)
         torch.testing.assert_close(network(image, twice=False), image)
         with pytest.raises(
             ConfigError, match=r"found {'twice': True}; an exported graph has {'twice': False}"
         ):
             network(image, twice=True)
-
-    def test_an_unknown_format_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"found \['tflite'\]; choose of \['onnx', 'pt2'\]"):
-            export_network(nn.Identity(), {"image": torch.rand(2, 1)}, tmp_path, ["tflite"])
 
     def test_a_network_of_one_batch_size_is_named(self, tmp_path: Path) -> None:
         class Fixed(nn.Module):
@@ -274,7 +243,7 @@ class TestErrors:
                 return image.reshape(len(image), -1) * torch.ones(2, 1)
 
         with pytest.raises(ConfigError, match=r"Fixed\.forward: cannot be exported for any batch size"):
-            export_network(Fixed(), {"image": torch.rand(2, 4)}, tmp_path, ["pt2"])
+            export_network(Fixed(), {"image": torch.rand(2, 4)}, tmp_path)
 
     def test_free_sides_of_the_metadata(self) -> None:
         sides = {"num_channels": 1, "spatial_shape": ["*", "16*n", 28]}
@@ -290,7 +259,7 @@ def test_outputs_of_mappings_keep_their_names(tmp_path: Path) -> None:
             return {"sum": moving + fixed, "difference": moving - fixed}
 
     inputs = {"moving": torch.rand(2, 1, 4), "fixed": torch.rand(2, 1, 4)}
-    record = read_json(export_network(Pair(), inputs, tmp_path, ["onnx"]))
+    record = read_json(export_network(Pair(), inputs, tmp_path))
     assert record["entries"]["forward"]["outputs"] == ["sum", "difference"]
     moving, fixed = torch.rand(3, 1, 4), torch.rand(3, 1, 4)
     found = ExportedNetwork(tmp_path)(moving, fixed)
@@ -310,7 +279,6 @@ def test_results_of_other_files_are_made_anew(tmp_path: Path) -> None:
             export_network(network, {"image": torch.rand(2, 1, 8, 8)}, tmp_path / folder)
     digests = {name: digest_objects(ExportedNetwork(tmp_path / name)) for name in "abc"}
     assert digest_objects(ExportedNetwork(tmp_path / "a")) == digests["a"] != digests["b"]
-    assert digest_objects(ExportedNetwork(tmp_path / "a", "pt2")) != digests["a"]
     export_network(second, {"image": torch.rand(2, 1, 8, 8)}, tmp_path / "a")
     assert digest_objects(ExportedNetwork(tmp_path / "a")) != digests["a"]
 
@@ -370,6 +338,6 @@ class _quiet(warnings.catch_warnings):  # noqa: N801
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        for kind in (DeprecationWarning, FutureWarning, UserWarning, TracerWarning):
+        for kind in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", kind)
         return entered

@@ -106,6 +106,6 @@ def test_other_kinds_do_not_end_it(evaluate: Evaluate) -> None:
     assert metrics["brains_s_other"] == pytest.approx(1.0)
 
 
-def test_a_guarded_kind_that_is_not_there_is_named(evaluate: Evaluate) -> None:
-    with pytest.raises(ConfigError, match="guarded='shapes'"):
+def test_a_checked_kind_that_is_not_there_is_named(evaluate: Evaluate) -> None:
+    with pytest.raises(ConfigError, match="checked_kind='shapes'"):
         evaluate(Features(), [_batch("brains", 0)], epoch=5)
