@@ -25,7 +25,7 @@ LIMIT = 95e6  # bytes; the package index takes 100 MB
 def _run(words: Sequence[str | Path], **settings: Any) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False, **settings)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+    return str(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,8 @@ def source(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    words = [
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        folder,
-        source,
-    ]
-    _run([sys.executable, *words])
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    _run([sys.executable, "-m", "pip", "wheel", *options, str(source)])
     (built,) = folder.glob("*.whl")
     return built
 
