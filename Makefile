@@ -88,6 +88,7 @@ check: types tables-check test ## what a change has to pass: mypy, the tables of
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(PY) tools/format_configs.py --check
 	$(VENV)/bin/lint-imports
 
 types: $(VENV)/.installed-dev

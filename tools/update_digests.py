@@ -7,8 +7,9 @@ Run it after the weights of a bundle or the JSON beside them were changed on pur
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from format_configs import laid_out
 
 from robustmed_monai.utils.files import atomic_path, read_json, sha256
 from robustmed_monai.utils.weight_info import info_digest
@@ -25,7 +26,7 @@ def main() -> None:
             entry["sha256"] = sha256(file)
             if file.with_suffix(".json").exists():
                 entry["info_sha256"] = info_digest(read_json(file.with_suffix(".json"))["info"])
-        text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+        text = laid_out(metadata) + "\n"
         if text != path.read_text(encoding="utf-8"):
             with atomic_path(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
