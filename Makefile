@@ -97,26 +97,26 @@ types: $(VENV)/.installed-dev
 format-configs: $(VENV)/.installed ## lay the bundles' JSON out: what fits on one line stands on one line
 	$(PY) tools/format_configs.py
 
-tables: $(VENV)/.installed ## write the tables of the READMEs from the results files
-	$(PY) -m robustmed_monai.utils.tables
+tables: $(VENV)/.installed ## write the tables of the pages from the results files
+	$(PY) tools/tables.py
 
 tables-check: $(VENV)/.installed
-	$(PY) -m robustmed_monai.utils.tables --check
+	$(PY) tools/tables.py --check
 
 results-ra: $(VENV)/.installed ## the results table of RA on the real images in ROBUSTMED_DATA (hours)
-	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_ra.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_ra.py
 
 results-unoranic: $(VENV)/.installed ## the results tables of unORANIC on MedMNIST in ROBUSTMED_DATA (hours)
-	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_unoranic.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_unoranic.py
 
 results-risc: $(VENV)/.installed ## the results tables of RISC on MedMNIST in ROBUSTMED_DATA (hours)
-	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_risc.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_risc.py
 
 results-pchvae: $(VENV)/.installed ## the results tables of pchVAE on the brains in ROBUSTMED_DATA (hours)
-	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_pchvae.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_pchvae.py
 
 results-cifl: $(VENV)/.installed ## the results tables of CIFL on OASIS in ROBUSTMED_DATA (hours)
-	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) benchmarks/results_cifl.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_cifl.py
 
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done

@@ -45,7 +45,7 @@ from robustmed_monai.transforms.corruption.tone import (
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.provenance import CHECKOUT
-from robustmed_monai.visualize.corruption_gallery import colour_image
+from tools.corruption_gallery import colour_image
 
 PEERS = CHECKOUT / "out/benchmark_peers"
 ALBUMENTATIONS = ("albumentations==2.0.8", "opencv-python-headless")

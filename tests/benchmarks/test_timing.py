@@ -13,7 +13,7 @@ import torch
 from benchmarks import bench_anomaly_map, bench_engine, bench_volume, timing
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.provenance import read_results
-from robustmed_monai.utils.tables import render_table
+from tools.tables import render_table
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from robustmed_monai.transforms.corruption.unoranic import (
     unoranic_detection,
 )
 from robustmed_monai.transforms.params import Params, draw, index_params
-from robustmed_monai.visualize.corruption_gallery import colour_image
+from tools.corruption_gallery import colour_image
 
 Maker = Callable[[int], Corruption]
 

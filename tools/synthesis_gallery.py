@@ -1,6 +1,6 @@
 """What the synthesis makes, as one picture: shapes, contrasts, deformations, artefacts, volumes and brains.
 
-python -m robustmed_monai.visualize.synthesis_gallery [--output docs/label_shapes.png]
+python tools/synthesis_gallery.py [--output docs/label_shapes.png]
 """
 
 from __future__ import annotations

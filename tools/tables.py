@@ -1,4 +1,4 @@
-"""Tables of the READMEs, generated from results files: ``python -m robustmed_monai.utils.tables [--check]``.
+"""Tables of the pages, generated from results files: ``python tools/tables.py [--check]``.
 
 A table stands between two comments and is replaced as a whole::
 
@@ -15,15 +15,18 @@ import argparse
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustmed_monai.utils.errors import ConfigError, RobustMedError
 from robustmed_monai.utils.files import atomic_path
-from robustmed_monai.utils.provenance import CHECKOUT, read_results
+from robustmed_monai.utils.provenance import read_results
+from robustmed_monai.utils.result_text import cell_text, explanation
 
+_REPOSITORY = Path(__file__).resolve().parents[1]
+# A longer command names the weights of every run: the results file has it.
+_COMMAND = 120
 _DOCUMENTS = ("*.md", "docs/**/*.md", "bundles/*/docs/*.md", "benchmarks/*.md")
 _START = re.compile(r"^<!-- table: (?P<options>.*?) -->[ \t]*$", re.MULTILINE)
 _END = "<!-- end table -->"
@@ -57,12 +60,12 @@ def render_table(
         columns = _choose(columns, [cell["column"] for cell in cells], "column")
         shown = [cell for cell in cells if cell["row"] in rows and cell["column"] in columns]
         lines = _result_lines(shown, rows, columns, digits)
-        what = _meaning(shown)
+        what = explanation(shown)
     commit = results["commit"] or "none"
     short = commit[:12] + ("+dirty" if commit.endswith("+dirty") else "")
-    # A command may name the weights of every run: the results file has it whole.
-    command = textwrap.shorten(results["command"], width=200, placeholder=" ...")
-    return "\n".join([*lines, "", f"{what}. `{command}`, {results['date']}, commit {short}."])
+    command = results["command"]
+    said = f"`{command}`, " if len(command) <= _COMMAND else ""
+    return "\n".join([*lines, "", f"{what}. {said}{results['date']}, commit {short}."])
 
 
 def update_document(text: str, root: Path) -> str:
@@ -100,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Generate the tables of the READMEs from the results files.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a document differs")
-    parser.add_argument("root", nargs="?", type=Path, default=CHECKOUT, help="repository (default: this one)")
+    parser.add_argument(
+        "root", nargs="?", type=Path, default=_REPOSITORY, help="repository (default: this one)"
+    )
     options = parser.parse_args(arguments)
     status = 0
     for document in _documents(options.root):
@@ -144,7 +149,7 @@ def _read_options(text: str) -> tuple[str, dict[str, Any]]:
 def _result_lines(
     cells: Sequence[Mapping[str, Any]], rows: Sequence[str], columns: Sequence[str], digits: int
 ) -> list[str]:
-    figures = {(cell["row"], cell["column"]): _figure(cell, digits) for cell in cells}
+    figures = {(cell["row"], cell["column"]): cell_text(cell, digits) for cell in cells}
     return _markdown(
         ["", *(column.replace("_", " ") for column in columns)],
         [[row, *(figures.get((row, column), "–") for column in columns)] for row in rows],
@@ -185,26 +190,9 @@ def _choose(wanted: Sequence[str] | None, given: Iterable[str], kind: str) -> li
     return list(wanted)
 
 
-def _figure(cell: Mapping[str, Any], digits: int) -> str:
-    mean = f"{cell['mean']:.{digits}f}"
-    if cell["n"] > 1:
-        return f"{mean} ± {cell['std']:.{digits}f}"
-    if "ci95" in cell:
-        low, high = cell["ci95"]
-        return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
-    return mean
-
-
 def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
-
-
-def _meaning(cells: Sequence[Mapping[str, Any]]) -> str:
-    counts = sorted({cell["n"] for cell in cells})
-    if counts == [1]:
-        return "One run" + (" [95 % interval]" if any("ci95" in cell for cell in cells) else "")
-    return f"Mean ± standard deviation, n = {' or '.join(map(str, counts))}"
 
 
 if __name__ == "__main__":

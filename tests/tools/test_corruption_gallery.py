@@ -10,13 +10,13 @@ import torch
 
 from robustmed_monai.transforms.corruption.suite import CorruptionSuite
 from robustmed_monai.utils.errors import ImageShapeError
-from robustmed_monai.visualize.corruption_gallery import (
+from robustmed_monai.visualize.figures import to_array
+from tools.corruption_gallery import (
     colour_image,
     corruption_gallery,
     every_corruption,
     main,
 )
-from robustmed_monai.visualize.figures import to_array
 
 # One row of pictures of 88 pixels, 4 apart, right of 128 pixels of labels and below 22 of headings.
 SIDE, STEP, LEFT, TOP = 88, 92, 128, 22
@@ -53,9 +53,7 @@ def test_those_without_severities_fill_strips() -> None:
 @pytest.fixture
 def _no_brain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A virtual subject takes seconds to grow."""
-    monkeypatch.setattr(
-        "robustmed_monai.visualize.corruption_gallery.brain_image", lambda size=32: torch.zeros(1, size, size)
-    )
+    monkeypatch.setattr("tools.corruption_gallery.brain_image", lambda size=32: torch.zeros(1, size, size))
 
 
 @pytest.mark.usefixtures("_no_brain")

@@ -6,7 +6,7 @@ import pytest
 
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.provenance import provenance, write_results
-from robustmed_monai.utils.tables import main, render_table, update_document
+from tools.tables import main, render_table, update_document
 
 HEAD = {
     **provenance(command="make results-ra", seeds=[1, 2, 3]),
@@ -35,7 +35,8 @@ def test_all_cells_in_the_order_of_the_file() -> None:
         "| RA | 0.912 ± 0.010 | 0.500 ± 0.020 |\n"
         "| mean image | 0.610 [0.550, 0.670] | – |\n"
         "\n"
-        "Mean ± standard deviation, n = 1 or 3. `make results-ra`, 2026-11-21, commit 0123456789ab."
+        "±: standard deviation over 3 seeds; [a, b]: 95 % bootstrap interval over subjects; rows without ± "
+        "have one run. `make results-ra`, 2026-11-21, commit 0123456789ab."
     )
 
 
@@ -52,9 +53,15 @@ def test_chosen_rows_columns_and_decimals(project: Path) -> None:
 def test_single_runs_and_dirty_commits_are_said() -> None:
     results = {**HEAD, "commit": "0123456789abcdef+dirty", "rows": CELLS}
     line = render_table(results, rows=["mean image"]).splitlines()[-1]
-    assert line.startswith("One run [95 % interval].")
+    assert line.startswith("[a, b]: 95 % bootstrap interval over subjects. `make")
     assert line.endswith("commit 0123456789ab+dirty.")
     assert render_table({**HEAD, "commit": None, "rows": CELLS}).endswith("commit none.")
+
+
+def test_rows_with_other_numbers_of_seeds_are_named() -> None:
+    cells = [*CELLS[:1], {**CELLS[0], "row": "AE", "n": 5}]
+    line = render_table({**HEAD, "command": "x" * 200, "rows": cells}).splitlines()[-1]
+    assert line.startswith("±: standard deviation over 3 seeds: RA; 5 seeds: AE. 2026-11-21")
 
 
 def test_benchmarks_show_both_sides() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmed_monai.visualize.synthesis_gallery import COLUMNS, main, synthesis_gallery
+from tools.synthesis_gallery import COLUMNS, main, synthesis_gallery
 
 
 def test_every_cell_shows_something_and_the_seed_decides() -> None:

@@ -1,6 +1,6 @@
 """All result tables of CIFL on the real images, by one command: prepare, train, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_cifl.py [--seeds 0 1 2] [--datasets segmentation tables]
+    ROBUSTMED_DATA=... python tools/results_cifl.py [--seeds 0 1 2] [--datasets segmentation tables]
 
 Data: labelled slices of OASIS at 128 pixels, T1. 272 subjects train, 30 choose weights, 35 others are
 reported on and nothing is chosen by them. ``--datasets`` names the parts to do, in order:
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks.results_common import bundle, keep, log, options, run, train
+from tools.results_common import bundle, keep, log, options, run, train
 
 # What one part trains by: overrides of train.json.
 SCHEDULES: dict[str, dict[str, Any]] = {

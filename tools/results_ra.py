@@ -1,6 +1,6 @@
 """All result tables of RA on the real images, by one command: prepare, train, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_ra.py [--seeds 0 1 2] [--output out/ra/results]
+    ROBUSTMED_DATA=... python tools/results_ra.py [--seeds 0 1 2] [--output out/ra/results]
 
 Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
 it was. The tables are copied to ``bundles/ra/docs/results``.
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks.results_common import bundle, keep, options, run, train
+from tools.results_common import bundle, keep, options, run, train
 
 METHODS = {"RA": [], "SI-VAE": ["sivae"], "VAE": ["vae"], "AE": ["ae"]}
 

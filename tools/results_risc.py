@@ -1,6 +1,6 @@
 """All result tables of RISC on the real images, by one command: train RISC and the controls, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_risc.py [--seeds 0 1 2] [--output out/risc/results]
+    ROBUSTMED_DATA=... python tools/results_risc.py [--seeds 0 1 2] [--output out/risc/results]
 
 Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
 it was. The tables are copied to ``bundles/risc/docs/results``.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from benchmarks import results_common
-from benchmarks.results_common import bundle, keep, options
+from tools.results_common import bundle, keep, options
 
 CONTROLS = ("augmented", "p4")
 

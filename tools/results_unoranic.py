@@ -1,6 +1,6 @@
 """All result tables of unORANIC on MedMNIST, by one command: train, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_unoranic.py [--seeds 0 1 2] [--datasets bloodmnist ...]
+    ROBUSTMED_DATA=... python tools/results_unoranic.py [--seeds 0 1 2] [--datasets bloodmnist ...]
 
 Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
 it was. The tables are copied to ``bundles/unoranic/docs/results``.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks.results_common import bundle, keep, options, train
+from tools.results_common import bundle, keep, options, train
 
 # The published networks get what two CPU cores can do in a morning: about a hundredth of the paper's epochs.
 METHODS: dict[str, list[str]] = {"unORANIC": [], "AE": ["ae"], "denoising AE": ["dae"]}
@@ -38,17 +38,17 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
     """Train every method and control with all seeds.
 
     Returns:
-        Weights files by method ("runs") and of the supervised nets by task ("supervised").
+        Weights files by method ("checkpoints") and of the supervised nets by task ("supervised").
     """
     epochs, hidden = EPOCHS[dataset], 512 if dataset in COLOUR else 1024
     common: dict[str, Any] = {"dataset": dataset, "dataset_dir": source}
-    runs: dict[str, list[str]] = {method: [] for method in (*METHODS, "unORANIC plus")}
+    runs: dict[str, list[str]] = {method: [] for method in (*METHODS, "PCA variant (ours)")}
     supervised: dict[str, list[str]] = {"disease": [], "corruption": []}
     for seed in seeds:
         settings = {**common, "seed": seed}
-        folder = output / dataset / f"unORANIC plus-{seed}"
+        folder = output / dataset / f"PCA-{seed}"
         more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"], "amp": dataset in COLOUR}
-        runs["unORANIC plus"].append(train(folder, "unoranic", ["train", "plus"], **settings, **more))
+        runs["PCA variant (ours)"].append(train(folder, "unoranic", ["train", "plus"], **settings, **more))
         for method, overlay in METHODS.items():
             folder = output / dataset / f"{method}-{seed}"
             more = {"max_epochs": epochs["published"], **SHORT}
@@ -57,7 +57,7 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
             folder = output / dataset / f"supervised-{task}-{seed}"
             more = {"max_epochs": epochs["supervised"], "task": task, **SUPERVISED}
             found.append(train(folder, "unoranic", ["train_supervised"], **settings, **more))
-    return {"runs": runs, "supervised": supervised}
+    return {"checkpoints": runs, "supervised": supervised}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """All result tables of pchVAE on the real images, by one command: prepare, train, evaluate.
 
-    ROBUSTMED_DATA=... python benchmarks/results_pchvae.py [--seeds 0 1 2 3 4] [--datasets lgg ixi sweep]
+    ROBUSTMED_DATA=... python tools/results_pchvae.py [--seeds 0 1 2 3 4] [--datasets lgg ixi sweep]
 
 * lgg: FLAIR, trained on the tumour-free slices of 45 patients (5 more validate), tested on the other 20:
   tumour slices against tumour-free ones, all (`lgg`) and matched by position (`lgg_matched`, the headline),
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks.results_common import bundle, keep, options, run, train
+from tools.results_common import bundle, keep, options, run, train
 
 METHODS: dict[str, list[str]] = {
     "pchVAE": [],

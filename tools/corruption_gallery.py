@@ -1,6 +1,6 @@
 """Every corruption at every severity as one picture.
 
-    python -m robustmed_monai.visualize.corruption_gallery [--output docs/corruptions.png] [--suite mine.json]
+    python tools/corruption_gallery.py [--output docs/corruptions.png] [--suite mine.json]
 
 The images are a slice of a virtual head, and a drawn smear of cells for what acts on colour.
 """
