@@ -55,5 +55,6 @@ def test_a_table_is_of_the_seeds_that_all_its_rows_have(part: str, calls: list[A
     (name, configs, settings), kept = calls
     expected = [0, 2, 5] if part == "features" else [0, 2]
     places = {row: [results_cifl.folder(part, row, seed, tmp_path) for seed in expected] for row in rows}
-    assert json.loads(settings["checkpoints"]) == {k: [str(p / "model.pt") for p in v] for k, v in places.items()}
+    given = {k: [str(p / "model.pt") for p in v] for k, v in places.items()}
+    assert json.loads(settings["checkpoints"]) == given
     assert (configs, settings["seeds"], kept[0]) == (["evaluate"], expected, name)
