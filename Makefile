@@ -63,8 +63,9 @@ test: lint ## ruff, the layers, and the tests but for the slow ones (minutes)
 test-slow: $(VENV)/.installed-dev ## trainings, exports, kills, several processes, the pages' commands, MONAI Label
 	$(PYTEST) -m slow
 
-# Environments at both ends of what setup.cfg allows. TESTS names a part: make test-floor TESTS=tests/networks
+# Environments at both ends of what setup.cfg allows, whose parts warn of each other. TESTS names a part: make test-floor TESTS=tests/networks
 TESTS ?= tests robustmed_monai
+ENDS := $(PYTEST_ARGS) -m "not slow" -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 $(VENV_FLOOR)/.installed: setup.cfg tools/lowest_versions.py
 	$(PYTHON) -m venv $(VENV_FLOOR)
@@ -78,10 +79,10 @@ $(VENV_LATEST)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 test-floor: $(VENV_FLOOR)/.installed ## the quick tests with the lowest versions that setup.cfg allows
-	$(VENV_FLOOR)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow" $(TESTS)
+	$(VENV_FLOOR)/bin/python -m pytest $(ENDS) $(TESTS)
 
 test-latest: $(VENV_LATEST)/.installed ## the quick tests with the newest versions there are
-	$(VENV_LATEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow" $(TESTS)
+	$(VENV_LATEST)/bin/python -m pytest $(ENDS) $(TESTS)
 
 check: types tables-check test ## what a change has to pass: mypy, the tables of the READMEs, and `make test`
 
