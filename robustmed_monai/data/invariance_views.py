@@ -1,4 +1,4 @@
-"""Fixed batches by which the contrast invariance of features is judged: synthesised shapes, and real brains.
+"""Fixed batches that measure the contrast invariance of features: synthesised shapes, and real brains.
 
 Each batch is a dictionary with `image` (3 B, 1, *spatial) in [0, 1], three views of B anatomies one after the
 other: an image, another contrast, and the first inverted; and `mask` (B, 1, *spatial), 1 where features are

@@ -1,4 +1,4 @@
-"""Transforms: the checked door for images, slices, CLAHE, lesions, rotation, fields, batched augmentation.
+"""Transforms: reading of images with checks, slices, CLAHE, lesions, rotation, fields, batched augmentation.
 
 Corruptions have a package of their own, ``robustmed_monai.transforms.corruption``; so has the synthesis of
 label shapes and images, ``robustmed_monai.transforms.synthesis``.

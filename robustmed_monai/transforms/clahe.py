@@ -213,7 +213,7 @@ def _combs(nbins: int, device: torch.device) -> Tensor:
 def _interpolate(maps: Tensor, bins: Tensor, plan: _Plan) -> Tensor:
     """Bilinear mean of the four nearest tiles' maps at each pixel's bin, cut to whole grey levels, (N, X, Y).
 
-    The maps of horizontal neighbours are packed into one number, since looking up is the dearest step.
+    The maps of horizontal neighbours are packed into one number, since looking up is the most expensive step.
     """
     n, rows, columns, nbins = maps.shape
     # pair c holds the tiles c - 1 and c; beyond the outer centres the outer tile is both

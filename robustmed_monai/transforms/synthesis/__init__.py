@@ -1,7 +1,7 @@
 """Training data from nothing: random label shapes, images of random contrast, smooth deformations.
 
 Every step has settings (a frozen dataclass), ``sample`` that draws from one ``torch.Generator`` on its
-device, and ``apply`` that computes a batch from the draw. MONAI's transforms are doors to them.
+device, and ``apply`` that computes a batch from the draw. MONAI's transforms are thin adapters of them.
 """
 
 from robustmed_monai.transforms.synthesis.deform import DiffeomorphicDeform

@@ -1,4 +1,4 @@
-"""MONAI's doors to the synthesis."""
+"""The synthesis as MONAI's transforms."""
 
 from __future__ import annotations
 
