@@ -8,7 +8,6 @@ from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.handlers.restoration_files import RestorationFileWriter
 from robustmed_monai.handlers.result_writer import ResultWriter
-from robustmed_monai.handlers.rotation_files import RotationFileWriter
 from robustmed_monai.handlers.side_by_side import SideBySide
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "InvarianceHandler",
     "RestorationFileWriter",
     "ResultWriter",
-    "RotationFileWriter",
     "SideBySide",
 ]

@@ -64,6 +64,7 @@ class ResultWriter:
             the source's intensities, whose white is white; masks and labels are written as they are.
         whole_numbers: keys written as uint8 with the values as they are.
         signed: keys of differences; in pictures 0 is the middle grey.
+        own_grid: keys of images that lie elsewhere than the source, where their own affine says.
         made_from: all that results depend on beside the image: network, transforms, inferer.
 
     Raises:
@@ -85,6 +86,7 @@ class ResultWriter:
         display: Mapping[str, Sequence[float]] | None = None,
         whole_numbers: Sequence[str] = (),
         signed: Sequence[str] = (),
+        own_grid: Sequence[str] = (),
         made_from: Sequence[Any] = (),
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -98,7 +100,9 @@ class ResultWriter:
         self.display = {key: (float(low), float(high)) for key, (low, high) in (display or {}).items()}
         self.whole_numbers = sorted(whole_numbers)
         self.signed = sorted(signed)
+        self.own_grid = frozenset(own_grid)
         shown = [self.sheets, self.extra_files, self.display, self.whole_numbers, self.signed]
+        shown.append(sorted(self.own_grid))
         settings = [self.images, report, shown]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
@@ -166,6 +170,13 @@ class ResultWriter:
 
     def _write_image(self, output: Output, key: str, path: Path) -> None:
         values, meta = torch.as_tensor(output[key]).as_subclass(torch.Tensor), output["image"].meta
+        if key in self.own_grid:
+            affine = output[key].affine.numpy()
+            meta = {
+                "spatial_shape": values.shape[1:],
+                "original_affine": affine,
+                "max_value": meta.get("max_value"),
+            }
         # A PNG holds grey or colour, nothing of more channels.
         picture = is_picture(output) and values.shape[0] in (1, 3)
         whole = key in self.whole_numbers

@@ -200,6 +200,33 @@ class RotationCorrectedNet(nn.Module):
         return logits
 
 
+def risc_network(info: Mapping[str, Any]) -> RotationCorrectedNet:
+    """RISC in the sizes that the ``info`` of its weights says, untrained.
+
+    Args:
+        info: with what is known of `rotnet` and of `classifier`.
+
+    Raises:
+        WeightsError: when it is that of something else.
+    """
+    rotnet, classifier = info.get("rotnet"), info.get("classifier")
+    if not isinstance(rotnet, dict) or not isinstance(classifier, dict) or "num_classes" not in classifier:
+        raise WeightsError(
+            "the weights are not RISC's two networks; give the model.pt that train.json leaves."
+        )
+    if rotnet.get("axes", "XY") != "XY":
+        raise WeightsError(f"RotNet was trained on axes {rotnet['axes']}; train it on (B, C, X, Y).")
+    return RotationCorrectedNet(
+        RotNet(
+            rotnet.get("num_rotations", 4),
+            **_sizes(rotnet),
+            image_size=rotnet.get("image_size"),
+            temperature=rotnet.get("temperature", 1.0),
+        ),
+        resnet2d(classifier["num_classes"], **_sizes(classifier)),
+    )
+
+
 def load_risc(path: str | os.PathLike[str]) -> RotationCorrectedNet:
     """RISC of a weights file: built by the sizes in its ``info``, with its weights.
 
@@ -209,24 +236,7 @@ def load_risc(path: str | os.PathLike[str]) -> RotationCorrectedNet:
     Raises:
         WeightsError: when the file is missing, altered or of something else.
     """
-    info = load_info(path)
-    parts = [part for part in (info.get("rotnet"), info.get("classifier")) if isinstance(part, dict)]
-    if len(parts) != 2 or "num_rotations" not in parts[0] or "num_classes" not in parts[1]:
-        raise WeightsError(
-            f"{path}: does not hold RISC's two networks; give the model.pt that train.json leaves."
-        )
-    rotnet, classifier = parts
-    if rotnet.get("axes", "XY") != "XY":
-        raise WeightsError(f"{path}: RotNet was trained on axes {rotnet['axes']}; train it on (B, C, X, Y).")
-    network = RotationCorrectedNet(
-        RotNet(
-            rotnet["num_rotations"],
-            **_sizes(rotnet),
-            image_size=rotnet.get("image_size"),
-            temperature=rotnet.get("temperature", 1.0),
-        ),
-        resnet2d(classifier["num_classes"], **_sizes(classifier)),
-    )
+    network = risc_network(load_info(path))
     load_into(network, path)
     return network
 
