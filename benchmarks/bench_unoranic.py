@@ -34,10 +34,10 @@ from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 from robustmed_monai.transforms.corruption.unoranic import unoranic_chain
 from robustmed_monai.transforms.corruption.views import CorruptedViews
 
-# Of the configs train.json and plus.json: images in a batch, variants beside the first view.
+# Of the configs train.json and pca.json: images in a batch, variants beside the first view.
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "published network": (UNORANIC, 64, 3),
-    "plus": (PCAUNORANIC, 128, 1),
+    "pca": (PCAUNORANIC, 128, 1),
 }
 
 

@@ -22,11 +22,11 @@ SHORT = {"amp": True, "batch_size": 32}
 SUPERVISED = {"amp": True, "batch_size": 64, "no_max_pool": False}
 # Small data sets see more epochs, so that all take about as many steps.
 EPOCHS = {
-    "pneumoniamnist": {"published": 10, "plus": 60, "supervised": 5},
-    "retinamnist": {"published": 20, "plus": 300, "supervised": 20},
-    "bloodmnist": {"published": 4, "plus": 50, "supervised": 3},
-    "breastmnist": {"published": 80, "plus": 600, "supervised": 40},
-    "dermamnist": {"published": 7, "plus": 80, "supervised": 4},
+    "pneumoniamnist": {"published": 10, "pca": 60, "supervised": 5},
+    "retinamnist": {"published": 20, "pca": 300, "supervised": 20},
+    "bloodmnist": {"published": 4, "pca": 50, "supervised": 3},
+    "breastmnist": {"published": 80, "pca": 600, "supervised": 40},
+    "dermamnist": {"published": 7, "pca": 80, "supervised": 4},
 }
 # Three channels have three times the pixels: the perceptrons are halved, and the weights stay below 25 MB.
 COLOUR = ("retinamnist", "bloodmnist", "dermamnist")
@@ -47,8 +47,8 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
     for seed in seeds:
         settings = {**common, "seed": seed}
         folder = output / dataset / f"PCA-{seed}"
-        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["plus"], "amp": dataset in COLOUR}
-        runs["PCA variant (ours)"].append(train(folder, "unoranic", ["train", "plus"], **settings, **more))
+        more: dict[str, Any] = {"hidden": hidden, "max_epochs": epochs["pca"], "amp": dataset in COLOUR}
+        runs["PCA variant (ours)"].append(train(folder, "unoranic", ["train", "pca"], **settings, **more))
         for method, overlay in METHODS.items():
             folder = output / dataset / f"{method}-{seed}"
             more = {"max_epochs": epochs["published"], **SHORT}

@@ -3,7 +3,7 @@
 #
 # Two encoders look at an image: one is to see what it shows, the other how it shows it. What is drawn from
 # the first code alone, the *anatomy image*, should look alike however the image was corrupted. Here the
-# bundle's fast variant, `plus.json`, is trained on the embedded brains at 28 pixels for some seconds. The
+# bundle's fast variant, `pca.json`, is trained on the embedded brains at 28 pixels for some seconds. The
 # weights that ship with the bundle know chest X-rays and retinas: `monai.bundle.load("unoranic",
 # bundle_dir="bundles")`.
 
@@ -18,7 +18,7 @@ from robustmed_monai.utils.bundle import bundle_root
 
 configs = bundle_root("unoranic") + "/configs"
 workflow = ConfigWorkflow(
-    [f"{configs}/train.json", f"{configs}/plus.json"],
+    [f"{configs}/train.json", f"{configs}/pca.json"],
     logging_file=False,
     workflow_type="train",
     output_dir="out/unoranic",

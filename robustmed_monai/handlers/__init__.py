@@ -6,7 +6,6 @@ from robustmed_monai.handlers.anomaly_images import AnomalyImageHandler
 from robustmed_monai.handlers.best_weights import BestWeights
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.handlers.cifl import InvarianceHandler
-from robustmed_monai.handlers.restoration_files import RestorationFileWriter
 from robustmed_monai.handlers.result_writer import ResultWriter
 from robustmed_monai.handlers.side_by_side import SideBySide
 
@@ -15,7 +14,6 @@ __all__ = [
     "AtomicCheckpoint",
     "BestWeights",
     "InvarianceHandler",
-    "RestorationFileWriter",
     "ResultWriter",
     "SideBySide",
 ]

@@ -8,6 +8,7 @@ from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.registration import RegistrationInferer
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.inferers.slicewise import SlicewiseInferer
+from robustmed_monai.inferers.unoranic import RestorationInferer
 
 __all__ = [
     "AnomalyMapInferer",
@@ -17,6 +18,7 @@ __all__ = [
     "LPIPSPerceptual",
     "MeanImageControl",
     "RegistrationInferer",
+    "RestorationInferer",
     "RotationCorrectionInferer",
     "SlicewiseInferer",
     "image_score",

@@ -130,6 +130,8 @@ class OODSlicesd(MapTransform):
             the training images, and all slices count as in distribution.
         mask_key: where the mask of the slices in distribution goes.
         reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
+        refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
+            slices are in the mask.
 
     The mask is (1, X, Y, S), 1 in the filled slices in distribution. Sentences about the whole image are
     added to ``warnings``.
@@ -141,8 +143,10 @@ class OODSlicesd(MapTransform):
         statistics: Mapping[str, Mapping[str, float]] | None,
         mask_key: str = "in_distribution",
         reasons_key: str = "ood_reasons",
+        refuse: bool = True,
     ) -> None:
         super().__init__(keys)
+        self.refuse = refuse
         self.statistics = statistics
         self.mask_key = mask_key
         self.reasons_key = reasons_key
@@ -157,7 +161,7 @@ class OODSlicesd(MapTransform):
             i: ood_reasons(slices[i : i + 1], self.statistics) if self.statistics else [] for i in index
         }
         mask = torch.zeros_like(slices[:, :1])
-        mask[in_distribution(reasons)] = 1
+        mask[in_distribution(reasons) if self.refuse else index] = 1
         placed = MetaTensor(mask.movedim(0, -1))
         if isinstance(stack, MetaTensor):
             placed.copy_meta_from(stack)
@@ -172,8 +176,12 @@ class OODSlicesd(MapTransform):
         outside = [i for i, sentences in reasons.items() if sentences]
         if not outside:
             return []
-        assessed = len(reasons) - len(outside)
-        share = f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
+        share = f"{len(outside)} of {len(reasons)} slices lie outside of the training data"
+        if self.refuse:
+            assessed = len(reasons) - len(outside)
+            share = (
+                f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
+            )
         return [share, *ood_reasons(slices[list(reasons)], self.statistics)]
 
 

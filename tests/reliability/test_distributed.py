@@ -44,7 +44,7 @@ TINY_CLASSIFIER = {
 CASES: dict[str, tuple[list[str], Overrides]] = {
     "ra": (["train"], {**RA, "norm": "affine"}),
     "unoranic": (
-        ["train", "plus"],
+        ["train", "pca"],
         {**SLICES, "hidden": 16, "network_def#latent_size": 4, "network_def#tone": 8},
     ),
     "pchvae": (

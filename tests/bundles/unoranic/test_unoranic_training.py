@@ -76,12 +76,12 @@ class TestRuns:
         unoranic("train.json", tiny, output_dir=str(tmp_path), seed=1)
         assert sha256(tmp_path / "model.pt") != sha256(trained_nets["train"] / "model.pt")
 
-    def test_plus(self, unoranic: Any, tiny: Overrides, tmp_path: Path) -> None:
+    def test_pca_variant(self, unoranic: Any, tiny: Overrides, tmp_path: Path) -> None:
         small = {"network_def#latent_size": 8, "hidden": 8, "max_epochs": 2}
-        done = unoranic(["train.json", "plus.json"], tiny | small, output_dir=str(tmp_path))
+        done = unoranic(["train.json", "pca.json"], tiny | small, output_dir=str(tmp_path))
         network = _item(done, "network")
         load_into(network, tmp_path / "model.pt")
-        assert load_info(tmp_path / "model.pt")["method"] == "unORANIC plus"
+        assert load_info(tmp_path / "model.pt")["method"] == "PCA variant"
         assert network.anatomy(torch.rand(2, 1, 28, 28)).shape == (2, 8)
 
     def test_colour_and_five_classes(self, unoranic: Any, tiny: Overrides, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from robustmed_monai.utils.weights import load_into, load_weights, verify_bundle
 
 SHIPPED: dict[str, Any] = {
     "model.pt": lambda: UNORANIC(1),
-    "plus_pneumoniamnist.pt": lambda: PCAUNORANIC(1, hidden=1024, gates=12),
-    "plus_retinamnist.pt": lambda: PCAUNORANIC(3, hidden=512, gates=12),
+    "pca_pneumoniamnist.pt": lambda: PCAUNORANIC(1, hidden=1024, gates=12),
+    "pca_retinamnist.pt": lambda: PCAUNORANIC(3, hidden=512, gates=12),
 }
 shipped = pytest.mark.parametrize("name", SHIPPED)
 
@@ -57,8 +57,8 @@ def test_monai_loads_the_published_network(configs: Path, models: Path) -> None:
     assert all(torch.equal(v, stored[k].to(v)) for k, v in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["plus_pneumoniamnist.pt", "plus_retinamnist.pt"])
-def test_plus_reconstructs_and_scores_images_of_another_kind(name: str, models: Path) -> None:
+@pytest.mark.parametrize("name", ["pca_pneumoniamnist.pt", "pca_retinamnist.pt"])
+def test_pca_variant_reconstructs_and_scores_images_of_another_kind(name: str, models: Path) -> None:
     network = _load(name, models)
     channels = 3 if "retina" in name else 1
     slices = torch.from_numpy(virtual_subject(0, 0).image).movedim(2, 0)[30:50, None]

@@ -1,0 +1,118 @@
+"""unORANIC applied: images without their corruptions, how much was removed, and a corruption score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.inferers.inferer import Inferer
+from monai.networks.utils import eval_mode
+
+from robustmed_monai.inferers.probe import LinearProbe
+from robustmed_monai.transforms.volume_slices import filled_slices
+from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.grids import image_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CODES = {
+    "anatomy": ("anatomy",),
+    "characteristics": ("characteristics",),
+    "both": ("anatomy", "characteristics"),
+}
+
+
+class RestorationInferer(Inferer):
+    """Applies a network with an anatomy and a characteristics encoder, such as UNORANIC.
+
+    Args:
+        heads: probes of the weights (``load_heads``): task, kind of features, probe. That for "corruption"
+            gives the score; without it there is none.
+        features: features that the probe looks at: "anatomy", "characteristics" or "both".
+
+    Raises:
+        ConfigError: when the weights have probes, but not for these features.
+    """
+
+    def __init__(
+        self,
+        heads: Mapping[str, Mapping[str, LinearProbe]] | None = None,
+        features: str = "characteristics",
+    ) -> None:
+        super().__init__()
+        probes = (heads or {}).get("corruption", {})
+        if features not in CODES or (probes and features not in probes):
+            raise ConfigError(f"features={features!r}: the weights have heads for {sorted(probes or CODES)}.")
+        self.probe = probes.get(features)
+        self.features = features
+
+    @torch.no_grad()
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """Restore, in evaluation mode.
+
+        Args:
+            inputs: images (B, C, X, Y) in [0, 1].
+            network: image to anatomy image; with `reconstruct`, `anatomy` and `characteristics`.
+            args: not used.
+            kwargs: not used.
+
+        Returns:
+            "pred", the images without their corruptions, and "full", with them, both in [0, 1]; "change"
+            (B,), the root mean square of their difference; with a probe "corruption_score" (B,), the
+            probability that an image is corrupted.
+        """
+        model: Any = network
+        with eval_mode(model):
+            pred = model(inputs).float().clamp(0, 1)
+            full = model.reconstruct(inputs).float().clamp(0, 1)
+            result = {"pred": pred, "full": full, "change": (full - pred).square().flatten(1).mean(1).sqrt()}
+            if self.probe is not None:
+                codes = [getattr(model, name)(inputs).float() for name in CODES[self.features]]
+                result["corruption_score"] = self.probe(torch.cat(codes, dim=1))[:, 1]
+        return result
+
+
+def restoration_report(output: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``scores.json`` says about an image.
+
+    Args:
+        output: of a FileEvaluator with a slicewise RestorationInferer.
+
+    Returns:
+        `corruption_score` (None without a probe) and `change`, means over the slices that hold anything, and
+        both of each of these slices.
+    """
+    index = filled_slices(output["network_space"]["image"]).tolist()
+    scores, changes = output.get("corruption_score"), output["change"]
+    slices = [
+        {
+            "slice": i,
+            "corruption_score": None if scores is None else float(scores[i]),
+            "change": float(changes[i]),
+        }
+        for i in index
+    ]
+    return {
+        "corruption_score": float(scores[index].mean()) if scores is not None and index else None,
+        "change": float(changes[index].mean()) if index else 0.0,
+        "slices": slices,
+    }
+
+
+def restoration_sheet(output: Mapping[str, Any], count: int = 6) -> Figure | None:
+    """Evenly spaced slices: input, anatomy image and full reconstruction; None for an empty image."""
+    space = output["network_space"]
+    index = filled_slices(space["image"])
+    if not len(index):
+        return None
+    chosen = index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()]
+    headings = {"image": "input", "pred": "anatomy image", "full": "full reconstruction"}
+    columns = {
+        heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., chosen].movedim(-1, 0)
+        for key, heading in headings.items()
+    }
+    return image_grid(columns, [f"slice {i}" for i in chosen.tolist()])
