@@ -275,7 +275,7 @@ def _keys_exist(command: str) -> None:
     # Without the end of srun's `bash -c '...'`.
     words = " ".join(_words(command.split("monai.bundle run", 1)[1].removesuffix("'"))).split("--")[1:]
     given = {key: value for key, _, value in (word.strip().partition(" ") for word in words)}
-    files = given.pop("config_file").strip("[]").replace("'", "").split(",")
+    files = [name.strip(" '") for name in given.pop("config_file").strip("[]").split(",")]
     workflow = ConfigWorkflow(files, logging_file=False, **given)
     workflow.parser["initialize"] = {"_target_": "robustmed_monai.utils.bundle.check_overrides"}
     workflow.initialize()
