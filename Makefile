@@ -11,13 +11,6 @@ BUNDLE := $(PY) -m monai.bundle run --config_file
 # Folder of the real images, for `make results-...`; data_prep makes it from the official downloads.
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
-# A volume of the embedded data with a lesion.
-DEMO_VOLUME := $(PY) -c 'import json; \
-    from robustmed_monai.data.embedded import embedded_dataset; \
-    folder = embedded_dataset(); \
-    items = json.loads((folder / "volumes.json").read_text())["test"]; \
-    print(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])'
-
 .DEFAULT_GOAL := help
 .PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
     label-demo docs clean
@@ -45,8 +38,7 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(PY)
 demo: $(VENV)/.installed ## train, evaluate and apply RA on the embedded data (no download, minutes on a CPU)
 	$(BUNDLE) bundles/ra/configs/train.json
 	$(BUNDLE) bundles/ra/configs/evaluate.json --weights out/ra/train/model.pt
-	volume="$$($(DEMO_VOLUME))" && \
-	    $(BUNDLE) bundles/ra/configs/inference.json --input "$$volume" --weights out/ra/train/model.pt
+	$(PY) -m robustmed_monai.cli demo ra --weights out/ra/train/model.pt
 	@echo
 	@echo "The demo is done. Look at"
 	@echo "  out/ra/inference  anomaly map, pseudo-healthy volume and mask (NIfTI), worst slices (PNG), scores (JSON)"

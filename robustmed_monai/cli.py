@@ -29,7 +29,7 @@ from robustmed_monai.utils.files import read_json
 _CONFIGS = {"infer": "inference", "demo": "inference", "train": "train", "evaluate": "evaluate"}
 _WORDS = {"infer": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}  # that stand before the options
 # Keys whose values are paths, beside those that end in these words.
-_PATHS = ("input", "moving", "fixed", "dir", "weights", "file", "path")
+_PATHS = ("input", "mask", "moving", "fixed", "dir", "weights", "file", "path")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
@@ -146,8 +146,8 @@ def run_bundle(files: Sequence[str], values: Mapping[str, Any]) -> int:
     return 0
 
 
-def demo_volume(method: str) -> str:
-    """Return the path of an embedded brain volume with a lesion, after making sure that there are weights.
+def demo_input(method: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return an embedded brain volume with a lesion as the input of a config, and the lesion if it takes one.
 
     Raises:
         ConfigError: for an unknown method, or when the bundle has no weights yet.
@@ -161,8 +161,9 @@ def demo_volume(method: str) -> str:
     from robustmed_monai.data.embedded import embedded_dataset
 
     folder = embedded_dataset()
-    items = read_json(folder / "volumes.json")["test"]
-    return str(folder / [item["image"] for item in items if item.get("kind") == "hyper"][-1])
+    item = [item for item in read_json(folder / "volumes.json")["test"] if item.get("kind") == "hyper"][-1]
+    lesion = {"mask": str(folder / item["mask"])} if "mask" in config else {}
+    return {"input": str(folder / item["image"]), **lesion}
 
 
 def sources() -> list[str]:
@@ -177,7 +178,7 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
     if not config.is_file():
         raise ConfigError(f"method {options.method}: has no {config}; it cannot {options.command}.")
     if options.command == "demo":
-        given = {"input": demo_volume(options.method), **given}
+        given = {**demo_input(options.method, read_json(config)), **given}
     elif options.command == "infer":
         given = _with_input(options, given, read_json(config))
     processes, overlays = given.pop("processes", "1"), given.pop("overlay", "")

@@ -49,6 +49,7 @@ def list_images(
     section: str | None = None,
     stacks: bool = False,
     exclude: str | os.PathLike[str] | None = None,
+    mask: str | os.PathLike[str] | None = None,
 ) -> Items:
     """Datalist items of one image file, of all images below a folder, or of a datalist.
 
@@ -64,16 +65,22 @@ def list_images(
         section: section of the datalist to take; None takes all. Folders have none.
         stacks: a folder that holds several pictures is one volume, not as many images.
         exclude: folder whose content is no input: where the results go.
+        mask: what is to be found in the one image of ``path``, an image on its grid.
 
     Returns:
-        ``{"image": path}`` items with absolute paths, sorted or as listed, each path once; with `error` (a
-        sentence) where an entry of a folder cannot be used. What a datalist names need not exist: the run
-        says of each image whether it could be used.
+        ``{"image": path}`` items with absolute paths, sorted or as listed, each path once; with `mask` where
+        it is given, and with `error` (a sentence) where an entry of a folder cannot be used. What a datalist
+        names need not exist: the run says of each image whether it could be used.
 
     Raises:
-        ConfigError: for an unknown section.
+        ConfigError: for an unknown section, or a mask for several images.
         DataError: when there is nothing at the path; it says what to give.
     """
+    if mask is not None:
+        items = list_images(path, section, stacks, exclude)
+        if len(items) != 1:
+            raise ConfigError(f"--mask {mask}: is for one image, --input {path} holds {len(items)}.")
+        return [{**items[0], "mask": str(Path(mask).expanduser().absolute())}]
     if path is None:
         raise DataError(
             "no input: give --input an image file (NIfTI, NRRD, MHA, MGZ, PNG, TIFF, JPEG, DICOM), a folder "

@@ -100,7 +100,7 @@ class FileEvaluator(SupervisedEvaluator):
                 warnings.simplefilter("always", category)
             data = {**self.dataset.transform(item), "path": path}
             found = self._infer(data[Keys.IMAGE])
-            data = {**data, **found, "network_space": {Keys.IMAGE: data[Keys.IMAGE], **found}}
+            data = {**data, **found, "network_space": {**_on_grid_of(data[Keys.IMAGE], data), **found}}
             output = data if self.after is None else self.after(data)
         said = [str(w.message) for w in caught if issubclass(w.category, _OF_THE_IMAGE)]
         for other in caught:
@@ -115,6 +115,12 @@ class FileEvaluator(SupervisedEvaluator):
             result = self.inferer(plain[None].to(self.state.device), self.network)
         named = result if isinstance(result, Mapping) else {Keys.PRED: result}
         return {key: _like(value[0].cpu(), image) for key, value in named.items()}
+
+
+def _on_grid_of(image: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a dictionary that lie on the grid of an image: the image itself, a mask."""
+    shape = image.shape[1:]
+    return {k: v for k, v in data.items() if isinstance(v, torch.Tensor) and v.shape[1:] == shape}
 
 
 def _like(value: torch.Tensor, image: Any) -> torch.Tensor:

@@ -235,7 +235,7 @@ def _stood_for(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[st
     monkeypatch.setattr("robustmed_monai.cli.subprocess.run", start)
     monkeypatch.setattr(cli, "run_bundle", run_bundle)
     # Its whole volume takes a minute.
-    monkeypatch.setattr(cli, "demo_volume", lambda method: "brain_t1.nii.gz")
+    monkeypatch.setattr(cli, "demo_input", lambda method, config: {"input": "brain_t1.nii.gz"})
     assert cli.main(words) == 0, f"robustmed {shlex.join(words)}"
     if "robustmed_monai.cli" in started[0]:  # what each of several processes does
         again = started[0][started[0].index("robustmed_monai.cli") + 1 :]
