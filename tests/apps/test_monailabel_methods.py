@@ -14,7 +14,7 @@ from robustmed_monai.apps.monailabel.methods import METHODS, calibrated, run_inf
 from robustmed_monai.apps.monailabel.server import make_app_folder, server_command
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
-from robustmed_monai.utils.weights import save_weights
+from robustmed_monai.utils.weights import load_weights, save_weights
 
 
 @pytest.fixture
@@ -22,20 +22,56 @@ def ra(repository: Path) -> Path:
     return repository / "bundles" / "ra"
 
 
-def test_an_image_goes_through_the_config_of_its_bundle(ra: Path, tmp_path: Path) -> None:
+def _disc(path: Path) -> Path:
     x, y = np.meshgrid(np.linspace(-1, 1, 64), np.linspace(-1, 1, 72))
-    Image.fromarray((200 * (x**2 + y**2 < 0.7)).astype(np.uint8)).save(tmp_path / "slice.png")
-    found = run_inference(ra, tmp_path / "out", {"input": str(tmp_path / "slice.png")})
+    Image.fromarray((200 * (x**2 + y**2 < 0.7)).astype(np.uint8)).save(path)
+    return path
+
+
+def test_an_image_goes_through_the_config_of_its_bundle(ra: Path, tmp_path: Path) -> None:
+    found = run_inference(ra, tmp_path / "out", {"input": str(_disc(tmp_path / "slice.png"))})
     with Image.open(found / f"{METHODS['ra'].result}.png") as mask:
         assert mask.size == (64, 72)
+    report = read_json(found / METHODS["ra"].report)
     urgency = METHODS["ra"].urgency
     assert urgency
-    assert 0 < urgency.score(read_json(found / METHODS["ra"].report)) < 1
+    assert urgency.score(report) is None, "a disc is no brain"
+    assert "assessed 0 of 1 slices" in report["warnings"][0]
+    assert urgency.score({**report, "score": 0.02}) == 0.02
+
+
+def test_nothing_in_a_path_is_evaluated(ra: Path, tmp_path: Path) -> None:
+    place = tmp_path / "@bundle_root #1 %x $(y)"
+    place.mkdir()
+    path = _disc(place / "$1::2.png")
+    found = run_inference(ra, place / "out", {"input": str(path)})
+    assert read_json(found / "scores.json")["image"] == str(path)
+    assert set(place.iterdir()) == {place / "out", path}
+
+
+@pytest.mark.parametrize("calibration", [{"thresholds": {"0.05": 0.3}}, None])
+def test_a_map_is_cut_where_a_request_says(
+    calibration: dict[str, object] | None, repository: Path, tmp_path: Path
+) -> None:
+    """The mask is the map from the threshold on, whether the weights are calibrated or not."""
+    root, path = repository / "bundles" / "pchvae", tmp_path / "model.pt"
+    info = {"calibration": calibration} if calibration else {}
+    save_weights(load_weights(root / "models" / "model.pt"), path, info)
+    settings = {"input": str(_disc(tmp_path / "slice.png")), "weights": str(path)}
+    found = run_inference(root, tmp_path / "out", {**settings, "threshold": 0.4, "fpr": None})
+    report = read_json(found / "scores.json")
+    assert (report["threshold"], report["threshold_fpr"]) == (0.4, None)
+    shown, mask = (np.asarray(Image.open(found / f"anomaly_{name}.png")) for name in ("map", "mask"))
+    # White of the map's picture is 1.0; values beside the threshold are within its rounding.
+    clear = np.abs(shown / 255 - 0.4) > 1 / 255
+    np.testing.assert_array_equal((mask > 0)[clear], (shown / 255 >= 0.4)[clear])
+    assert mask.any()
+    assert report["anomalous_voxels"] == (mask > 0).sum()
 
 
 def test_the_reason_of_a_bundle_is_not_wrapped(ra: Path, tmp_path: Path) -> None:
     (tmp_path / "scan.nii.gz").write_bytes(b"no gzip")
-    with pytest.raises(ImageError, match=r"scan\.nii\.gz: the compressed data are damaged"):
+    with pytest.raises(ImageError, match=r"scan\.nii\.gz: not compressed by gzip"):
         run_inference(ra, tmp_path / "out", {"input": str(tmp_path / "scan.nii.gz")})
 
 
@@ -65,9 +101,12 @@ def test_the_weights_of_a_bundle_are_found_from_anywhere(
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bundle_has_the_keys_that_the_app_sets(name: str, repository: Path) -> None:
     config = repository / "bundles" / name / "configs" / "inference.json"
-    if not config.is_file():
-        pytest.skip(f"{config} is not there yet")
-    assert {*METHODS[name].inputs, "weights", "device", "output_dir", "bundle_root"} <= set(read_json(config))
+    content = read_json(config)
+    assert {*METHODS[name].inputs, "weights", "device", "output_dir", "bundle_root"} <= set(content)
+    writer = content["writer"]
+    assert METHODS[name].result in writer["images"].values()
+    assert METHODS[name].report == writer.get("report_name", "scores.json")
+    assert not METHODS[name].cut or {"threshold", "fpr"} <= set(content)
 
 
 def test_the_server_listens_to_this_machine_only(tmp_path: Path) -> None:

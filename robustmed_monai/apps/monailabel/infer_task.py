@@ -8,17 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from robustmed_monai.apps.monailabel.methods import Method, calibrated, run_inference, weight_files
-from robustmed_monai.data.volume_writer import write_like
-from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import read_json
-
-_SUFFIXES = (".nii.gz", ".png")
 
 
 class BundleInferTask(InferTask):
@@ -83,20 +78,16 @@ class BundleInferTask(InferTask):
     def _run(self, request: dict[str, Any], folder: Path) -> tuple[Path, dict[str, Any]]:
         """Folder of the results, within ``folder``, and the report."""
         first, *others = self.method.inputs
-        # Absolute, so that no name can look like an expression of the config.
         images = {first: request["image"], **{key: request[key] for key in others}}
         settings: dict[str, Any] = {key: os.path.abspath(path) for key, path in images.items()}
         settings["weights"] = self.get_path()
         if torch.cuda.is_available() and "device" in request:
             settings["device"] = _device(str(request["device"]))
-        results = run_inference(self.root, folder, settings)
-        report = read_json(results / self.method.report)
         if self.method.cut and "threshold" in request:
-            for key in ("anomalous_voxels", "threshold_fpr"):
-                report.pop(key, None)
-            report["threshold"] = float(request["threshold"])
-            _write_mask(results, str(request["image"]), report["threshold"])
-        return results, report
+            # Nobody knows the rate of false alarms of a threshold that is chosen.
+            settings |= {"threshold": float(request["threshold"]), "fpr": None}
+        results = run_inference(self.root, folder, settings)
+        return results, read_json(results / self.method.report)
 
 
 def _device(name: str) -> torch.device:
@@ -104,17 +95,6 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device={name!r}: there is no such device; use 'cuda' or 'cpu'.") from error
-
-
-def _write_mask(results: Path, image: str, threshold: float) -> None:
-    """Cut the anomaly map; a picture's map was scaled to show its unit as white."""
-    for path in (results / f"anomaly_map{suffix}" for suffix in _SUFFIXES):
-        if path.is_file():
-            map_ = LoadCheckedImage(channels=1)(path)
-            picture = path.suffix == ".png"
-            cut = ((map_ / 255 if picture else map_) >= threshold).float()
-            mask = results / f"anomaly_mask{path.name.removeprefix('anomaly_map')}"
-            write_like(cut, image, mask, np.uint8)
 
 
 def _sent(results: Path, name: str, extension: str | None) -> str:

@@ -19,7 +19,7 @@ from monailabel.tasks.activelearning.random import Random
 
 from robustmed_monai.apps.monailabel.answers import answer_bad_requests
 from robustmed_monai.apps.monailabel.infer_task import BundleInferTask
-from robustmed_monai.apps.monailabel.methods import METHODS, Urgency, weight_files
+from robustmed_monai.apps.monailabel.methods import METHODS, Report, weight_files
 from robustmed_monai.apps.monailabel.train_task import BundleTrainTask
 from robustmed_monai.apps.monailabel.urgency import HighestScoreFirst
 from robustmed_monai.utils.bundle import bundle_root, open_output_dir
@@ -78,8 +78,7 @@ class RobustMedApp(MONAILabelApp):
         for name, task in self._infers.items():
             urgency = METHODS[name].urgency
             if urgency and task.is_valid():
-                score = partial(_score, task, urgency)
-                strategies[urgency.name] = HighestScoreFirst(urgency.name, urgency.description, score)
+                strategies[urgency.name] = HighestScoreFirst(urgency, partial(_report, task))
         return strategies
 
     def known(self) -> Mapping[str, Collection[str]]:
@@ -149,5 +148,5 @@ def _folder(name: str) -> Path | None:
     return root if (root / "configs" / "inference.json").is_file() else None
 
 
-def _score(task: BundleInferTask, urgency: Urgency, image: str) -> float:
-    return urgency.score(task.report({"image": image}))
+def _report(task: BundleInferTask, image: str) -> Report:
+    return task.report({"image": image})

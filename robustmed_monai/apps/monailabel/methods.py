@@ -10,7 +10,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from robustmed_monai.metrics.calibration import threshold_at
-from robustmed_monai.utils.errors import ImageError, RobustMedError
+from robustmed_monai.utils.bundle import literal
+from robustmed_monai.utils.errors import ImageError, original_error
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.weights import load_info
 
@@ -27,12 +28,13 @@ class Urgency:
     Args:
         name: name of the strategy.
         description: one sentence for users.
-        score: number from a bundle's report; the highest study comes first.
+        score: number from a bundle's report, the highest study comes first; None where nothing of the image
+            was assessed, such a study comes last.
     """
 
     name: str
     description: str
-    score: Callable[[Report], float]
+    score: Callable[[Report], float | None]
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Method:
         labels: name of each value in the result, where it is a label map.
         inputs: keys of the inference config that take images: first that of the request's image, then those
             that the request's parameters name.
-        cut: whether a request may name the ``threshold`` from which "anomaly_map" is "anomaly_mask"; without
-            one it is that of the weights' calibration.
+        cut: whether a request may name the config's ``threshold``, from which "anomaly_map" is
+            "anomaly_mask"; without one it is that of the weights' calibration.
         urgency: active learning strategy by this bundle.
         trainable: whether the bundle's training takes images and label maps.
     """
@@ -64,12 +66,16 @@ class Method:
     trainable: bool = False
 
 
-def _ra_score(report: Report) -> float:
-    return float(report["score"])
+def _ra_score(report: Report) -> float | None:
+    return _number(report["score"])
 
 
-def _pchvae_score(report: Report) -> float:
-    return float(report["scores"]["elbo"])
+def _pchvae_score(report: Report) -> float | None:
+    return _number(report["scores"]["elbo"])
+
+
+def _number(score: Any) -> float | None:
+    return None if score is None else float(score)
 
 
 def _class_uncertainty(report: Report) -> float:
@@ -147,7 +153,8 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
     Args:
         root: folder of the bundle.
         output_dir: empty folder for its results.
-        settings: overrides of the config: the image or images, the device, the weights.
+        settings: overrides of the config: the image or images, the device, the weights. Text is taken as it
+            stands, nothing in it is evaluated.
 
     Returns:
         The folder with the image's results, inside ``output_dir``.
@@ -156,12 +163,13 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
         RobustMedError: what the bundle says of an image, weights or settings that it cannot use.
     """
     parser = _parser(root, "inference.json")
-    parser.update({**settings, "output_dir": str(output_dir)})
+    overrides = {**settings, "output_dir": str(output_dir)}
+    parser.update({key: literal(value) for key, value in overrides.items()})
     try:
         for key in ("initialize", "run", "finalize"):
             parser.get_parsed_content(key)
     except Exception as error:
-        raise _own(error) from error
+        raise original_error(error) from None
     folders = [path for path in output_dir.iterdir() if path.is_dir()]
     if len(folders) != 1:
         raise ImageError(f"{len(folders)} images in {settings}; give one image, or a folder of one series.")
@@ -172,13 +180,5 @@ def _parser(root: Path, config: str) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(root / "configs" / config)
     parser.read_meta(root / "configs" / "metadata.json")
-    parser["bundle_root"] = str(root)
+    parser["bundle_root"] = literal(str(root))
     return parser
-
-
-def _own(error: BaseException) -> BaseException:
-    """The error of this package that MONAI wrapped into another, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RobustMedError):
-        cause = cause.__cause__
-    return cause or error

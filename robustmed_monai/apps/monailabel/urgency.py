@@ -10,6 +10,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from robustmed_monai.apps.monailabel.methods import Report, Urgency
 from robustmed_monai.utils.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -20,18 +21,19 @@ class HighestScoreFirst(Strategy):
 
     Scores are kept in the datastore, so that each image is scored once. A request scores for at most
     ``max_seconds``, so that the server, which does one thing at a time, answers again; the next request goes
-    on. Images that cannot be used are passed over, with the reason in their info.
+    on. Images of which nothing could be assessed have no score and come last. Images that cannot be used are
+    passed over. The reason for either is in the image's info.
 
     Args:
-        name: name under which scores are kept.
-        description: one sentence for users.
-        score: path of an image to its score.
+        urgency: name under which scores are kept, and how to make one of a report.
+        report: path of an image to a bundle's report.
     """
 
-    def __init__(self, name: str, description: str, score: Callable[[str], float]) -> None:
-        super().__init__(description)
-        self.name = name
-        self.score = score
+    def __init__(self, urgency: Urgency, report: Callable[[str], Report]) -> None:
+        super().__init__(urgency.description)
+        self.name = urgency.name
+        self.urgency = urgency
+        self.report = report
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Choose an image.
@@ -41,28 +43,31 @@ class HighestScoreFirst(Strategy):
             datastore: the studies.
 
         Returns:
-            ``id``, ``score``, ``scored`` (how many images have one), ``waiting`` (how many have not been
-            looked at yet) and ``unusable``; None when there is no unlabelled image that can be used.
+            ``id``, ``score``, ``scored`` (how many images have one), ``unassessed`` (how many have none, as
+            all of them is unlike the training data), ``waiting`` (how many have not been looked at yet) and
+            ``unusable``; with a score of None the ``reason``. None when there is no unlabelled image that can
+            be used.
         """
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         deadline = time.monotonic() + float(request.get("max_seconds", 60))
-        scores: dict[str, float] = {}
+        seen: dict[str, dict[str, Any]] = {}
         waiting = unusable = 0
         for image in images:
             found = self._kept(image, datastore)
-            if found is None and (not scores or time.monotonic() < deadline):
+            if found is None and (not seen or time.monotonic() < deadline):
                 found = self._look(image, datastore)
             if found is None:
                 waiting += 1
             elif "error" in found:
                 unusable += 1
             else:
-                scores[image] = found["score"]
-        if not scores:
+                seen[image] = found
+        if not seen:
             return None
-        first = max(scores, key=lambda image: scores[image])
-        counts = {"scored": len(scores), "waiting": waiting, "unusable": unusable}
-        return {"id": first, "score": scores[first], **counts}
+        scores = {image: found["score"] for image, found in seen.items() if found["score"] is not None}
+        first = max(scores, key=lambda image: scores[image]) if scores else next(iter(seen))
+        counts = {"scored": len(scores), "unassessed": len(seen) - len(scores)}
+        return {"id": first, **seen[first], **counts, "waiting": waiting, "unusable": unusable}
 
     def _kept(self, image: str, datastore: Datastore) -> dict[str, Any] | None:
         kept: dict[str, Any] | None = datastore.get_image_info(image).get("urgency", {}).get(self.name)
@@ -71,7 +76,10 @@ class HighestScoreFirst(Strategy):
     def _look(self, image: str, datastore: Datastore) -> dict[str, Any]:
         found: dict[str, Any]
         try:
-            found = {"score": self.score(datastore.get_image_uri(image))}
+            report = self.report(datastore.get_image_uri(image))
+            found = {"score": self.urgency.score(report)}
+            if found["score"] is None:
+                found["reason"] = "; ".join(report["warnings"])
         except ImageError as error:
             logger.warning("%s: not scored: %s", image, error)
             found = {"error": str(error)}
