@@ -232,11 +232,13 @@ def _stood_for(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[st
         started.append(["-m", "monai.bundle", "run", "--config_file", config, *given])
         return 0
 
-    monkeypatch.setattr("robustmed_monai.cli.subprocess.run", start)
-    monkeypatch.setattr(cli, "run_bundle", run_bundle)
-    # Its whole volume takes a minute.
-    monkeypatch.setattr(cli, "demo_input", lambda method, config: {"input": "brain_t1.nii.gz"})
-    assert cli.main(words) == 0, f"robustmed {shlex.join(words)}"
+    # Undone at once: the runs that follow start git for their provenance.
+    with monkeypatch.context() as patch:
+        patch.setattr("robustmed_monai.cli.subprocess.run", start)
+        patch.setattr(cli, "run_bundle", run_bundle)
+        # Its whole volume takes a minute.
+        patch.setattr(cli, "demo_input", lambda method, config: {"input": "brain_t1.nii.gz"})
+        assert cli.main(words) == 0, f"robustmed {shlex.join(words)}"
     if "robustmed_monai.cli" in started[0]:  # what each of several processes does
         again = started[0][started[0].index("robustmed_monai.cli") + 1 :]
         return _stood_for(again, monkeypatch)
