@@ -62,11 +62,12 @@ def channels_sheet(output: Mapping[str, Any]) -> Figure:
     """The fullest slice of an image and its channels."""
     space = output["network_space"]
     shown = fullest_slice(space["image"])
-    name = Path(output["path"]).name.split(".")[0]
+    name = f"{Path(output['path']).name.split('.')[0]}\nslice {shown}"
     image, features = (torch.as_tensor(space[k]).as_subclass(torch.Tensor) for k in ("image", "pred"))
     return feature_sheet({name: image[..., shown]}, {name: features[..., shown]})
 
 
 def fullest_slice(stack: torch.Tensor) -> int:
-    """Slice of (C, X, Y, S) with the most voxels above 0."""
-    return int((torch.as_tensor(stack).as_subclass(torch.Tensor) > 0).flatten(0, 2).sum(0).argmax())
+    """Slice of (C, X, Y, S) with the most voxels above the noise of air, a tenth of the brightest."""
+    plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
+    return int((plain > 0.1 * plain.amax()).flatten(0, 2).sum(0).argmax())

@@ -183,7 +183,7 @@ def elbo_report(
 def component_sheet(
     output: Mapping[str, Any], clip: float = 1.5, vmax: float = 1.0, count: int = 6
 ) -> Figure | None:
-    """The slices with the highest negative bounds: input, components and anomaly map side by side.
+    """The slices with the highest negative bounds: input, components, anomaly map; warnings across the top.
 
     Args:
         output: see ``elbo_report``.
@@ -198,15 +198,17 @@ def component_sheet(
     worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
     if not worst:
         return None
-    headings = {"image": "input", "high": "x_high", "low": "x_low", "pred": "x_sum", "anomaly_map": "map"}
+    headings = {"image": "input", "high": "x_high", "low": "x_low", "pred": "x_sum"}
+    headings["anomaly_map"] = heading_of_map = f"map, white: {vmax:g}"
     space = output["network_space"]
     columns = {
         heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., worst].movedim(-1, 0)
         for key, heading in headings.items()
         if key in space
     }
-    shown = {k: v / vmax if k == "map" else (v + clip) / (2 * clip) for k, v in columns.items()}
-    return image_grid(shown, [f"slice {i}\n{float(scores[i]):.0f}" for i in worst])
+    shown = {k: v / vmax if k == heading_of_map else (v + clip) / (2 * clip) for k, v in columns.items()}
+    rows = [f"slice {i}\nscore {float(scores[i]):.0f}" for i in worst]
+    return image_grid(shown, rows, "; ".join(output["warnings"]) or None)
 
 
 def slice_scores(output: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -123,7 +123,8 @@ def registration_sheet(output: Mapping[str, Any], count: int = 4) -> Figure:
             "field": drawn,
             "before": checkerboard(second, first),
             "after": checkerboard(third, first),
-        }
+        },
+        note="; ".join(output.get("warnings", ())) or None,
     )
 
 

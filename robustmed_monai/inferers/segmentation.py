@@ -61,7 +61,8 @@ def segmentation_sheet(
     """Evenly spaced slices with the labels over them, a legend, and the warnings across the top.
 
     Args:
-        output: see ``volume_report``.
+        output: see ``volume_report``; where it has the mask `head` of ``HeadMaskd``, only what lies in it is
+            shown.
         class_names: see ``names_of_classes``.
         count: number of slices.
 
@@ -74,7 +75,8 @@ def segmentation_sheet(
     if not len(filled):
         return None
     chosen = filled[torch.linspace(0, len(filled) - 1, min(count, len(filled))).round().long()]
-    labels = scores.argmax(0, keepdim=True)
+    head = output["head"].as_subclass(torch.Tensor) if "head" in output else 1
+    labels = scores.argmax(0, keepdim=True) * head
     names = names_of_classes(class_names, len(scores))
     shown = [stack[..., chosen].movedim(-1, 0) for stack in (image, labels)]
     titles = [f"slice {i}" for i in chosen.tolist()]

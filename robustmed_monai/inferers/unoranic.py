@@ -115,4 +115,5 @@ def restoration_sheet(output: Mapping[str, Any], count: int = 6) -> Figure | Non
         heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., chosen].movedim(-1, 0)
         for key, heading in headings.items()
     }
-    return image_grid(columns, [f"slice {i}" for i in chosen.tolist()])
+    rows = [f"slice {i}" for i in chosen.tolist()]
+    return image_grid(columns, rows, "; ".join(output["warnings"]) or None)

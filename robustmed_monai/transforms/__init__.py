@@ -6,7 +6,7 @@ label shapes and images, ``robustmed_monai.transforms.synthesis``.
 
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
-from robustmed_monai.transforms.brain_zscore import BrainZScored, UndoBrainZScored, brain_zscore
+from robustmed_monai.transforms.brain_zscore import BrainZScored, HeadMaskd, UndoBrainZScored, brain_zscore
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
 from robustmed_monai.transforms.fields import compose, folding, integrate, jacobian_determinant, warp
 from robustmed_monai.transforms.foreign_objects import RandForeignObject, RandForeignObjectd
@@ -48,6 +48,7 @@ __all__ = [
     "EqualizeAdaptHist",
     "EqualizeAdaptHistd",
     "GeometryWarning",
+    "HeadMaskd",
     "IntensityWarning",
     "LabelShapes",
     "LabelsToImage",

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -15,6 +16,10 @@ from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _MEAN, _STD = "zscore_mean", "zscore_std"
+
+
+# What is dark at the surface of a brain without skull is CSF: this many pixels around count as head.
+_MARGIN = 2
 
 
 class ZScored(NamedTuple):
@@ -44,6 +49,29 @@ def brain_mask(slices: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
         (S, 1, X, Y) float32 in {0, 1}.
     """
     return fill_holes(slices.mean(1, keepdim=True) > threshold).float()
+
+
+class HeadMaskd(MapTransform):
+    """Mask the head, so that a network's results in the air around it can be left out.
+
+    Args:
+        keys: one key, a stack (C, X, Y, S) in [0, 1], as ``VolumeToSlicesd`` cuts them.
+        mask_key: where the mask (1, X, Y, S) goes: ``brain_mask`` and two pixels around it.
+    """
+
+    def __init__(self, keys: KeysCollection, mask_key: str = "head") -> None:
+        super().__init__(keys)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the mask."""
+        stack = data[self.first_key(dict(data))]
+        plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
+        mask = F.max_pool2d(brain_mask(plain.movedim(-1, 0)), 2 * _MARGIN + 1, 1, _MARGIN)
+        placed = MetaTensor(mask.movedim(0, -1).contiguous())
+        if isinstance(stack, MetaTensor):
+            placed.copy_meta_from(stack)
+        return {**data, self.mask_key: placed}
 
 
 def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1) -> ZScored:

@@ -16,6 +16,9 @@ from robustmed_monai.utils.errors import ConfigError
 
 # Where more than this share of the voxels that are not 0 lies below `low`, clipping them loses something.
 _LOST = 0.02
+# What is darker than this share of the percentile of all voxels above `low` is air, not foreground: how much
+# noisy air the field of view holds must not change the scale.
+_AIR = 0.1
 _LOW, _HIGH = "scaled_low", "scaled_high"
 
 
@@ -26,11 +29,12 @@ class IntensityWarning(UserWarning):
 class ScaleForeground(Transform):
     """Scale an image so that ``low`` becomes 0 and a percentile of its foreground 1, and clip.
 
-    What became 0 and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``.
-    An image without foreground gives zeros, a constant one gives ones; both warn.
+    Foreground is what is brighter than the noise of air: a tenth of that percentile of all voxels above
+    ``low``. What became 0 and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for
+    ``UnscaleIntensityd``. An image without foreground gives zeros, a constant one gives ones; both warn.
 
     Args:
-        percentile: percentile, in (0, 100], of the voxels above ``low`` that becomes 1.
+        percentile: percentile, in (0, 100], of the foreground that becomes 1.
         low: intensity that becomes 0; what is below becomes 0 too.
         high: intensity that becomes 1, in place of the percentile.
         max_value: the white of a picture (its meta data's ``max_value``) becomes 1, in place of the
@@ -83,8 +87,11 @@ class ScaleForeground(Transform):
             return float(white)
         if self.high is not None:
             return self.high
-        foreground = values[values > self.low].cpu().numpy()
-        high = float(np.percentile(foreground, self.percentile)) if foreground.size else self.low
+        found = values[values > self.low].cpu().numpy()
+        if not found.size:
+            return self.low + 1.0
+        air = self.low + _AIR * (float(np.percentile(found, self.percentile)) - self.low)
+        high = float(np.percentile(found[found > air], self.percentile))
         return high if high > self.low else self.low + 1.0
 
     def _warn(self, values: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#303030"
+_NOTE = "#b00020"
 HEALTHY, ABNORMAL = "#0072b2", "#d55e00"  # told apart by colour-blind readers (Okabe and Ito)
 
 
@@ -26,6 +28,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def write_note(figure: Figure, note: str | None) -> None:
+    """Write what a reader has to know before looking across the top, in lines that fit the figure."""
+    if note:
+        # About 15 letters of this size to an inch.
+        figure.suptitle(fill(note, max(20, int(15 * figure.get_figwidth()))), fontsize=8, color=_NOTE)
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from robustmed_monai.utils.errors import ImageShapeError
-from robustmed_monai.visualize.figures import INK, new_figure
+from robustmed_monai.visualize.figures import INK, new_figure, write_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,12 +22,15 @@ _STYLES = ("-", "--", ":")
 _HEADING = 19
 
 
-def image_grid(columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None = None) -> Figure:
+def image_grid(
+    columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None = None, note: str | None = None
+) -> Figure:
     """Images side by side, all shown from 0 to 1; what lies outside is clipped.
 
     Args:
         columns: heading to images (N, C, X, Y), grey or RGB, the same number N under each.
         rows: N short texts beside the rows.
+        note: what a reader has to know before looking, written across the top.
 
     Returns:
         The figure, for ``save_png``.
@@ -52,6 +55,7 @@ def image_grid(columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None =
             axes[row, column].set(xticks=[], yticks=[])
     for row, text in enumerate(rows or ()):
         axes[row, 0].set_ylabel(text, fontsize=7, color=INK, rotation=0, ha="right", va="center")
+    write_note(figure, note)
     return figure
 
 

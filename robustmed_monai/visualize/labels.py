@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
 
 from robustmed_monai.utils.errors import ImageShapeError
-from robustmed_monai.visualize.figures import INK, new_figure
+from robustmed_monai.visualize.figures import INK, new_figure, write_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers; they repeat for more than seven classes.
 _COLOURS = ("#0072b2", "#e69f00", "#f0f0f0", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
-_NOTE = "#b00020"
 _PANEL = 1.6  # inches
 
 
@@ -69,6 +67,5 @@ def label_sheet(
         handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=8,
         labelcolor=INK,
     )  # fmt: skip
-    if note:
-        figure.suptitle(fill(note, 50), fontsize=8, color=_NOTE)
+    write_note(figure, note)
     return figure

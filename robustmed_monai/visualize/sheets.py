@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
-from robustmed_monai.visualize.figures import INK, new_figure
+from robustmed_monai.visualize.figures import INK, new_figure, write_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float32]
 Images = torch.Tensor | Sequence[torch.Tensor]
 
 _PANEL = 2.0  # inches
-_MASK, _FOUND, _NOTE = "#00c8d7", "#ff9500", "#b00020"
+_MASK, _FOUND = "#00c8d7", "#ff9500"
 
 
 def anomaly_sheet(
@@ -68,8 +68,7 @@ def anomaly_sheet(
     if titles is not None and len(titles) != len(cases):
         raise ConfigError(f"titles: {len(titles)} for {len(cases)} images; give one each.")
     figure = _draw(cases, titles, _top(cases, vmax), threshold)
-    if note:
-        figure.suptitle(fill(note, 90), fontsize=9, color=_NOTE)
+    write_note(figure, note)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmed_monai.transforms.brain_zscore import brain_mask, brain_zscore
+from robustmed_monai.transforms.brain_zscore import HeadMaskd, brain_mask, brain_zscore
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -50,3 +50,14 @@ def test_errors() -> None:
         brain_zscore(torch.ones(2, 1, 8, 8))
     with pytest.raises(ConfigError, match="clip=0"):
         brain_zscore(slices(), clip=0)
+
+
+def test_the_head_is_masked_with_a_margin_and_the_air_is_not() -> None:
+    stack = torch.zeros(1, 16, 16, 3)
+    stack[:, 5:11, 6:10, 1] = 0.8
+    stack[:, 7:9, 7:9, 1] = 0.0  # dark inside: a ventricle
+    stack[..., 2] = 0.05  # noise
+    head = HeadMaskd("image")({"image": stack})["head"].as_tensor()
+    expected = torch.zeros(1, 16, 16, 3)
+    expected[:, 3:13, 4:12, 1] = 1
+    assert torch.equal(head, expected)

@@ -26,7 +26,8 @@ def ramp() -> Any:
 
 def test_the_percentile_is_that_of_the_foreground() -> None:
     scaled: Any = ScaleForeground()(ramp())
-    top = np.percentile(np.arange(1, 1001), 99.5)
+    # The darkest tenth is air.
+    top = np.percentile(np.arange(100, 1001), 99.5)
     assert scaled.meta["scaled_high"] == pytest.approx(top)
     assert (scaled.min(), scaled.max()) == (0, 1)
     assert scaled.flatten().sort().values[1000 + 99] == pytest.approx(100 / top)
@@ -49,6 +50,16 @@ def test_a_window_and_the_white_of_a_picture() -> None:
     assert ScaleForeground(max_value=True)(picture).max() == pytest.approx(0.2)
     volume = MetaTensor(torch.full((1, 4, 4), 51.0), meta={"max_value": None})
     assert ScaleForeground(max_value=True)(volume).max() == 1
+
+
+def test_noisy_air_around_the_head_does_not_count(rng: np.random.Generator) -> None:
+    head = np.zeros((40, 40, 40), np.float32)
+    head[5:35, 5:35, 5:35] = rng.uniform(0.3, 1.0, (30, 30, 30))
+    alone: Any = ScaleForeground()(MetaTensor(head))
+    wide = np.pad(head, 20)
+    noise = np.hypot(*rng.normal(0, 0.02, (2, *wide.shape)))
+    noisy: Any = ScaleForeground()(MetaTensor(np.where(wide > 0, wide, noise).astype(np.float32)))
+    assert noisy.meta["scaled_high"] == pytest.approx(alone.meta["scaled_high"], rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 4096.0])
