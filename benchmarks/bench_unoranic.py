@@ -37,7 +37,7 @@ from robustmed_monai.transforms.corruption.views import CorruptedViews
 # Of the configs train.json and pca.json: images in a batch, variants beside the first view.
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "published network": (UNORANIC, 64, 3),
-    "pca": (PCAUNORANIC, 128, 1),
+    "PCA variant": (PCAUNORANIC, 128, 1),
 }
 
 

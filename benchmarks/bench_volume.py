@@ -80,7 +80,7 @@ def ready_weights(folder: Path) -> Path:
 
 
 def loading(volume: Path) -> dict[str, Work]:
-    """The works 'read': our checked door, and MONAI's reader alone."""
+    """The works 'read': our checked reader, and MONAI's reader alone."""
     reader = NibabelReader()
 
     def plain() -> None:

@@ -1,4 +1,4 @@
-"""Slices of images and volumes in memory: read once through the checked door, served as whole batches."""
+"""Slices of images and volumes in memory: read once through the checked reader, served as whole batches."""
 
 from __future__ import annotations
 

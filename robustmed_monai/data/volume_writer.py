@@ -1,4 +1,4 @@
-"""Results go out on the grid of the image they were made from, through the atomic door."""
+"""Results go out on the grid of the image they were made from; files are written atomically."""
 
 from __future__ import annotations
 

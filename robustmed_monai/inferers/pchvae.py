@@ -110,7 +110,7 @@ class ElboInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        """Decompose and judge, in evaluation mode, on a CPU a few images at a time.
+        """Decompose and score, in evaluation mode, on a CPU a few images at a time.
 
         Args:
             inputs: images (B, C, X, Y) in the units of training.

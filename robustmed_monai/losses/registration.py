@@ -26,9 +26,9 @@ def mean_squared_difference(moved: torch.Tensor, fixed: torch.Tensor) -> torch.T
 def local_cross_correlation(moved: torch.Tensor, fixed: torch.Tensor, kernel_size: int = 9) -> torch.Tensor:
     """1 - squared local normalised cross-correlation, a scalar in [0, 1]; 0 where one is affine in the other.
 
-    MONAI's loss on channels of zero mean and unit variance, with a floor under the variance of a window that
-    is above float32's rounding. As it stands, its floor of 1e-5 is below the rounding of a flat bright window
-    and lets the quotient grow to 1e10.
+    MONAI's loss on channels of zero mean and unit variance, with a lower bound on the variance of a window
+    that is above float32's rounding. As it stands, its bound of 1e-5 is below the rounding of a flat bright
+    window and lets the quotient grow to 1e10.
 
     Args:
         moved: (B, C, *S).
@@ -41,8 +41,8 @@ def local_cross_correlation(moved: torch.Tensor, fixed: torch.Tensor, kernel_siz
         0.0
     """
     axes = moved.ndim - 2
-    floor = _FLAT * kernel_size**axes
-    loss = LocalNormalizedCrossCorrelationLoss(axes, kernel_size, smooth_nr=0.0, smooth_dr=floor)
+    bound = _FLAT * kernel_size**axes
+    loss = LocalNormalizedCrossCorrelationLoss(axes, kernel_size, smooth_nr=0.0, smooth_dr=bound)
     similarity: torch.Tensor = loss(_standardised(moved), _standardised(fixed))
     return 1 + similarity
 

@@ -22,7 +22,7 @@ _SHOWN = 2  # images of the sheet
 
 
 def rotation_consistency(maps: torch.Tensor, num_rotations: int = 4, mode: str = "isotropic") -> torch.Tensor:
-    """Correlation of a heat map of the turned image, turned back, with that of the upright image.
+    """Correlation of a heat map of the rotated image, rotated back, with that of the upright image.
 
     Args:
         maps: (K, N, 1, S, S): ``maps[k, n]`` is the map of image n turned by rotation k, in that frame.

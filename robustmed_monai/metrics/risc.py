@@ -100,7 +100,7 @@ def angle_error(predicted: torch.Tensor) -> float:
 def expected_accuracy(upright: float, rotated: float, rotnet: float, num_rotations: int) -> float:
     """Accuracy that hard correction should have, when RotNet errs alike at all angles and images.
 
-    With K equally frequent rotations the accuracy of a turned image is w = (rotated - upright / K) /
+    With K equally frequent rotations the accuracy of a rotated image is w = (rotated - upright / K) /
     (1 - 1 / K), and a share ``rotnet`` of the images is turned upright: r * upright + (1 - r) * w. So
     correction helps when r is above 1 / K, and pays as much as r is above it.
 

@@ -23,7 +23,7 @@ class MINDSSC(nn.Module):
         dilation: distance of the neighbours in voxels.
 
     Source: Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using
-    self-similarities", MICCAI 2013. The floor and ceiling of the local variance, 0.001 and 1000 times its
+    self-similarities", MICCAI 2013. The lower and upper bound of the local variance, 0.001 and 1000 times its
     mean, are those of the authors' later work.
 
     Example:

@@ -1,4 +1,4 @@
-"""Files are written through one atomic door and identified by their sha256."""
+"""Files are written atomically and identified by their sha256."""
 
 from __future__ import annotations
 

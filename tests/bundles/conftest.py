@@ -1,4 +1,4 @@
-"""A tiny data set, a tiny training, and doors to the RA bundle: as MONAI's workflow, and as its command."""
+"""A tiny data set, a tiny training, and the RA bundle run as MONAI's workflow and as its command."""
 
 from __future__ import annotations
 

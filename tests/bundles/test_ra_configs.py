@@ -1,4 +1,4 @@
-"""The RA bundle as MONAI sees it: properties, overlays, metadata, the network's door, export, weights."""
+"""The RA bundle as MONAI sees it: properties, overlays, metadata, call of the network, export, weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MedMNIST's files, made up: layout, splits, labels, digests; and the one door to these and to datalists."""
+"""MedMNIST's files, made up: layout, splits, labels, digests; one function for these and datalists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that has what the commands of the pages name, and a door to run them in this process."""
+"""A folder that has what the commands of the pages name, and a function that runs them in this process."""
 
 from __future__ import annotations
 

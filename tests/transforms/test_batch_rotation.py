@@ -70,8 +70,8 @@ def test_compose_keeps_the_order() -> None:
 
 
 def test_three_rotations_are_refused_at_once() -> None:
-    for door in (BatchAllRotations, BatchRandRotation, BatchRotationFilter):
+    for kind in (BatchAllRotations, BatchRandRotation, BatchRotationFilter):
         with pytest.raises(ConfigError, match="num_rotations=3"):
-            door(3)
+            kind(3)
     with pytest.raises(ConfigError, match="must not be negative"):
         BatchRandIntensity(-0.1)

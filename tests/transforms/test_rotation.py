@@ -191,12 +191,12 @@ class TestForms:
             assert found["rotation"] == single.index
 
     def test_all_rotations_come_equally_often(self) -> None:
-        door = RandRotateK(8)
-        door.set_random_state(0)
+        transform = RandRotateK(8)
+        transform.set_random_state(0)
         drawn = []
         for _ in range(4000):
-            door.randomize()
-            drawn.append(door.index)
+            transform.randomize()
+            drawn.append(transform.index)
         assert np.bincount(drawn, minlength=8).min() > 420
 
     def test_probability_is_that_of_turning(self) -> None:

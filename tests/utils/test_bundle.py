@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (configs / "metadata.json").write_text(json.dumps(METADATA))
     (configs / "train.json").write_text(json.dumps(TRAIN))
     (configs / "paper.json").write_text(json.dumps({"lr": 0.5, "schedule": {"milestones": [1, 2]}}))
-    # MONAI adds to the path, and our command line door sets the hook.
+    # MONAI adds to the path, and our command line sets the hook.
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.delenv(module.BUNDLES_VARIABLE, raising=False)

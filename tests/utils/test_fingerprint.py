@@ -20,7 +20,7 @@ class Setting:
 
     def __init__(self, size: int = 3, **more: Any) -> None:
         self.size = size
-        self.door = self.apply
+        self.method = self.apply
         self.__dict__ |= more
 
     def apply(self) -> None: ...

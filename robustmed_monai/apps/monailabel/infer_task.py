@@ -84,7 +84,7 @@ class BundleInferTask(InferTask):
         if torch.cuda.is_available() and "device" in request:
             settings["device"] = _device(str(request["device"]))
         if self.method.cut and "threshold" in request:
-            # Nobody knows the rate of false alarms of a threshold that is chosen.
+            # The rate of false alarms of a chosen threshold is unknown.
             settings |= {"threshold": float(request["threshold"]), "fpr": None}
         results = run_inference(self.root, folder, settings)
         return results, read_json(results / self.method.report)

@@ -1,4 +1,4 @@
-"""The CIFL bundle as MONAI sees it: properties, overlays, metadata, the network's door, its weights."""
+"""The CIFL bundle as MONAI sees it: properties, overlays, metadata, the call of the network, its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unORANIC bundle as MONAI sees it: properties, overlays, metadata, the network's door."""
+"""The unORANIC bundle as MONAI sees it: properties, overlays, metadata, the call of the network."""
 
 from __future__ import annotations
 
