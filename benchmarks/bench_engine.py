@@ -35,7 +35,8 @@ from benchmarks.timing import (
     save,
     seconds_in_new_process,
 )
-from robustmed_monai.data.slice_dataset import SliceDataset, identity_collate
+from robustmed_monai.data.slice_dataset import identity_collate
+from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.batch_affine import BatchRandAffine
 from robustmed_monai.utils.provenance import CHECKOUT
 
@@ -68,9 +69,9 @@ def bundle(output: str, count: int, device: str, quick: bool, **overrides: Any) 
     return workflow
 
 
-def slice_dataset(images: torch.Tensor) -> SliceDataset:
+def slice_dataset(images: torch.Tensor) -> TensorDataset:
     """Images (N, 1, X, Y) as a data set in memory."""
-    return SliceDataset([{"image": images}], dict, progress=None)
+    return TensorDataset({"image": images})
 
 
 def engine_epoch(

@@ -42,7 +42,7 @@ from benchmarks.timing import (
     save,
     watch,
 )
-from robustmed_monai.data.slice_dataset import SliceDataset
+from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics.ra import calibrate_weights
@@ -74,7 +74,7 @@ def ready_weights(folder: Path) -> Path:
         torch.manual_seed(0)
         network = ReversedAutoEncoder(**COMPACT)
     save_weights(network.state_dict(), path)
-    data = SliceDataset([{"image": brain_slices(16)}], dict, progress=None)
+    data = TensorDataset({"image": brain_slices(16)})
     calibrate_weights(network, str(path), AnomalyMapInferer(), data, [data.tensors])
     return path
 

@@ -10,13 +10,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from robustmed_monai.utils.bundle import BUNDLES_VARIABLE
 
@@ -49,6 +50,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def rng() -> np.random.Generator:
     """A fresh generator, seeded 0."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def brain_transforms() -> Callable[..., Any]:
+    """The transforms of pchVAE's train.json, with settings of the config by keyword."""
+    path = REPOSITORY / "bundles/pchvae/configs/train.json"
+
+    def transforms(image_size: int = 64, min_pixels: int = 10, **settings: Any) -> Any:
+        parser = ConfigParser(ConfigParser.load_config_file(path))
+        parser.update({"image_size": image_size, "spacing": None, **settings})
+        parser["train#preprocessing#transforms#6#min_pixels"] = min_pixels
+        return parser.get_parsed_content("train#preprocessing")
+
+    return transforms
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from monai.bundle import ConfigWorkflow
 
 from robustmed_monai.data import load_datalist
-from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
+from robustmed_monai.data.brain_slices import brain_dataset
 from robustmed_monai.inferers import ElboInferer
 from robustmed_monai.utils.bundle import bundle_root
 
@@ -39,7 +39,7 @@ network = workflow.network_def
 
 # %%
 items = [item for item in load_datalist(None, "test") if not item["healthy"]]
-test = brain_dataset(items, BrainSlices(image_size=32))
+test = brain_dataset(items, workflow.parser.get_parsed_content("train#preprocessing"))
 images, masks, brain, index = (test.tensors[key] for key in ("image", "mask", "brain", "index"))
 found = ElboInferer()(images, network)
 residual = found["map_residual"]

@@ -14,7 +14,7 @@ import monai
 import torch
 
 from robustmed_monai.data import load_datalist
-from robustmed_monai.data.slice_dataset import AxialSlices
+from robustmed_monai.data.slice_dataset import SliceDataset, slice_transforms
 from robustmed_monai.inferers import AnomalyMapInferer
 from robustmed_monai.utils.bundle import bundle_root
 
@@ -26,9 +26,8 @@ network = monai.bundle.load("ra", bundle_dir=str(Path(bundle_root("ra")).parent)
 
 # %%
 slices = [item for item in load_datalist(None, "test") if item["level"] >= 3]
-read = AxialSlices(image_size=128)
-loaded = [read(item) for item in slices]
-images, masks = (torch.cat([item[key] for item in loaded]) for key in ("image", "mask"))
+loaded = SliceDataset(slices, slice_transforms(image_size=128)).tensors
+images, masks = loaded["image"], loaded["mask"]
 areas = masks.flatten(1).sum(1)
 
 by_area = sorted((i for i, item in enumerate(slices) if not item["healthy"]), key=lambda i: areas[i])

@@ -9,8 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from robustmed_monai.data.image_folder import SECTION_FOLDERS, folder_items, section_folders
 from robustmed_monai.data.split import SECTIONS, SPLITS, split_subjects
+from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import read_json, sha256
 
@@ -99,6 +103,31 @@ def subject_numbers(items: Sequence[Mapping[str, Any]]) -> list[int]:
     names = [str(item.get("subject", item["image"])) for item in items]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [numbers[name] for name in names]
+
+
+def training_spacing(
+    data: Sequence[Mapping[str, Any]], image_size: int | Sequence[int], spacing: float | None
+) -> float | None:
+    """Size of a pixel of a network's training images, which its weights keep for ``VolumeToSlicesd``.
+
+    Pictures are fitted into the network's image, whatever their pixels measure. Where all of them are equally
+    wide by the `pixel_mm` that data preparation writes, this says how large the network's pixels are.
+
+    Args:
+        data: training items.
+        image_size: side of the network's images in pixels.
+        spacing: size of a pixel in mm that volumes are cut by, and that counts where pictures tell none.
+
+    Returns:
+        Size in mm; None: unknown.
+    """
+    if not all("pixel_mm" in item and str(item["image"]).lower().endswith(PICTURE_SUFFIXES) for item in data):
+        return spacing
+    widths = set()
+    for item in data:
+        with Image.open(item["image"]) as picture:
+            widths.add(round(item["pixel_mm"] * max(picture.size), 3))
+    return widths.pop() / max(np.atleast_1d(image_size)) if len(widths) == 1 else spacing
 
 
 def _listed(source: Path, section: str, verify: bool) -> list[Item]:

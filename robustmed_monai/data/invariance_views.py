@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.transforms import ResizeWithPadOrCrop
+from monai.transforms import Compose, ResizeWithPadOrCropd
 
 from robustmed_monai.data.datalist import load_datalist
-from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
+from robustmed_monai.data.slice_dataset import SliceDataset, read_items, slice_transforms
 from robustmed_monai.transforms.contrasts import invert, smooth_remap
 from robustmed_monai.transforms.load import LoadCheckedImaged
-from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.transforms.scale_foreground import ScaleForegroundd
+from robustmed_monai.transforms.volume_slices import VolumeToSlicesd
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def brain_batches(
         section: "training", "validation" or "test".
         spatial_dims: 2 takes axial slices, 3 whole volumes.
         image_size: side in pixels of slices, or in voxels of the cube that is cut from the middle of volumes.
-        slice_range: part of a volume's axial slices to take, see ``AxialSlices``; with spatial_dims=2.
+        slice_range: part of a volume's axial slices to take, see ``SelectSlicesd``; with spatial_dims=2.
         limit: images at most, spread evenly over the data.
         batch_size: images per batch, at least 2 (each is compared with the next as another anatomy).
         seed: seed of the curves.
@@ -106,7 +107,7 @@ def _slices(
     items: Sequence[Mapping[str, Any]], size: int, slice_range: Sequence[float], limit: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Of more items than images none beyond the limit is needed.
-    found = SliceDataset(_spread(items, limit), AxialSlices(size, slice_range=slice_range), progress=None)
+    found = SliceDataset(_spread(items, limit), slice_transforms(size, None, slice_range), progress=None)
     chosen = torch.tensor(_spread(range(len(found)), limit))
     image = found.tensors["image"][chosen]
     mask = found.tensors["mask"][chosen] if "mask" in found.tensors else torch.zeros_like(image)
@@ -114,27 +115,22 @@ def _slices(
 
 
 def _volumes(items: Sequence[Mapping[str, Any]], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    load = LoadCheckedImaged(("image", "mask"), channels=1, allow_missing_keys=True)
-    cut = ResizeWithPadOrCrop((size,) * 3)
+    keys = ("image", "mask")
+    cut = Compose(
+        [
+            LoadCheckedImaged(keys, channels=1, allow_missing_keys=True),
+            ScaleForegroundd("image"),
+            VolumeToSlicesd(keys, mode=("bilinear", "nearest"), allow_missing_keys=True),
+            ResizeWithPadOrCropd(keys, (size,) * 3, allow_missing_keys=True),
+        ]
+    )
     images, masks = [], []
-    for item in items:
-        paths: dict[Any, Any] = dict(item)
-        data = load(paths)
-        image = _as_cube(volume_to_slices(data["image"])[0], cut)
-        label = data.get("mask")
+    for _, found in read_items(items, cut, progress=None):
+        image = torch.as_tensor(found["image"]).as_subclass(torch.Tensor)
         images.append(image)
-        if label is None:
-            masks.append(torch.zeros_like(image))
-        else:
-            masks.append(_as_cube(volume_to_slices((label > 0).float(), mode="nearest-exact")[0], cut))
+        masks.append((found["mask"].as_tensor() > 0).float() if "mask" in found else torch.zeros_like(image))
     image, mask = torch.stack(images), torch.stack(masks)
     return image, _filled(image, mask)
-
-
-def _as_cube(stack: torch.Tensor, cut: ResizeWithPadOrCrop) -> torch.Tensor:
-    """Slices (S, 1, X, Y) as one volume (1, X, Y, Z), cut to its cube."""
-    cube: torch.Tensor = cut(stack.permute(1, 2, 3, 0))
-    return cube.as_subclass(torch.Tensor)
 
 
 def _filled(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

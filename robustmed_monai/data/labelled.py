@@ -14,11 +14,13 @@ from tqdm import tqdm
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.image_folder import SECTION_FOLDERS, folder_items, image_files, section_folders
 from robustmed_monai.data.medmnist import medmnist_dataset
+from robustmed_monai.data.slice_dataset import first_axis
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.rotation import to_square
-from robustmed_monai.transforms.slices import volume_to_slices
+from robustmed_monai.transforms.scale_foreground import ScaleForeground
+from robustmed_monai.transforms.volume_slices import VolumeToSlices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _NOT_CLASSES = {"images", "masks", "labels"}
@@ -105,7 +107,8 @@ class SquareImages:
         on_nonfinite: str = "raise",
     ) -> None:
         self.image_size = image_size
-        self.upper_percentile = upper_percentile
+        white = upper_percentile is None
+        self.scale = ScaleForeground(99.5 if upper_percentile is None else upper_percentile, max_value=white)
         self.load = LoadCheckedImage(on_nonfinite=on_nonfinite, channels=channels)  # type: ignore[arg-type]
 
     def __call__(self, path: str) -> torch.Tensor:
@@ -118,9 +121,7 @@ class SquareImages:
 
     def scaled(self, image: Any) -> torch.Tensor:
         """The same of an image that was read already."""
-        if self.upper_percentile is None:
-            return volume_to_slices(image, None, high=image.meta.get("max_value"))[0]
-        return volume_to_slices(image, None, upper_percentile=self.upper_percentile)[0]
+        return first_axis(VolumeToSlices()(self.scale(image)))
 
 
 def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> list[float]:

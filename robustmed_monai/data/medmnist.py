@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustmed_monai.data.datalist import load_datalist
-from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset
+from robustmed_monai.data.slice_dataset import ReadItem, SliceDataset, slice_transforms
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import read_npz_arrays
@@ -127,7 +127,7 @@ def image_dataset(
     dataset: str | None = None,
     dataset_dir: str | os.PathLike[str] | None = None,
     image_size: int = 28,
-    slice_range: tuple[float, float] = (0.0, 1.0),
+    transform: ReadItem | None = None,
     label_key: str = "level",
     download: bool = False,
     device: torch.device | str = "cpu",
@@ -139,7 +139,7 @@ def image_dataset(
         dataset: MedMNIST data set, or None.
         dataset_dir: its folder; without ``dataset`` whatever ``load_datalist`` takes (None: embedded brains).
         image_size: side of the images in pixels.
-        slice_range: part of a volume's axial slices to take, see AxialSlices.
+        transform: item of a datalist to stacks, see SliceDataset; None takes all slices.
         label_key: whole number in the items of a datalist that is the class to tell; without it in every
             item, the class is 0 for healthy and 1 for abnormal images.
         download: fetch a MedMNIST file that is not there.
@@ -155,7 +155,7 @@ def image_dataset(
     if dataset is not None:
         return medmnist_dataset(dataset, dataset_dir, section, image_size, download, device)
     items = load_datalist(dataset_dir, section)
-    slices = SliceDataset(items, AxialSlices(image_size, slice_range=slice_range), f"read {section} images")
+    slices = SliceDataset(items, transform or slice_transforms(image_size), f"read {section} images")
     index = slices.tensors["index"]
     if all(isinstance(item.get(label_key), int) for item in items):
         label = torch.tensor([item[label_key] for item in items])[index]

@@ -15,9 +15,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.slice_dataset import first_axis
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.transforms.slices import filled_slices, volume_to_slices
+from robustmed_monai.transforms.scale_foreground import ScaleForeground
+from robustmed_monai.transforms.volume_slices import VolumeToSlices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _SLICE_NUMBER = re.compile(r"[_-](?:slice|level)[_-]?(\d+)")
@@ -29,7 +31,7 @@ def tissue_images(
     image_size: int | Sequence[int] = 128,
     spatial_dims: int = 2,
     num_classes: int = 4,
-    spacing: float = 2.0,
+    spacing: float | None = None,
     upper_percentile: float = 99.5,
 ) -> TensorDataset:
     """Healthy images of one section with their tissue labels, in memory.
@@ -41,7 +43,7 @@ def tissue_images(
         spatial_dims: 2 takes pictures and the axial slices of volumes; 3 takes volumes.
         num_classes: labels are 0 (background) to ``num_classes - 1``, or grey levels spread evenly from 0 to
             255, as in the PNG of OASIS.
-        spacing: voxel size of volumes in 3-D, mm.
+        spacing: size in mm of a pixel, see ``VolumeToSlices``; of a voxel in 3-D, where it is needed.
         upper_percentile: percentile of the foreground that becomes 1.
 
     Returns:
@@ -53,11 +55,13 @@ def tissue_images(
         DataError: when an item has no label, or a label is not a class.
         ImageShapeError: when label and image have different grids.
     """
-    if spatial_dims not in (2, 3) or num_classes < 2 or spacing <= 0:
+    unsized = spatial_dims == 3 and spacing is None
+    if spatial_dims not in (2, 3) or num_classes < 2 or unsized or (spacing is not None and spacing <= 0):
         raise ConfigError(
             f"spatial_dims={spatial_dims}, num_classes={num_classes}, spacing={spacing}; give 2 or 3 "
             "dimensions, at least 2 classes and a voxel size above 0."
         )
+    scale = ScaleForeground(upper_percentile)
     items = [item for item in load_datalist(dataset_dir, section) if item.get("healthy", True)]
     if not items:
         raise DataError(f"{dataset_dir}: no healthy image in {section!r}; registration is measured on those.")
@@ -65,11 +69,12 @@ def tissue_images(
     parts: dict[str, list[torch.Tensor]] = {"image": [], "label": [], "subject": [], "group": []}
     for item in tqdm(items, desc=f"read {section} images", leave=False, disable=None):
         image, label = _load(item)
-        label = _classes(label, num_classes, str(item["label"]))
+        image, label = scale(image), _classes(label, num_classes, str(item["label"]))
         if spatial_dims == 2:
-            images, labels, group = _slices(item, image, label, int(np.max(image_size)), upper_percentile)
+            cut = VolumeToSlices(int(np.max(image_size)), spacing)
+            images, labels, group = _slices(item, image, label, cut)
         else:
-            images, labels = _volume(image, label, _shape(image_size), spacing, upper_percentile)
+            images, labels = _volume(image, label, _shape(image_size), float(spacing or 0))
             group = torch.zeros(1, dtype=torch.long)
         parts["image"].append(images)
         parts["label"].append(labels)
@@ -202,27 +207,25 @@ def _classes(label: Any, num_classes: int, path: str) -> Any:
 
 
 def _slices(
-    item: Mapping[str, Any], image: Any, label: Any, size: int, percentile: float
+    item: Mapping[str, Any], image: Any, label: Any, cut: VolumeToSlices
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    images, _ = volume_to_slices(image, size, upper_percentile=percentile)
-    labels, _ = volume_to_slices(label, size, mode="nearest-exact")
+    where = cut.geometry(image)
+    images, labels = first_axis(cut(image, where)), first_axis(cut(label, where, "nearest"))
     if len(images) == 1:
         named = _SLICE_NUMBER.search(str(item["image"]))
         level = item.get("level", int(named.group(1)) if named else 0)
         return images, labels.to(torch.uint8), torch.tensor([int(level)])
-    kept = filled_slices(labels)
+    kept = torch.nonzero(labels.flatten(1).any(1)).flatten()
     return images[kept], labels[kept].to(torch.uint8), kept
 
 
 def _volume(
-    image: Any, label: Any, shape: Sequence[int], spacing: float, percentile: float
+    image: Any, label: Any, shape: Sequence[int], spacing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if image.ndim != 4:
         raise ImageShapeError("spatial_dims=3 needs volumes, found a picture; give --spatial_dims 2.")
-    low, high = 0.0, float(np.percentile(image[image > 0], percentile)) if (image > 0).any() else 1.0
-    scaled = ((image - low) / (high - low)).clamp(0, 1)
     result = []
-    for volume, mode in ((scaled, "bilinear"), (label, "nearest")):
+    for volume, mode in ((image, "bilinear"), (label, "nearest")):
         fit = Compose(
             [
                 Orientation(axcodes="RPS", labels=None),

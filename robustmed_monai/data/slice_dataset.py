@@ -2,89 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.transforms import Compose
 from tqdm import tqdm
 
 from robustmed_monai.data.datalist import subject_numbers
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImaged
-from robustmed_monai.transforms.slices import filled_slices, volume_to_slices
-from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
+from robustmed_monai.transforms.scale_foreground import ScaleForegroundd
+from robustmed_monai.transforms.slice_selection import SelectSlicesd
+from robustmed_monai.transforms.volume_slices import VolumeToSlicesd
+from robustmed_monai.utils.errors import DataError, original_error
+
+ReadItem = Callable[[Any], Any]
 
 
-class AxialSlices:
-    """Turns one datalist item into its square slices in [0, 1], the same way in training and at inference.
+def slice_transforms(
+    image_size: int, spacing: float | None = None, slice_range: Sequence[float] = (0.0, 1.0)
+) -> Compose:
+    """The transforms of ``preprocessing`` in the configs: one datalist item to its slices in [0, 1].
 
     Args:
         image_size: side of the slices in pixels.
-        upper_percentile: percentile of the foreground (of the whole image or volume) that becomes 1.
-        slice_range: part of a volume's non-empty axial slices to take, from 0 (lowest) to 1 (highest); a 2-D
-            image is always taken whole.
-        channels: channels of the image; 1 reduces a grey picture stored as RGB.
-        on_nonfinite: policy for NaN and infinite values, see LoadCheckedImage.
+        spacing: size of a pixel in mm, see ``VolumeToSlicesd``.
+        slice_range: part of the slices to take, see ``SelectSlicesd``.
+
+    Returns:
+        A transform that turns the paths `image` and, where there is one, `mask` into stacks
+        (1, image_size, image_size, S).
+    """
+    keys = ("image", "mask")
+    return Compose(
+        [
+            LoadCheckedImaged(keys, channels=1, allow_missing_keys=True),
+            ScaleForegroundd("image"),
+            VolumeToSlicesd(keys, image_size, spacing, mode=("bilinear", "nearest"), allow_missing_keys=True),
+            SelectSlicesd(keys, slice_range, allow_missing_keys=True),
+        ]
+    )
+
+
+def read_items(
+    data: Sequence[Mapping[str, Any]], transform: ReadItem, progress: str | None = "read images"
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Each item of a datalist with what a transform makes of it.
+
+    Args:
+        data: datalist items, see ``load_datalist``.
+        transform: item to what is wanted of it.
+        progress: title of the progress bar; None shows none.
 
     Raises:
-        ConfigError: for a range that is not rising inside [0, 1].
+        DataError: when there are no items. What the transform raises comes as it is, not in MONAI's wrapping.
     """
+    if not data:
+        raise DataError("no images to read; check --dataset_dir.")
+    for item in tqdm(data, desc=progress, leave=False, disable=progress is None or None):
+        try:
+            found = transform(dict(item))
+        except RuntimeError as error:
+            raise original_error(error) from None
+        yield item, found
 
-    def __init__(
-        self,
-        image_size: int,
-        upper_percentile: float = 99.5,
-        slice_range: Sequence[float] = (0.0, 1.0),
-        channels: int | None = 1,
-        on_nonfinite: str = "raise",
-    ) -> None:
-        if not 0 <= slice_range[0] < slice_range[1] <= 1:
-            raise ConfigError(
-                f"slice_range={list(slice_range)} must rise inside [0, 1], such as [0.45, 0.65]."
-            )
-        self.image_size = image_size
-        self.upper_percentile = upper_percentile
-        self.slice_range = tuple(slice_range)
-        self.load = LoadCheckedImaged("image", on_nonfinite=on_nonfinite, channels=channels)  # type: ignore[arg-type]
-        self.load_mask = LoadCheckedImaged("mask", channels=1, allow_missing_keys=True)
 
-    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Load the item's `image` and, if present, `mask`.
-
-        Args:
-            item: datalist item.
-
-        Returns:
-            The item with `image` (S, C, image_size, image_size) float32 and `mask` (S, 1, image_size,
-            image_size) in {0, 1}.
-
-        Raises:
-            ImageError: when a file cannot be used, or mask and image have different grids; the message names
-                the file.
-        """
-        paths: dict[Any, Any] = dict(item)
-        data: dict[Any, Any] = self.load_mask(self.load(paths))
-        slices, geometry = volume_to_slices(
-            data["image"], self.image_size, upper_percentile=self.upper_percentile
-        )
-        result = {**item, "image": slices}
-        if "mask" in data:
-            if tuple(data["mask"].shape[1:]) != geometry.spatial_shape:
-                raise ImageShapeError(
-                    f"{item['mask']}: mask of {tuple(data['mask'].shape[1:])} voxels for an image of "
-                    f"{geometry.spatial_shape} ({item['image']}); give a mask on the image's grid."
-                )
-            mask, _ = volume_to_slices((data["mask"] > 0).float(), self.image_size, mode="nearest-exact")
-            result["mask"] = mask
-        if len(slices) == 1:
-            return result
-        kept = self._kept(slices)
-        return {**result, **{k: result[k][kept] for k in ("image", "mask") if k in result}}
-
-    def _kept(self, slices: torch.Tensor) -> torch.Tensor:
-        filled = filled_slices(slices)
-        low, high = (round(share * (len(filled) - 1)) for share in self.slice_range)
-        return filled[low : high + 1] if len(filled) else torch.arange(len(slices))
+def first_axis(stack: torch.Tensor) -> torch.Tensor:
+    """A stack (C, X, Y, S) as a plain batch (S, C, X, Y)."""
+    return torch.as_tensor(stack).as_subclass(torch.Tensor).movedim(-1, 0).contiguous()
 
 
 class SliceDataset(TensorDataset):
@@ -92,7 +78,8 @@ class SliceDataset(TensorDataset):
 
     Args:
         data: datalist items, see ``load_datalist``.
-        transform: item to slices, an AxialSlices.
+        transform: item to stacks `image` (C, X, Y, S) in [0, 1] and, where it has one, `mask` (1, X, Y, S);
+            see ``slice_transforms``.
         progress: title of the progress bar; None shows none.
 
     Raises:
@@ -106,14 +93,14 @@ class SliceDataset(TensorDataset):
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],
-        transform: Callable[[Mapping[str, Any]], dict[str, Any]],
+        transform: ReadItem,
         progress: str | None = "read images",
     ) -> None:
-        if not data:
-            raise DataError("no images to read; check --dataset_dir.")
         images, masks, index, healthy = [], [], [], []
-        for i, item in enumerate(tqdm(data, desc=progress, leave=False, disable=progress is None or None)):
-            slices = transform(item)
+        for i, (item, stacks) in enumerate(read_items(data, transform, progress)):
+            slices = {"image": first_axis(stacks["image"])}
+            if "mask" in stacks:
+                slices["mask"] = (first_axis(stacks["mask"]) > 0).float()
             images.append(slices["image"])
             empty = torch.zeros_like(slices["image"][:, :1])
             masks.append(slices.get("mask", empty))

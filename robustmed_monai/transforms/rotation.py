@@ -20,7 +20,7 @@ from monai.transforms import RandomizableTransform, Transform
 
 from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.batch_affine import apply_affine, memory_format
-from robustmed_monai.transforms.slices import resize_to_square
+from robustmed_monai.transforms.volume_slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 ROTATIONS = (4, 8)

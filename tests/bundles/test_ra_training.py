@@ -11,9 +11,10 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+from robustmed_monai.data.embedded import embedded_dataset
 from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import ConfigError, WeightsError
-from robustmed_monai.utils.files import read_json, sha256
+from robustmed_monai.utils.files import read_json, sha256, write_json
 from robustmed_monai.utils.weights import load_info, load_into
 
 Overrides = dict[str, Any]
@@ -79,6 +80,36 @@ class TestOutputs:
         terms = {"encoder_reconstruction", "encoder_kl", "encoder_embedding", "decoder_kl_fake", "loss"}
         assert terms | {"val_l1"} <= set(tags["scalars"])
         assert tags["images"] == ["anomaly"]
+
+
+def test_volumes_are_cut_alike_in_training_and_inference(
+    workflow: Any, bundle: Any, tiny: Overrides, tmp_path: Path
+) -> None:
+    folder = embedded_dataset()
+    listed = read_json(folder / "volumes.json")
+    items = {
+        k: [{"image": str(folder / i["image"])} for i in listed[k][:2]] for k in ("training", "validation")
+    }
+    tiny |= {"dataset_dir": str(write_json(tmp_path / "datalist.json", items)), "output_dir": str(tmp_path)}
+    tiny |= {"max_epochs": 1, "warmup_epochs": 0, "spacing": 7.0, "slice_range": [0.5, 0.6]}
+    trained: ConfigWorkflow = bundle("train.json", tiny)
+    weights = str(tmp_path / "model.pt")
+    assert load_info(weights)["spacing"] == 7.0
+    path = items["training"][1]["image"]
+    network = {key: tiny[key] for key in ("image_size", "channels", "latent_size")}
+    given = {"input": path, "weights": weights, "output_dir": str(tmp_path / "maps")}
+    applied = workflow("inference.json", network | given, workflow_type="infer")
+    applied.initialize()
+    cut = applied.parser.get_parsed_content("preprocessing")({"image": path})["image"]
+    data = trained.parser.get_parsed_content("train#dataset").tensors
+    seen = data["image"][data["index"] == 1]
+    assert len(seen) > 5
+    slices = cut.as_tensor().movedim(-1, 0)
+    first = next(i for i, one in enumerate(slices) if torch.equal(one, seen[0]))
+    assert torch.equal(slices[first : first + len(seen)], seen)
+    # The head is as large as 7 mm pixels say.
+    affine = torch.as_tensor(cut.affine)
+    torch.testing.assert_close(affine[:3, :2].norm(dim=0), torch.full((2,), 7.0, dtype=affine.dtype))
 
 
 class TestResume:

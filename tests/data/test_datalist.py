@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.datalist import Item, load_datalist, training_spacing
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import sha256, write_json
@@ -254,3 +255,24 @@ def test_default_is_the_embedded_data(
     datalist(tmp_path)
     monkeypatch.setattr("robustmed_monai.data.embedded.embedded_dataset", lambda: tmp_path)
     assert load_datalist(name, "training")[0]["image"] == str(tmp_path / "a.png")
+
+
+class TestTrainingSpacing:
+    @pytest.fixture
+    def items(self, tmp_path: Path) -> list[Item]:
+        """Two pictures, both 60 mm at their longer side."""
+        for name, size in (("a.png", (40, 30)), ("b.png", (60, 80))):
+            Image.new("L", size).save(tmp_path / name)
+        sides = {"a.png": 1.5, "b.png": 0.75}
+        return [{"image": str(tmp_path / name), "pixel_mm": side} for name, side in sides.items()]
+
+    def test_pictures_of_one_width_tell_it(self, items: list[Item]) -> None:
+        assert training_spacing(items, 32, 1.8) == 60 / 32
+        assert training_spacing(items, [32, 32], None) == 60 / 32
+
+    def test_otherwise_that_of_the_config_counts(self, items: list[Item]) -> None:
+        first, second = items
+        assert training_spacing([first, {**second, "pixel_mm": 0.9}], 32, 1.8) == 1.8
+        assert training_spacing([first, {"image": second["image"]}], 32, 1.8) == 1.8
+        # Volumes are cut by it.
+        assert training_spacing([{"image": "a.nii.gz", "pixel_mm": 0.9}], 32, 1.8) == 1.8

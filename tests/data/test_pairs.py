@@ -63,6 +63,14 @@ class TestTissueImages:
         (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
         slices = tissue_images("training", tmp_path, 16).tensors
         assert slices["group"].tolist() == [1, 2, 3, 4] * 2
+        # 14 x 2 mm in 16 pixels, or pixels of 2 mm with the foreground in the middle.
+        fine = tissue_images("training", tmp_path, 16, spacing=2.0).tensors
+        for data, area in ((slices, (6 * 8) * (16 / 14) ** 2), (fine, 6 * 8)):
+            inside = data["label"] > 0
+            assert inside.flatten(1).sum(1).float().mean() == pytest.approx(area, rel=0.1)
+        assert torch.equal((fine["label"] > 0)[0, 0], torch.outer(*(_middle(16, n) for n in (6, 8))))
+        with pytest.raises(ConfigError, match="a voxel size above 0"):
+            tissue_images("training", tmp_path, (8, 8, 8), spatial_dims=3)
         whole = tissue_images("training", tmp_path, (8, 8, 8), spatial_dims=3, spacing=4.0).tensors
         assert whole["image"].shape == (2, 1, 8, 8, 8)
         assert whole["label"].unique().numel() == 4
@@ -84,6 +92,11 @@ class TestTissueImages:
             tissue_images("training", folder, 16)
         with pytest.raises(ConfigError):
             tissue_images("training", folder, 16, spatial_dims=4)
+
+
+def _middle(size: int, count: int) -> torch.Tensor:
+    first = (size - count) // 2
+    return (torch.arange(size) >= first) & (torch.arange(size) < first + count)
 
 
 def check(pairs: dict[str, torch.Tensor]) -> None:

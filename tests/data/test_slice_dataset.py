@@ -7,11 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Transform
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robustmed_monai.data.slice_dataset import AxialSlices, SliceDataset, identity_collate
-from robustmed_monai.utils.errors import ConfigError, CorruptImageError, DataError, ImageShapeError
+from robustmed_monai.data.slice_dataset import SliceDataset, identity_collate, slice_transforms
+from robustmed_monai.utils.errors import CorruptImageError, DataError
 
 SHAPE = (12, 16, 10)
 # The first slice and the last two of every volume are empty.
@@ -40,67 +42,51 @@ def volume(tmp_path: Path) -> dict[str, str]:
     return {"image": str(tmp_path / "image.nii.gz"), "mask": str(tmp_path / "mask.nii.gz")}
 
 
-class TestAxialSlices:
+def read(item: dict[str, Any], size: int = 16, **settings: Any) -> dict[str, torch.Tensor]:
+    return SliceDataset([item], slice_transforms(size, **settings), progress=None).tensors
+
+
+class TestSliceTransforms:
     def test_picture_is_one_slice_with_its_axes(self, picture: Path) -> None:
-        found = AxialSlices(16)({"image": str(picture), "healthy": True, "kind": "healthy"})
-        assert found["image"].shape == (1, 1, 16, 16)
-        assert found["image"].dtype == torch.float32
-        assert (found["healthy"], found["kind"]) == (True, "healthy")
-        columns = found["image"][0, 0, 2:14, 8]
+        found = read({"image": str(picture)}, slice_range=(0.4, 0.5))["image"]
+        assert found.shape == (1, 1, 16, 16)
+        assert found.dtype == torch.float32
+        columns = found[0, 0, 2:14, 8]
         assert torch.equal(columns, columns.sort().values), "x of the picture is the first axis"
-        assert not found["image"][0, 0, :2].any(), "padded to a square, centred"
-        assert float(found["image"].max()) == 1.0
-
-    def test_picture_is_taken_whole_whatever_the_range(self, picture: Path) -> None:
-        assert AxialSlices(16, slice_range=(0.4, 0.5))({"image": str(picture)})["image"].shape[0] == 1
-
-    @pytest.mark.parametrize(
-        ("slice_range", "expected"),
-        [
-            ((0.0, 1.0), list(FILLED)),
-            ((0.0, 0.5), [1, 2, 3, 4]),
-            ((0.5, 1.0), [4, 5, 6, 7]),
-            ((0.45, 0.65), [4, 5]),
-        ],
-    )
-    def test_range_is_a_part_of_the_slices_with_something_in_them(
-        self, volume: dict[str, str], slice_range: tuple[float, float], expected: list[int]
-    ) -> None:
-        found = AxialSlices(16, upper_percentile=100, slice_range=slice_range)({"image": volume["image"]})
-        # One scale for the whole volume: its brightest slice is 70.
-        levels = (70 * found["image"].flatten(1).amax(1)).round().int() // 10
-        assert levels.tolist() == expected
+        assert not found[0, 0, :2].any(), "padded to a square, centred"
+        assert float(found.max()) == 1.0
 
     def test_mask_goes_with_its_slices_and_stays_binary(self, volume: dict[str, str]) -> None:
-        found = AxialSlices(16)(volume)
+        found = read(volume)
         assert found["mask"].shape == found["image"].shape
         assert [i + 1 for i, m in enumerate(found["mask"]) if m.any()] == [3, 4]
         # Padded by two columns on either side, not resized.
         assert found["mask"][2, 0].nonzero().tolist() == [[x, y] for x in (6, 7) for y in range(5, 9)]
-        resized = AxialSlices(29)(volume)["mask"]
-        assert set(resized.unique().tolist()) == {0.0, 1.0}
+        assert set(read(volume, 29)["mask"].unique().tolist()) == {0.0, 1.0}
 
-    def test_an_empty_volume_keeps_its_slices(self, tmp_path: Path) -> None:
-        nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4)), tmp_path / "empty.nii")
-        found = AxialSlices(16, slice_range=(0.4, 0.6))({"image": str(tmp_path / "empty.nii")})
-        assert found["image"].shape == (10, 1, 16, 16)
-        assert not found["image"].any()
-
-    def test_a_mask_on_another_grid_is_refused(self, volume: dict[str, str], picture: Path) -> None:
-        with pytest.raises(
-            ImageShapeError, match=r"picture.png: mask of \(12, 16\) .* \(12, 16, 10\) .*image.nii.gz"
-        ):
-            AxialSlices(16)({"image": volume["image"], "mask": str(picture)})
+    def test_are_those_of_the_configs(self) -> None:
+        configs = Path(__file__).parents[2] / "bundles"
+        for path in ("ra/configs/train.json", "unoranic/configs/train_supervised.json"):
+            parser = ConfigParser(ConfigParser.load_config_file(configs / path))
+            parser.update({"image_size": 16, "spacing": 2.0, "slice_range": [0.2, 0.4]})
+            written = parser.get_parsed_content("train#preprocessing" if "ra/" in path else "preprocessing")
+            for one, other in zip(
+                written.transforms, slice_transforms(16, 2.0, (0.2, 0.4)).transforms, strict=True
+            ):
+                assert type(one) is type(other)
+                assert _settings(one) == _settings(other)
 
     def test_a_damaged_file_is_named(self, picture: Path) -> None:
         picture.write_bytes(picture.read_bytes()[:-20])
         with pytest.raises(CorruptImageError, match=r"picture\.png"):
-            AxialSlices(16)({"image": str(picture)})
+            read({"image": str(picture)})
 
-    @pytest.mark.parametrize("slice_range", [(0.5, 0.5), (0.6, 0.4), (-0.1, 1.0), (0.0, 1.1)])
-    def test_ranges_must_rise_inside_the_volume(self, slice_range: tuple[float, float]) -> None:
-        with pytest.raises(ConfigError, match=r"slice_range=.* must rise inside \[0, 1\]"):
-            AxialSlices(16, slice_range=slice_range)
+
+def _settings(value: Any) -> Any:
+    """What a transform was made of."""
+    if isinstance(value, Transform):
+        return {k: _settings(v) for k, v in vars(value).items() if not k.startswith("_")}
+    return value
 
 
 class TestSliceDataset:
@@ -109,7 +95,7 @@ class TestSliceDataset:
         return [{"image": str(picture), "healthy": True}, {**volume, "healthy": False}]
 
     def test_holds_every_slice_with_its_item(self, items: list[dict[str, Any]]) -> None:
-        data = SliceDataset(items, AxialSlices(16), progress=None)
+        data = SliceDataset(items, slice_transforms(16), progress=None)
         assert len(data) == 1 + len(FILLED)
         assert data.tensors["index"].tolist() == [0] + [1] * 7
         # The slices of an abnormal volume that its mask leaves out are healthy.
@@ -118,7 +104,9 @@ class TestSliceDataset:
         assert [m.any().item() for m in data.tensors["mask"]] == [not h for h in data.tensors["healthy"]]
 
     def test_slices_of_an_abnormal_volume_without_mask_are_abnormal(self, volume: dict[str, str]) -> None:
-        data = SliceDataset([{"image": volume["image"], "healthy": False}], AxialSlices(16), progress=None)
+        data = SliceDataset(
+            [{"image": volume["image"], "healthy": False}], slice_transforms(16), progress=None
+        )
         assert "mask" not in data.tensors
         assert not data.tensors["healthy"].any()
 
@@ -127,21 +115,23 @@ class TestSliceDataset:
     ) -> None:
         Image.fromarray(np.zeros((16, 12), np.uint8)).save(tmp_path / "none.png")
         item = {"image": str(picture), "mask": str(tmp_path / "none.png"), "healthy": False}
-        assert SliceDataset([item], AxialSlices(16), progress=None).tensors["healthy"].tolist() == [False]
+        assert SliceDataset([item], slice_transforms(16), progress=None).tensors["healthy"].tolist() == [
+            False
+        ]
 
     def test_items_without_a_word_are_healthy(self, picture: Path) -> None:
-        data = SliceDataset([{"image": str(picture)}], AxialSlices(16), progress=None)
+        data = SliceDataset([{"image": str(picture)}], slice_transforms(16), progress=None)
         assert data.tensors["healthy"].tolist() == [True]
 
     def test_a_batch_is_its_items(self, items: list[dict[str, Any]]) -> None:
-        data = SliceDataset(items, AxialSlices(16), progress=None)
+        data = SliceDataset(items, slice_transforms(16), progress=None)
         batch = data.__getitems__([5, 0, 3])
         for place, index in enumerate((5, 0, 3)):
             for key, value in data[index].items():
                 assert torch.equal(batch[key][place], value)
 
     def test_loader_gives_whole_batches(self, items: list[dict[str, Any]]) -> None:
-        data = SliceDataset(items, AxialSlices(16), progress=None)
+        data = SliceDataset(items, slice_transforms(16), progress=None)
         loader = DataLoader(data, batch_size=3, collate_fn=identity_collate)  # type: ignore[arg-type]
         batches = list(loader)
         assert [len(batch["image"]) for batch in batches] == [3, 3, 2]
@@ -149,10 +139,10 @@ class TestSliceDataset:
             assert torch.equal(torch.cat([batch[key] for batch in batches]), whole)
 
     def test_batches_are_copies(self, items: list[dict[str, Any]]) -> None:
-        data = SliceDataset(items, AxialSlices(16), progress=None)
+        data = SliceDataset(items, slice_transforms(16), progress=None)
         data.__getitems__([0])["image"].zero_()
         assert data.tensors["image"][0].any()
 
     def test_needs_items(self) -> None:
         with pytest.raises(DataError, match="no images to read; check --dataset_dir"):
-            SliceDataset([], AxialSlices(16))
+            SliceDataset([], slice_transforms(16))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
+from robustmed_monai.data.brain_slices import brain_dataset
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data_prep import lgg_volumes
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
@@ -80,17 +80,17 @@ def test_sections_and_slices(source: Path, arrays: Arrays, tmp_path: Path, load:
     assert {i["subject"] for i in other["test"]} != {i["subject"] for i in content["test"]}
 
 
-def test_matched_test_set(source: Path, tmp_path: Path) -> None:
+def test_matched_test_set(source: Path, tmp_path: Path, brain_transforms: Any) -> None:
     path = lgg_volumes.prepare(source, tmp_path / "out", training=3, validation=1)
     notes = json.loads((tmp_path / "out/prepare_report.json").read_text())["notes"]
     assert notes["matched"]["auroc_position"] == 0.5 != notes["all"]["auroc_position"]
     items = load_datalist(tmp_path / "out" / lgg_volumes.MATCHED, "test", verify=True)
-    data = brain_dataset(items, BrainSlices(image_size=16), None)
+    data = brain_dataset(items, brain_transforms(image_size=16), None)
     healthy = data.tensors["healthy"]
     assert int(healthy.sum()) == int((~healthy).sum()) == notes["matched"]["pairs"]
     position = data.tensors["position"]
     assert sorted(position[healthy].tolist()) == sorted(position[~healthy].tolist())
-    training = brain_dataset(load_datalist(path, "training"), BrainSlices(image_size=16), None)
+    training = brain_dataset(load_datalist(path, "training"), brain_transforms(image_size=16), None)
     assert training.tensors["healthy"].all()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from robustmed_monai.data.brain_slices import BrainSlices, brain_dataset
+from robustmed_monai.data.brain_slices import brain_dataset
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data_prep import lgg_volumes
 from robustmed_monai.inferers.controls import slice_position
@@ -19,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_position_tells_nothing_once_it_is_matched(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brain_transforms: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     path = lgg_volumes.prepare(data_root / "lgg_mri/lgg_slices_128.npz", tmp_path)
     report = json.loads((tmp_path / "prepare_report.json").read_text())
     assert [c["subjects"] for c in report["counts"].values()] == [45, 5, 20]
-    transform = BrainSlices()
+    transform = brain_transforms()
     auroc = {}
     for name, datalist in (("all", path), ("matched", tmp_path / lgg_volumes.MATCHED)):
         data = brain_dataset(load_datalist(datalist, "test"), transform, None)

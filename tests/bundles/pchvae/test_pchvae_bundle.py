@@ -20,6 +20,8 @@ from robustmed_monai.utils.files import sha256, write_json
 from robustmed_monai.utils.provenance import read_results
 from robustmed_monai.utils.weights import load_info
 
+# Heads of the size that the bundle expects.
+AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "pchvae" / "configs"
 OVERLAYS = {
     "pchVAE": [],
@@ -64,8 +66,8 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 mask[10:15, 12:17, 4:7] = 1
                 volume[mask > 0] = 700
                 item["mask"] = f"{name}_mask.nii.gz"
-                nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / item["mask"])
-            nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / item["image"])
+                nib.save(nib.Nifti1Image(mask, AFFINE), folder / item["mask"])
+            nib.save(nib.Nifti1Image(volume, AFFINE), folder / item["image"])
             content[section].append(item)
     write_json(folder / "datalist.json", content)
     return folder
