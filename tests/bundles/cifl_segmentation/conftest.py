@@ -31,7 +31,7 @@ def segmentation_configs() -> Path:
 
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A datalist of 12 + 4 + 4 subjects with two slices each, 40 x 48 pixels, labels 0 to 3."""
+    """A datalist of 12 + 4 + 4 subjects with two slices each, 40 x 48 pixels of 1.5 mm, labels 0 to 3."""
     folder = tmp_path_factory.mktemp("heads")
     rng = np.random.default_rng(0)
     content: dict[str, Any] = {"name": "heads", "license": "CC0-1.0", "description": "drawn by the tests"}
@@ -44,7 +44,9 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 _write(folder / "images" / name, np.rint(image * 255))
                 _write(folder / "labels" / name, labels)
                 item = {"image": f"images/{name}", "label": f"labels/{name}", "healthy": True}
-                content[section].append({**item, "subject": f"{section}-{subject}", "level": level})
+                content[section].append(
+                    {**item, "subject": f"{section}-{subject}", "level": level, "pixel_mm": 1.5}
+                )
     write_json(folder / "datalist.json", content)
     return folder
 

@@ -46,7 +46,7 @@ class TestInference:
         labels = [np.asarray(Image.open(heads / f"labels/test-{i}-0.png")) for i in range(3)]
         volume = np.stack([*slices, np.zeros_like(slices[0])], axis=-1).transpose(1, 0, 2)
         # "LPS" with an oblique turn: what must come back.
-        affine = np.array([[-1.0, 0.1, 0, 9], [0.1, -1.5, 0, 4], [0, 0, 2.0, -3], [0, 0, 0, 1]])
+        affine = np.array([[-1.5, 0.1, 0, 9], [0.1, -1.5, 0, 4], [0, 0, 2.0, -3], [0, 0, 0, 1]])
         # Axes of the stack are (x right, y back, z up); the file's first axis runs to the left.
         nib.save(nib.Nifti1Image(volume[::-1].copy(), affine), tmp_path / "scan.nii.gz")
         out = tmp_path / "out"
