@@ -69,7 +69,7 @@ class TestSliceTransforms:
         for path in ("ra/configs/train.json", "unoranic/configs/train_supervised.json"):
             parser = ConfigParser(ConfigParser.load_config_file(configs / path))
             parser.update({"image_size": 16, "spacing": 2.0, "slice_range": [0.2, 0.4]})
-            written = parser.get_parsed_content("train#preprocessing" if "ra/" in path else "preprocessing")
+            written = parser.get_parsed_content("train#preprocessing")
             for one, other in zip(
                 written.transforms, slice_transforms(16, 2.0, (0.2, 0.4)).transforms, strict=True
             ):
