@@ -11,7 +11,9 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from monai.utils import ImageMetaKey
 
+from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError
 
 # Where more than this share of the voxels that are not 0 lies below `low`, clipping them loses something.
@@ -30,8 +32,9 @@ class ScaleForeground(Transform):
     """Scale an image so that ``low`` becomes 0 and a percentile of its foreground 1, and clip.
 
     Foreground is what is brighter than the noise of air: a tenth of that percentile of all voxels above
-    ``low``. What became 0 and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for
-    ``UnscaleIntensityd``. An image without foreground gives zeros, a constant one gives ones; both warn.
+    ``low``. Of picture files, which were scaled when they were made, it is all above ``low``. What became 0
+    and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``. An image
+    without foreground gives zeros, a constant one gives ones; both warn.
 
     Args:
         percentile: percentile, in (0, 100], of the foreground that becomes 1.
@@ -90,8 +93,9 @@ class ScaleForeground(Transform):
         found = values[values > self.low].cpu().numpy()
         if not found.size:
             return self.low + 1.0
-        air = self.low + _AIR * (float(np.percentile(found, self.percentile)) - self.low)
-        high = float(np.percentile(found[found > air], self.percentile))
+        high = float(np.percentile(found, self.percentile))
+        if not _is_picture(image):
+            high = float(np.percentile(found[found > self.low + _AIR * (high - self.low)], self.percentile))
         return high if high > self.low else self.low + 1.0
 
     def _warn(self, values: torch.Tensor) -> None:
@@ -109,6 +113,11 @@ class ScaleForeground(Transform):
                 IntensityWarning,
                 stacklevel=3,
             )
+
+
+def _is_picture(image: torch.Tensor) -> bool:
+    file = image.meta.get(ImageMetaKey.FILENAME_OR_OBJ) if isinstance(image, MetaTensor) else None
+    return str(file or "").lower().endswith(PICTURE_SUFFIXES)
 
 
 class ScaleForegroundd(MapTransform):

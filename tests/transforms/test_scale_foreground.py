@@ -82,3 +82,11 @@ def test_settings_out_of_range_are_refused() -> None:
         ScaleForeground(low=2, high=1)
     with pytest.raises(ConfigError, match="was not scaled"):
         UnscaleIntensityd("pred", "image")({"pred": torch.ones(1, 2), "image": ramp()})
+
+
+def test_the_dark_of_a_picture_counts() -> None:
+    values = torch.cat([torch.full((1000,), 5.0), torch.arange(200.0, 1200.0)])[None]
+    named = {name: MetaTensor(values, meta={"filename_or_obj": f"a/x.{name}"}) for name in ("png", "nii")}
+    tops = {name: ScaleForeground(99.0)(image).meta["scaled_high"] for name, image in named.items()}  # type: ignore[attr-defined]
+    assert tops["png"] == pytest.approx(np.percentile(values, 99))
+    assert tops["nii"] == pytest.approx(np.percentile(values[values > 5], 99))
