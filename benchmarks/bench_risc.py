@@ -42,7 +42,7 @@ def risc(settings: Mapping[str, Any], batch: int, device: str, **how: Any) -> Wo
     images = torch.rand(batch, 1, SIZE, SIZE, device=device)
     for network in (rotnet, classifier):
         network.to(memory_format=torch.channels_last)
-    inferer = RotationCorrectionInferer(rotnet, **how)
+    inferer = RotationCorrectionInferer(rotnet, outputs="logits", **how)
     return lambda: inferer(images, classifier)
 
 
