@@ -4,7 +4,7 @@
 # A classifier of upright images fails when the image is rotated. RISC asks a second network, RotNet, by
 # how much, rotates it back, and classifies what is left. RotNet needs no labels. Here both are trained
 # on the embedded brains for some seconds; the class is the height of the slice, 0 to 4. The weights that
-# ship with the bundle know chest X-rays and retinas.
+# ship with the bundle were trained on chest X-rays and retinas.
 
 # %%
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@
 # Two encoders look at an image: one is to see what it shows, the other how it shows it. What is drawn from
 # the first code alone, the *anatomy image*, should look alike however the image was corrupted. Here the
 # bundle's fast variant, `pca.json`, is trained on the embedded brains at 28 pixels for some seconds. The
-# weights that ship with the bundle know chest X-rays and retinas: `monai.bundle.load("unoranic",
+# weights that ship with the bundle were trained on chest X-rays and retinas: `monai.bundle.load("unoranic",
 # bundle_dir="bundles")`.
 
 # %%
