@@ -101,7 +101,10 @@ def write_field(output: Mapping[str, Any], path: Path, key: str = "field", grid:
 
 
 def registration_sheet(output: Mapping[str, Any], count: int = 4) -> Figure:
-    """Slices of the images and the moved one, lines moved by the field, checkerboards before and after."""
+    """Slices of the images and the moved one, lines moved by the field, checkerboards before and after.
+
+    Above the checkerboards stands the normalised mutual information (NMI) of ``registration_report``.
+    """
     moving, fixed, moved = _shown(output)
     ddf = output["network_space"]["ddf"].as_subclass(torch.Tensor)
     lines = torch.zeros_like(fixed)
@@ -121,9 +124,10 @@ def registration_sheet(output: Mapping[str, Any], count: int = 4) -> Figure:
             "moving": second,
             "moved": third,
             "field": drawn,
-            "before": checkerboard(second, first),
-            "after": checkerboard(third, first),
+            f"before, NMI {_similarity(moving, fixed):.3f}": checkerboard(second, first),
+            f"after, NMI {_similarity(moved, fixed):.3f}": checkerboard(third, first),
         },
+        [f"slice {i}" for i in chosen.tolist()],
         note="; ".join(output.get("warnings", ())) or None,
     )
 

@@ -54,7 +54,8 @@ class TestInference:
         run = made("inference.json", weights=weights, input=scan, output_dir=str(out), workflow_type="infer")
         run.initialize()
         assert run.check_properties() == []
-        segmentation("inference.json", weights=weights, input=scan, output_dir=str(out))
+        # The drawn heads have no size in mm.
+        segmentation("inference.json", weights=weights, input=scan, output_dir=str(out), spacing=None)
         found: Any = nib.load(out / "scan" / "labels.nii.gz")
         assert found.shape == (40, 48, 4)
         assert found.get_data_dtype() == np.uint8
