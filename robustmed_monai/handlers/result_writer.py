@@ -184,7 +184,8 @@ class ResultWriter:
         if whole:
             values = values.round().to(torch.uint8)
         if picture:
-            white = 1.0 if whole else float(meta.get("max_value") or 1.0)
+            # A float picture without a white of its own is shown up to what the network saw as white.
+            white = 1.0 if whole else float(meta.get("max_value") or meta.get("scaled_high") or 1.0)
             low, high = self.display.get(key, (-white if key in self.signed else 0.0, white))
             values = ((values.float() - low) / (high - low)).clamp(0, 1)
         target = path.with_name(f"{path.name}{'.png' if picture else '.nii.gz'}")
