@@ -134,7 +134,7 @@ class TestInference:
         message = {
             "missing": f"DataError: --input {given}: no such file or folder; check the path.",
             "empty folder": f"DataError: --input {given}: holds no image; supported are .nii, .nii.gz, .png",
-            "folder without images": f"  {given}: ",
+            "folder without images": f"DataError: --input {given}: holds no image; supported are",
             "corrupt": f"  {given}/scan.nii.gz: the compressed data are damaged or cut off",
             "text": f"  {given}/scan.nii: not a NIfTI file",
         }[case]

@@ -23,7 +23,13 @@ def infer(bundle: Any, tiny_network: dict[str, Any], trained: Path) -> Infer:
     """`infer(input, output, **overrides)` runs inference.json with the tiny weights and returns `output`."""
 
     def run(given: Path, output: Path, **overrides: Any) -> Path:
-        known = {"weights": str(trained / "model.pt"), "input": str(given), "output_dir": str(output)}
+        # These heads have no size in mm: they are fitted, as the pictures of the training were.
+        known: dict[str, Any] = {
+            "weights": str(trained / "model.pt"),
+            "input": str(given),
+            "output_dir": str(output),
+        }
+        known["spacing"] = None
         bundle("inference.json", tiny_network | known | overrides, workflow_type="infer")
         return output
 
