@@ -21,4 +21,5 @@ def test_quick_run(tmp_path: Path) -> None:
 def test_factory_makes_what_the_side_by_side_script_asks_for() -> None:
     peer = factory((32, 32), 4)
     labels = peer["labels"]()
-    assert len(labels) == peer["batch"] == len(peer["view"](labels)) == len(peer["pair"]()["image"])
+    assert len(labels) == peer["batch"] == len(peer["view"](labels))
+    assert len(peer["pair"]()["image"]) == 2 * peer["batch"], "view after view"

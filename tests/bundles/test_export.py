@@ -162,12 +162,15 @@ def test_any_batch_size(exported: Exported) -> None:
     network = ExportedNetwork(exported.folder, next(iter(exported.parts.values())))
     entry = network.entry
     torch_entry = exported.network if entry == "forward" else exported.network.get_submodule(entry)
+    generator = torch.Generator().manual_seed(0)
     for batch in (1, 3, 16):
-        images = [torch.rand(batch, *x.shape[1:]) for x in exported.inputs.values()]
+        images = [torch.rand(batch, *x.shape[1:], generator=generator) for x in exported.inputs.values()]
         with torch.no_grad():
             expected = torch_entry(*images)
         figures = expected.values() if isinstance(expected, dict) else [expected]
-        assert all(x.std() > 1e-3 for x in figures), "an export of a constant would prove nothing"
+        assert batch == 1 or all(x.std() > 1e-3 for x in figures), (
+            "an export of a constant would prove nothing"
+        )
         torch.testing.assert_close(network(*images), expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 

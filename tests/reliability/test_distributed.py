@@ -89,7 +89,7 @@ import torch
 from ignite.engine import Events
 
 class Joined(torch.utils.data.IterableDataset):
-    """Two batches of synthesised views as one."""
+    """Two batches of synthesised views as one, view after view."""
 
     def __init__(self, views):
         self.views = views
@@ -100,7 +100,9 @@ class Joined(torch.utils.data.IterableDataset):
     def __iter__(self):
         batches = iter(self.views)
         for first, second in zip(batches, batches):
-            yield {key: torch.cat([first[key], second[key]]) for key in first}
+            images = zip(first["image"].chunk(2), second["image"].chunk(2))
+            image = torch.cat([torch.cat(views) for views in images])
+            yield {"image": image, "label": torch.cat([first["label"], second["label"]])}
 
 class Probe:
     """Notes each attempt, kills rank 1 of the first one if told to, and keeps the weights of every rank."""
