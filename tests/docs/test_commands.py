@@ -253,6 +253,8 @@ def _short(words: Sequence[str]) -> list[str]:
     short = dict(SHORT.get("/".join(first.groups()), {}))
     if first[2] == "evaluate" and not re.search("out/", " ".join(words)):
         short = {"dataset_dir": "my_slices"}  # the shipped weights have the size that they have
+    if "pca.json" in " ".join(words):  # a code needs as many images as it has numbers
+        short["network_def#latent_size"] = 8
     if "volumes.json" in " ".join(words):  # it names the embedded volumes itself
         short |= {"spatial_size": [16, 16, 16], "depth": 2}
         given.add("dataset_dir")
