@@ -193,11 +193,12 @@ class TestDemo:
         self, main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "volumes.json").write_text(
-            '{"test": [{"image": "a.nii", "kind": "hyper"}, {"image": "b.nii", "kind": "hypo"}]}'
+            '{"test": [{"image": "a.nii", "mask": "m.nii", "kind": "hyper"}, {"image": "b", "kind": "hypo"}]}'
         )
         monkeypatch.setattr("robustmed_monai.data.embedded.embedded_dataset", lambda: tmp_path)
         _, ran, written = main("demo", "--fpr", "0.01")
-        assert ran == [["inference"], {"input": str(tmp_path / "a.nii"), "fpr": 0.01}]
+        lesion = {"input": str(tmp_path / "a.nii"), "mask": str(tmp_path / "m.nii")}
+        assert ran == [["inference"], {**lesion, "fpr": 0.01}]
         assert "bundles/ra/" in written
 
     def test_needs_weights(self, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
