@@ -1,7 +1,7 @@
 """torchrun with every bundle: two processes equal one, a killed rank ends the attempt, a restart goes on.
 
 One bundle is killed and restarted by the real command. The others run what torchrun's processes run, the same
-command line in the same environment, in forks of this process, which have imported everything already.
+command line in the same environment, in forks of one new process, which has imported everything already.
 A bundle is covered when CASES lists it.
 """
 
@@ -280,15 +280,22 @@ def _words(files: list[str], overrides: Overrides) -> list[str]:
 
 def _forked(world: int, files: list[str], overrides: Overrides, probe: Path) -> None:
     """Run the bundle's command in as many processes as torchrun would start."""
-    port, words = _free_port(), _words(files, overrides)
-    context = multiprocessing.get_context("fork")
     log = Path(str(overrides["output_dir"]) + ".log")
+    words = [str(world), str(_free_port()), str(probe), str(log), *_words(files, overrides)]
+    # From a new process: this one may have used autograd, which does not go through a fork.
+    done = subprocess.run([sys.executable, __file__, *words], check=False, timeout=600)
+    assert done.returncode == 0, log.read_text()[-3000:]
+
+
+def _fork_ranks(world: int, port: int, probe: Path, log: Path, words: list[str]) -> bool:
+    """Run a command in forks of this process; whether all ended well."""
+    context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_rank, args=(r, world, port, words, probe, log)) for r in range(world)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(300)
-    assert [rank.exitcode for rank in ranks] == [0] * world, log.read_text()[-3000:]
+    return [rank.exitcode for rank in ranks] == [0] * world
 
 
 def _rank(rank: int, world: int, port: int, words: list[str], probe: Path, log: Path) -> None:
@@ -341,3 +348,8 @@ def _free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
     return port
+
+
+if __name__ == "__main__":
+    _world, _port, _probe, _log, *_given = sys.argv[1:]
+    sys.exit(not _fork_ranks(int(_world), int(_port), Path(_probe), Path(_log), _given))
