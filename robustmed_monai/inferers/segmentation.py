@@ -11,6 +11,7 @@ import torch
 
 from robustmed_monai.transforms.volume_slices import filled_slices, has_voxel_size
 from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.visualize.grids import evenly_spaced
 from robustmed_monai.visualize.labels import label_sheet
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def segmentation_sheet(
     filled = filled_slices(image)
     if not len(filled):
         return None
-    chosen = filled[torch.linspace(0, len(filled) - 1, min(count, len(filled))).round().long()]
+    chosen = evenly_spaced(filled, count)
     head = output["head"].as_subclass(torch.Tensor) if "head" in output else 1
     labels = scores.argmax(0, keepdim=True) * head
     names = names_of_classes(class_names, len(scores))

@@ -12,7 +12,7 @@ from monai.networks.utils import eval_mode
 from robustmed_monai.inferers.probe import LinearProbe
 from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
-from robustmed_monai.visualize.grids import image_grid
+from robustmed_monai.visualize.grids import evenly_spaced, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def restoration_sheet(output: Mapping[str, Any], count: int = 6) -> Figure | Non
     index = filled_slices(space["image"])
     if not len(index):
         return None
-    chosen = index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()]
+    chosen = evenly_spaced(index, count)
     headings = {"image": "input", "pred": "anatomy image", "full": "full reconstruction"}
     columns = {
         heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., chosen].movedim(-1, 0)

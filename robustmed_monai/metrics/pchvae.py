@@ -18,7 +18,7 @@ from robustmed_monai.metrics.result import Result
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_into
 from robustmed_monai.visualize.curves import roc_pr_curves
-from robustmed_monai.visualize.grids import image_grid
+from robustmed_monai.visualize.grids import evenly_spaced, image_grid
 from robustmed_monai.visualize.latents import latent_pictures
 
 Scores = dict[str, torch.Tensor]
@@ -153,8 +153,7 @@ def vae_pictures(results: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
 
 def _shown(found: Scores, data: TensorDataset, clip: float) -> dict[str, Any]:
     labels = (~data.tensors["healthy"]).long()
-    chosen = torch.nonzero(labels).flatten()
-    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(_SHOWN, len(chosen))).round().long()]
+    chosen = evenly_spaced(torch.nonzero(labels).flatten(), _SHOWN)
     names = {"pred": "", "high": ": high", "low": ": low"}
     kept = [k for k in names if k in found] if {"high", "low"} <= found.keys() else ["pred"]
     return {

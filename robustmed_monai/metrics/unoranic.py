@@ -20,7 +20,7 @@ from robustmed_monai.metrics.result import Result
 from robustmed_monai.networks.unoranic import AutoEncoder
 from robustmed_monai.transforms.corruption.suite import CorruptionSuite
 from robustmed_monai.utils.weights import load_into
-from robustmed_monai.visualize.grids import image_grid, severity_curves
+from robustmed_monai.visualize.grids import evenly_spaced, image_grid, severity_curves
 
 Classifier = Callable[[torch.Tensor], torch.Tensor]
 Results = Mapping[str, Sequence[Result]]
@@ -142,7 +142,7 @@ def measure_reconstruction(
         figures |= _quality(f"{prefix}full", full, given)
         figures |= _quality(f"{prefix}anatomy", anatomy, clean)
     # Evenly spread over the images, so that nobody picks the best.
-    chosen = torch.linspace(0, len(clean) - 1, min(_SHOWN, len(clean))).round().long()
+    chosen = evenly_spaced(torch.arange(len(clean)), _SHOWN)
     parts = {"clean": clean, "corrupted": corrupted, "anatomy": anatomy, "full": full}
     return Result(figures, shown={name: images[chosen] for name, images in parts.items()})
 

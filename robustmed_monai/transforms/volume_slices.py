@@ -142,7 +142,7 @@ class VolumeToSlices(InvertibleTransform):
             ImageError: the image has the wrong shape, complex or non-finite values, or an unusable affine.
         """
         plain, affine = _as_image(image)
-        where = self.geometry(image) if geometry is None else geometry
+        where = geometry or self._geometry(plain, affine, has_voxel_size(image))
         name = mode or self.mode
         turned = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in where.flips])
         stack = turned.permute(where.order[2] + 1, 0, where.order[0] + 1, where.order[1] + 1)
@@ -158,11 +158,13 @@ class VolumeToSlices(InvertibleTransform):
 
     def geometry(self, image: NdarrayOrTensor) -> SliceGeometry:
         """Where the slices of an image lie."""
-        plain, affine = _as_image(image)
+        return self._geometry(*_as_image(image), has_voxel_size(image))
+
+    def _geometry(self, plain: Tensor, affine: Tensor, sized: bool) -> SliceGeometry:
         shape = tuple(plain.shape[1:])
         flips, order = _orientation(affine, shape, self.axcodes)
         shown = cast(tuple[int, int, int], tuple((*shape, 1)[axis] for axis in order))
-        if self.spacing is None or not has_voxel_size(image):
+        if self.spacing is None or not sized:
             side = max(shown[:2])
             size = side if self.size is None else self.size
             step, first = _fit(shown, side, size)

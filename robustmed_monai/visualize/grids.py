@@ -22,6 +22,16 @@ _STYLES = ("-", "--", ":")
 _HEADING = 19
 
 
+def evenly_spaced(items: torch.Tensor, count: int) -> torch.Tensor:
+    """At most ``count`` of the items (N, ...), from the first to the last.
+
+    Example:
+        >>> evenly_spaced(torch.arange(9), 3)
+        tensor([0, 4, 8])
+    """
+    return items[torch.linspace(0, len(items) - 1, min(count, len(items))).round().long()]
+
+
 def image_grid(
     columns: Mapping[str, torch.Tensor], rows: Sequence[str] | None = None, note: str | None = None
 ) -> Figure:
