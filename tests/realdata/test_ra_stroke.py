@@ -72,25 +72,22 @@ def test_maps_lie_on_the_grid_of_the_source(inferred: tuple[Path, float], data_r
     maps = nib.load(inferred[0] / "anomaly_map.nii.gz").get_fdata()  # type: ignore[attr-defined]
     mask = nib.load(inferred[0] / "anomaly_mask.nii.gz").get_fdata()  # type: ignore[attr-defined]
     report = read_json(inferred[0] / "scores.json")
-    known = [entry["slice"] for entry in report["slices"] if not entry["warnings"]]
+    scored = [entry["slice"] for entry in report["slices"] if entry["score"] is not None]
     assessed = np.zeros(mask.shape[2], bool)
-    assessed[known] = True
-    assert known
+    assessed[scored] = True
+    assert report["assessed"] == len(scored)
+    assert not maps[..., ~assessed].any(), "a slice without a verdict has no map"
     assert np.array_equal(mask, (maps >= np.float32(report["threshold"])) & assessed)
-    # Where the slices are of the kind that was learnt, the network draws nothing beside the brain.
-    middle = slice(60, 94)
-    assert maps[..., middle][brain[..., middle]].mean() > 2 * maps[..., middle][~brain[..., middle]].mean()
 
 
-def test_every_slice_has_a_score_and_the_volume_a_word_on_how_familiar_it_is(
-    inferred: tuple[Path, float],
-) -> None:
+def test_every_slice_has_a_score_or_the_reason_for_none(inferred: tuple[Path, float]) -> None:
     report = read_json(inferred[0] / "scores.json")
     assert len(report["slices"]) > 100
-    assert all(np.isfinite(entry["score"]) and entry["score"] > 0 for entry in report["slices"])
-    # Only the middle of a head looks like the mid slices that the weights know.
+    for entry in report["slices"]:
+        assert entry["warnings"] if entry["score"] is None else entry["score"] > 0
+    # Another site, stripped of its skull: not what the weights have learnt on every slice.
     assert report["warnings"]
-    assert (inferred[0] / "worst_slices.png").read_bytes().startswith(b"\x89PNG")
+    assert (inferred[0] / "worst_slices.png").is_file() == bool(report["assessed"])
 
 
 def test_takes_seconds(inferred: tuple[Path, float]) -> None:
