@@ -1,4 +1,4 @@
-"""Lays the bundles' JSON out alike: whatever fits on one line stands on one line.
+"""Lays the bundles' JSON out alike: whatever fits on one line stands on one line, arguments share lines.
 
 python tools/format_configs.py            # rewrite
 python tools/format_configs.py --check    # name those that are not laid out so, and fail
@@ -21,6 +21,8 @@ WIDTH = 110
 def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     """Return JSON in which a list or dictionary is broken only where it does not fit on its line.
 
+    The arguments of a component (`_target_`) stand below its name, as many on a line as fit.
+
     Args:
         value: JSON content; the outermost dictionary is always broken.
         indent: columns that the line begins with.
@@ -35,9 +37,24 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     else:
         keys = {key: json.dumps(key, ensure_ascii=False) + ": " for key in value}
         parts = [keys[key] + laid_out(item, inner, len(keys[key])) for key, item in value.items()]
+        if "_target_" in value:
+            parts = _shared_lines(parts, inner)
     opening, closing = "[]" if isinstance(value, list) else "{}"
     lines = ",\n".join(" " * inner + part for part in parts)
     return f"{opening}\n{lines}\n{' ' * indent}{closing}"
+
+
+def _shared_lines(parts: list[str], indent: int) -> list[str]:
+    """Join arguments to lines; `_target_` and what is broken keep lines of their own."""
+    lines: list[str] = []
+    for part in parts:
+        alone = "\n" in part or part.startswith('"_target_"')
+        fits = lines and indent + len(lines[-1]) + len(part) + 2 < WIDTH
+        if fits and not alone and not lines[-1].startswith('"_target_"') and "\n" not in lines[-1]:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def main() -> int:
