@@ -3,6 +3,7 @@
 robustmed demo                                              a method on a brain that the package brings along
 robustmed infer ra scan.nii.gz --output_dir results         a method on an image, a folder or a datalist
 robustmed infer cifl_registration --moving a.nii --fixed b.nii
+robustmed calibrate ra my_healthy_scans                     a method calibrated to a scanner: p-values
 robustmed train ra --dataset_dir my_slices                  a method trained
 robustmed evaluate ra --weights out/ra/train/model.pt       a method evaluated
 robustmed prepare ixi --source IXI-T1.tar --output ixi      an official download to a datalist
@@ -26,10 +27,17 @@ from robustmed_monai.utils.bundle import bundle_names, bundle_root, literal, wor
 from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json
 
-_CONFIGS = {"infer": "inference", "demo": "inference", "train": "train", "evaluate": "evaluate"}
-_WORDS = {"infer": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}  # that stand before the options
+_CONFIGS = {
+    "infer": "inference",
+    "demo": "inference",
+    "calibrate": "inference",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+# Words that stand before the options.
+_WORDS = {"infer": 2, "calibrate": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}
 # Keys whose values are paths, beside those that end in these words.
-_PATHS = ("input", "mask", "moving", "fixed", "dir", "weights", "file", "path")
+_PATHS = ("input", "mask", "site", "moving", "fixed", "dir", "weights", "file", "path")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
@@ -179,9 +187,13 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
         raise ConfigError(f"method {options.method}: has no {config}; it cannot {options.command}.")
     if options.command == "demo":
         given = {**demo_input(options.method, read_json(config)), **given}
-    elif options.command == "infer":
+    elif options.command in ("infer", "calibrate"):
         given = _with_input(options, given, read_json(config))
     processes, overlays = given.pop("processes", "1"), given.pop("overlay", "")
+    if options.command == "calibrate":
+        if processes != "1":
+            raise ConfigError(f"--processes {processes}: calibrate in one process.")
+        overlays = f"{overlays},calibrate".strip(",")
     if not processes.isdecimal() or processes == "0":
         raise ConfigError(f"--processes {processes}: give 1 or more.")
     if processes != "1" and options.command == "train" and "multi_gpu_train" not in overlays:
@@ -189,7 +201,8 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
     files = [str(config), *(str(config.with_name(f"{name}.json")) for name in overlays.split(",") if name)]
     values = {key: value_of(key, text) for key, text in given.items()}
     if missing := [path for path in files if not Path(path).is_file()]:
-        raise ConfigError(f"--overlay {overlays}: there is no {missing[0]}.")
+        known = "cannot be calibrated" if options.command == "calibrate" else f"--overlay {overlays}"
+        raise ConfigError(f"{options.method}: {known}: there is no {missing[0]}.")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     launch = launch if processes != "1" else []
     # MONAI's own command would rewrite what `literal` has to protect.
@@ -210,7 +223,8 @@ def _with_input(
     if options.input is None and not {"input", "moving", "fixed"} & given.keys():
         wanted = "--moving IMAGE --fixed IMAGE" if pair else "INPUT"
         raise ConfigError(
-            f"what to apply {options.method} to is missing: robustmed infer {options.method} {wanted}"
+            f"what to apply {options.method} to is missing: robustmed {options.command} {options.method} "
+            f"{wanted}"
         )
     if options.input is None:
         return given
@@ -244,6 +258,14 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument(
         "input", nargs="?", help=f"{kinds}; cifl_registration takes --moving and --fixed instead"
     )
+    calibrate = add(
+        "calibrate",
+        "Calibrate a method to a scanner with healthy images of it, for `infer --site FILE`",
+        f"METHOD FOLDER {keys}",
+        "Writes site.json into --output_dir, or to --site_file.",
+    )
+    calibrate.add_argument("method", help=methods)
+    calibrate.add_argument("input", nargs="?", help="folder or datalist of healthy images")
     demo = add(
         "demo", "Apply a method's shipped weights to an embedded brain with a lesion", f"[METHOD] {keys}"
     )

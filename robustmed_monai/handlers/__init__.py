@@ -8,6 +8,7 @@ from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.handlers.cifl import InvarianceHandler
 from robustmed_monai.handlers.result_writer import ResultWriter
 from robustmed_monai.handlers.side_by_side import SideBySide
+from robustmed_monai.handlers.site_calibration import SiteCalibrator, load_site, mask_threshold
 
 __all__ = [
     "AnomalyImageHandler",
@@ -16,4 +17,7 @@ __all__ = [
     "InvarianceHandler",
     "ResultWriter",
     "SideBySide",
+    "SiteCalibrator",
+    "load_site",
+    "mask_threshold",
 ]

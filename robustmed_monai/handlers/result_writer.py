@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 
 from robustmed_monai.data.image_list import name_results
 from robustmed_monai.data.volume_writer import write_like
+from robustmed_monai.handlers.site_calibration import SiteCalibration
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
 from robustmed_monai.utils.files import atomic_path, read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects, input_stamp
@@ -66,6 +67,7 @@ class ResultWriter:
         signed: keys of differences; in pictures 0 is the middle grey.
         own_grid: keys of images that lie elsewhere than the source, where their own affine says.
         made_from: all that results depend on beside the image: network, transforms, inferer.
+        site: scores of healthy images of the user's site, which add p-values to the report.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -88,6 +90,7 @@ class ResultWriter:
         signed: Sequence[str] = (),
         own_grid: Sequence[str] = (),
         made_from: Sequence[Any] = (),
+        site: SiteCalibration | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.files = list(files)
@@ -97,13 +100,14 @@ class ResultWriter:
         self.extra_files = dict(extra_files or {})
         self.report_name = report_name
         self.summary = list(summary)
+        self.site = site
         self.display = {key: (float(low), float(high)) for key, (low, high) in (display or {}).items()}
         self.whole_numbers = sorted(whole_numbers)
         self.signed = sorted(signed)
         self.own_grid = frozenset(own_grid)
         shown = [self.sheets, self.extra_files, self.display, self.whole_numbers, self.signed]
         shown.append(sorted(self.own_grid))
-        settings = [self.images, report, shown]
+        settings = [self.images, report, shown, site]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
         self._others = {str(item["image"]): _other_files(item) for item in self.files}
@@ -115,6 +119,11 @@ class ResultWriter:
         """The share of a process: every ``world_size``-th file, less those whose result is there already."""
         share = self.files[rank::world_size]
         return [item for item in share if self._report_of(str(item["image"])) is None]
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Reports of the images of this run that are done, in the order of ``files``."""
+        found = (self._report_of(path) for path in self._folders)
+        return [report for report in found if report is not None]
 
     def attach(self, engine: Engine) -> None:
         """Write after every image, and the summary at the end."""
@@ -152,7 +161,9 @@ class ResultWriter:
             return str(error)
         except OSError as error:
             raise _unwritable(self.output_dir, error) from error
-        content = {**self.report(output), "warnings": output["warnings"]}
+        report = self.report(output)
+        report = report if self.site is None else self.site.complete(report)
+        content = {**report, "warnings": output["warnings"]}
         self._store(folder / self.report_name, str(output["path"]), content)
         return None
 
@@ -215,7 +226,7 @@ class ResultWriter:
         for path, folder in self._folders.items():
             report, failure = self._report_of(path), self._current(self._failure(path), path)
             if report is not None:
-                kept = {k: report[k] for k in ("image", *self.summary, "warnings") if k in report}
+                kept = {k: report[k] for k in ("image", *self.summary, "p_value", "warnings") if k in report}
                 done.append({**kept, "folder": folder})
             elif failure is not None:
                 failed[path] = str(failure["error"])

@@ -10,6 +10,7 @@ from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 
 from robustmed_monai.inferers.perceptual import images_at_once
+from robustmed_monai.inferers.slicewise import map_maximum
 from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
 from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.transforms.blur import gaussian_blur
@@ -161,7 +162,8 @@ def elbo_report(
     Returns:
         `scores` by name (means over the slices in distribution, None where there is none), `assessed` (how
         many these are), per slice that holds brain its number, scores (None out of distribution) and
-        `warnings`; with a threshold also `anomalous_voxels`, `threshold` and `threshold_fpr`.
+        `warnings`, `map_maximum` (highest value of the map in the assessed slices, 0 without any); with a
+        threshold also `anomalous_voxels`, `threshold` and `threshold_fpr`.
     """
     reasons, scores = output["ood_reasons"], slice_scores(output)
     kept = in_distribution(reasons)
@@ -172,6 +174,7 @@ def elbo_report(
     report = {
         "scores": {k: float(v[kept].mean()) if kept else None for k, v in scores.items()},
         "assessed": len(kept),
+        "map_maximum": map_maximum(output, kept),
         "slices": slices,
     }
     if threshold is None:

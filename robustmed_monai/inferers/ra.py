@@ -11,6 +11,7 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from robustmed_monai.inferers.perceptual import images_at_once, perceptual_backend
+from robustmed_monai.inferers.slicewise import map_maximum
 from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.clahe import equalize_adapthist
 from robustmed_monai.transforms.slice_selection import in_distribution
@@ -196,14 +197,16 @@ def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> d
 
     Returns:
         `score` (mean over the slices in distribution, None where there is none), `assessed` (how many these
-        are), `anomalous_voxels`, `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` (None
-        for one out of distribution) and `warnings`.
+        are), `map_maximum` (highest value of the map in these, 0 without any), `anomalous_voxels`,
+        `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` (None for one out of
+        distribution) and `warnings`.
     """
     reasons, scores = output["ood_reasons"], slice_scores(output)
     kept = in_distribution(reasons)
     return {
         "score": float(scores[kept].mean()) if kept else None,
         "assessed": len(kept),
+        "map_maximum": map_maximum(output, kept),
         "anomalous_voxels": int(output["anomaly_mask"].sum()),
         "threshold": threshold,
         "threshold_fpr": fpr,

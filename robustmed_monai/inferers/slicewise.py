@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,3 +71,9 @@ def _placed(values: torch.Tensor, filled: torch.Tensor, count: int) -> torch.Ten
     if len(filled):
         whole[filled.to(values.device)] = values
     return (whole.movedim(0, -1) if image else whole)[None]
+
+
+def map_maximum(output: Mapping[str, Any], kept: Sequence[int]) -> float:
+    """Highest value of the anomaly map in some slices of a FileEvaluator's output, 0 without any."""
+    maps = output["network_space"]["anomaly_map"].as_subclass(torch.Tensor)
+    return float(maps[..., list(kept)].max()) if kept else 0.0

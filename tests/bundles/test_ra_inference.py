@@ -231,6 +231,41 @@ class TestFolder:
         assert not (out / "broken").exists()
 
 
+class TestSite:
+    def test_healthy_images_of_a_site_give_p_values_and_a_threshold(
+        self,
+        infer: Infer,
+        bundle: Any,
+        tiny_network: dict[str, Any],
+        trained: Path,
+        dataset_dir: Path,
+        tmp_path: Path,
+    ) -> None:
+        (tmp_path / "healthy").mkdir()
+        rng, head = np.random.default_rng(0), _png(dataset_dir / "test-0.png").astype(float)
+        for i in range(9):
+            noisy = head + rng.normal(0, 2 + i, head.shape) * (head > 0)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "healthy" / f"{i}.png")
+        known = {"weights": str(trained / "model.pt"), "spacing": None}
+        where = {"input": str(tmp_path / "healthy"), "output_dir": str(tmp_path / "site")}
+        files = ["inference.json", "calibrate.json"]
+        bundle(files, tiny_network | known | where, workflow_type="infer")
+        site = tmp_path / "site" / "site.json"
+
+        out = infer(dataset_dir / "test-0.png", tmp_path / "out", site=str(site), share=0.1)
+        report = read_json(out / "test-0" / "scores.json")
+        healthy = [read_json(tmp_path / "site" / str(i) / "scores.json") for i in range(9)]
+        above = sum(other["score"] >= report["score"] for other in healthy)
+        assert report["p_value"] == (1 + above) / 10
+        assert report["slices"][0]["p_value"] == report["p_value"]
+        assert report["site"]["images"] == 9
+        assert report["threshold"] > max(other["map_maximum"] for other in healthy)
+        assert bool(report["anomalous_voxels"]) == (report["map_maximum"] >= report["threshold"])
+        with pytest.raises(RuntimeError) as caught:
+            infer(dataset_dir / "test-0.png", tmp_path / "other", site=str(site), share=0.05)
+        assert "9 healthy images cannot vouch for it; 19 or more" in str(_cause(caught.value))
+
+
 class TestRefusals:
     def test_of_rates_that_the_weights_are_not_calibrated_at(
         self, infer: Infer, volume: Path, tmp_path: Path
