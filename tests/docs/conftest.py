@@ -124,7 +124,7 @@ def _images(folder: Path) -> None:
         volume = nib.load(source / item["image"]).slicer[:, :, 40:44]  # type: ignore[attr-defined]
         for name in names:
             nib.save(volume, folder / f"{name}.nii.gz")
-    for name in ("scans", "folder"):
+    for name in ("scans", "healthy_scans", "folder"):
         (folder / name).mkdir()
         (folder / name / "first.nii.gz").symlink_to(folder / "brain_t1.nii.gz")
     picture = read_json(source / "datalist.json")["test"][0]["image"]
