@@ -23,7 +23,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from robustmed_monai.utils.bundle import bundle_names, bundle_root, literal, world_size
+from robustmed_monai.utils.bundle import bundle_names, bundle_root, is_path, literal, world_size
 from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json
 
@@ -36,8 +36,6 @@ _CONFIGS = {
 }
 # Words that stand before the options.
 _WORDS = {"infer": 2, "calibrate": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}
-# Keys whose values are paths, beside those that end in these words.
-_PATHS = ("input", "mask", "site", "moving", "fixed", "dir", "weights", "file", "path")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
@@ -111,7 +109,7 @@ def value_of(key: str, text: str) -> Any:
         >>> value_of("channels", "[8, 16]"), value_of("section", "test"), value_of("amp", "false")
         ([8, 16], 'test', False)
     """
-    if key.replace("#", "_").rpartition("_")[2] in _PATHS:
+    if is_path(key):
         return literal(os.path.abspath(text))
     if text in _JSON:
         return _JSON[text]

@@ -86,6 +86,8 @@ def list_images(
             "no input: give --input an image file (NIfTI, NRRD, MHA, MGZ, PNG, TIFF, JPEG, DICOM), a folder "
             "of them, the folder of a DICOM series or a datalist."
         )
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"--input {path}: is a {type(path).__name__}; give one path.")
     given = Path(path).expanduser().absolute()
     if given.is_file() and given.suffix.lower() != ".json":
         return [{"image": str(given)}]

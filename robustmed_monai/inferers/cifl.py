@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.inferers.inferer import Inferer
 
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.visualize.features import feature_sheet
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class FeatureInferer(Inferer):
         self.roi_size = roi_size
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *_: Any, **__: Any) -> torch.Tensor:
-        """Features (B, C, *spatial) of images (B, 1, *spatial)."""
+        """Features (B, C, *spatial) of images (B, 1, *spatial) in [0, 1], see ``unit_range``."""
         cifl: Any = network
+        inputs = unit_range(torch.as_tensor(inputs), "FeatureInferer").float()
         full, all_ = inputs.shape[2:], slice(None)
         if self.roi_size is None or max(full) <= self.roi_size:
             features: torch.Tensor = cifl(inputs)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import DataError
 
 Scores = dict[str, torch.Tensor]
@@ -50,7 +51,8 @@ class MeanImageControl(nn.Module):
         self.register_buffer("mean", (total / count).float())
 
     def forward(self, image: torch.Tensor) -> Scores:
-        """Return "pred" (the mean image) and "anomaly_map" = |x - mean|."""
+        """Return "pred" (the mean image) and "anomaly_map" = |x - mean| of images in [0, 1]."""
+        image = unit_range(image, "MeanImageControl")
         pred = self.mean.to(image.device).expand_as(image)
         return {"pred": pred, "anomaly_map": (image - pred).abs().mean(1, keepdim=True)}
 

@@ -15,7 +15,7 @@ from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
 from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.slice_selection import in_distribution
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, ImageError
 from robustmed_monai.visualize.grids import image_grid
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class ElboInferer(Inferer):
         anomaly_map: the map that is "the" anomaly map; a signed one by its size.
         variance: c of the likelihood, as in training.
         sigma: standard deviation in pixels of the Gaussian that smooths "product".
+        clip: bound of the images on both sides, that of ``BrainZScored``; None: they have none.
 
     Raises:
         ConfigError: for an unknown map.
@@ -98,6 +99,7 @@ class ElboInferer(Inferer):
         anomaly_map: str = "residual",
         variance: float = 1.0,
         sigma: float = 2.0,
+        clip: float | None = 1.5,
     ) -> None:
         super().__init__()
         unknown = [name for name in (*maps, anomaly_map) if name not in MAPS]
@@ -107,6 +109,7 @@ class ElboInferer(Inferer):
         self.anomaly_map = anomaly_map
         self.variance = variance
         self.sigma = sigma
+        self.clip = clip
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
@@ -114,7 +117,7 @@ class ElboInferer(Inferer):
         """Decompose and score, in evaluation mode, on a CPU a few images at a time.
 
         Args:
-            inputs: images (B, C, X, Y) in the units of training.
+            inputs: images (B, C, X, Y) in the units of training, floating: z-scores.
             network: with ``components``.
             args: part of MONAI's signature, not used.
             kwargs: part of MONAI's signature, not used.
@@ -123,12 +126,25 @@ class ElboInferer(Inferer):
             "pred" (x_sum), "high" and "low" (as far as the model has them), "score_<name>" (B,) for each of
             ``scores``, "map_<name>" and "anomaly_map" (B, 1, X, Y) not negative but for "map_low". A model
             without a low image beside a high one gives no "map_low"; where that is the anomaly map, it is 0.
+
+        Raises:
+            ImageError: when the images are whole numbers, or leave -clip to clip.
         """
-        image = torch.as_tensor(inputs).float()
+        image = self._checked(torch.as_tensor(inputs))
         model: Any = network
         with eval_mode(model):
             parts = [self._judge(part, model) for part in image.split(images_at_once(image))]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _checked(self, image: torch.Tensor) -> torch.Tensor:
+        bound = float("inf") if self.clip is None else self.clip * 1.01
+        largest = float(image.abs().amax()) if image.is_floating_point() and image.numel() else 0.0
+        if not image.is_floating_point() or not largest <= bound:
+            raise ImageError(
+                f"ElboInferer: {image.dtype} up to {largest:.4g}; give z-scores, as BrainZScored makes, "
+                "or clip=None for images in the units of a network of your own."
+            )
+        return image.as_subclass(torch.Tensor).float()
 
     def _judge(self, image: torch.Tensor, network: Any) -> dict[str, torch.Tensor]:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
 from robustmed_monai.utils.files import sha256
 
@@ -170,13 +171,14 @@ def images_at_once(images: Tensor) -> int:
 
 
 def _checked_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both batches as plain float32 tensors, if they are alike."""
+    """Both batches as plain float32 tensors in [0, 1], if they are alike."""
     if first.ndim != 4 or first.shape != second.shape:
         raise ImageShapeError(
             f"A perceptual difference needs two batches (B, C, X, Y) of one shape, got {tuple(first.shape)} "
             f"and {tuple(second.shape)}."
         )
-    return first.as_subclass(Tensor).float(), second.as_subclass(Tensor).float()
+    first, second = (unit_range(batch, "perceptual difference").float() for batch in (first, second))
+    return first, second
 
 
 def _in_parts(difference: Perceptual, first: Tensor, second: Tensor) -> Tensor:

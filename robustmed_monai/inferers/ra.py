@@ -15,7 +15,8 @@ from robustmed_monai.inferers.slicewise import map_maximum
 from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.clahe import equalize_adapthist
 from robustmed_monai.transforms.slice_selection import in_distribution
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.transforms.unit_range import unit_range
+from robustmed_monai.utils.errors import ConfigError, NonFiniteImageError
 from robustmed_monai.visualize.sheets import anomaly_sheet
 
 if TYPE_CHECKING:
@@ -140,21 +141,27 @@ class AnomalyMapInferer(Inferer):
         """Reconstruct and compare, in evaluation mode, on a CPU a few images at a time.
 
         Args:
-            inputs: images (B, C, X, Y) in [0, 1].
-            network: image to pseudo-healthy image; for ``perceptual="encoder"`` it must have an `encoder`
-                with `features`.
+            inputs: images (B, C, X, Y) in [0, 1], see ``unit_range``.
+            network: image to pseudo-healthy image, or to a tuple that starts with it, as MONAI's
+                VarAutoEncoder, AutoencoderKL and VQVAE do; for ``perceptual="encoder"`` it must have an
+                `encoder` with `features`.
             args: passed on to the network, the same for all images.
             kwargs: passed on to the network, the same for all images.
 
         Returns:
             "pred", the pseudo-healthy images, and "anomaly_map" (B, 1, X, Y), both float32.
+
+        Raises:
+            ImageError: when the images are not in [0, 1].
+            ConfigError: when the network gives no image of the same shape.
+            NonFiniteImageError: when it gives NaN or infinite values.
         """
-        image = torch.as_tensor(inputs).float().clamp(0, 1)
+        image = unit_range(torch.as_tensor(inputs), "AnomalyMapInferer").float()
         preds, maps = [], []
         modules = [network] if isinstance(network, nn.Module) else []
         with eval_mode(*modules):
             for part in image.split(images_at_once(image)):
-                preds.append(network(part, *args, **kwargs).float().clamp(0, 1))
+                preds.append(_reconstruction(network(part, *args, **kwargs), part).clamp(0, 1))
                 maps.append(self.compare(part, preds[-1], network))
         return {"pred": torch.cat(preds), "anomaly_map": torch.cat(maps)}
 
@@ -179,6 +186,19 @@ class AnomalyMapInferer(Inferer):
     def _equalized_pair(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = equalize_adapthist(torch.cat([first, second]))
         return both[: len(first)], both[len(first) :]
+
+
+def _reconstruction(output: Any, image: torch.Tensor) -> torch.Tensor:
+    """The image among a network's outputs, float32."""
+    first = output[0] if isinstance(output, tuple | list) and len(output) else output
+    if not isinstance(first, torch.Tensor) or first.shape != image.shape:
+        found = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
+        raise ConfigError(
+            f"the network gives {found} for images {tuple(image.shape)}; give one that reconstructs images."
+        )
+    if not bool(torch.isfinite(first).all()):
+        raise NonFiniteImageError("the network gives NaN or infinite values; check its weights.")
+    return first.float()
 
 
 def slice_scores(output: Mapping[str, Any]) -> torch.Tensor:

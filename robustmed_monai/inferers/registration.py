@@ -13,6 +13,7 @@ from monai.inferers.inferer import Inferer
 from robustmed_monai.transforms.field_files import write_world_field
 from robustmed_monai.transforms.fields import warp
 from robustmed_monai.transforms.pair_fields import world
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.visualize.grids import image_grid
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class RegistrationInferer(Inferer):
         """Register.
 
         Args:
-            inputs: (B, 2 C, *S): moving and fixed.
+            inputs: (B, 2 C, *S): moving and fixed, in [0, 1] (``unit_range``) but where ``represented``.
             network: a RegistrationNet.
             args: not used.
             kwargs: not used.
@@ -49,7 +50,11 @@ class RegistrationInferer(Inferer):
         Returns:
             What the network returns, and `moved` (B, C, *S): moving on fixed. Where one of the two is empty
             there is nothing to register: the fields are 0.
+
+        Raises:
+            ImageError: when the images are not in [0, 1].
         """
+        inputs = inputs if self.represented else unit_range(inputs, "RegistrationInferer").float()
         moving, fixed = inputs.chunk(2, dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp):
             found: dict[str, torch.Tensor] = network(moving, fixed, represented=self.represented)

@@ -57,8 +57,8 @@ class RotationCorrectionInferer(Inferer):
         value_range: black and white of floating images, a number each or one for each channel; None: 0
             and 1. The classifier sees the range that was given.
         outputs: what the classifier gives: "logits" (one column: of two classes), "multilabel" (logits, any
-            number of classes at once) or "probabilities"; None: logits, unless they look like probabilities,
-            which is refused.
+            number of classes at once) or "probabilities"; None: logits, unless all lie in [0, 1] as
+            probabilities do, which is refused.
 
     Raises:
         ConfigError: when an argument is out of range.

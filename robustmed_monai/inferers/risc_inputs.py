@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustmed_monai.transforms.rotation import rotate, to_square
+from robustmed_monai.transforms.unit_range import WHITE
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, NonFiniteImageError
 
 Limit = float | Sequence[float]
@@ -16,11 +17,8 @@ ValueRange = tuple[Limit, Limit]
 
 AXES = ("XY", "YX")
 OUTPUTS = ("logits", "probabilities", "multilabel")
-_WHITE = {torch.uint8: 255, torch.uint16: 65535, torch.bool: 1}
 # Rounding may carry a value this share of the range beyond it.
 _TOLERANCE = 1e-3
-# So many images with outputs in [0, 1] alone have no logits for outputs.
-_SURE = 8
 
 
 class CheckedImages(NamedTuple):
@@ -63,11 +61,11 @@ def check_images(images: torch.Tensor, value_range: ValueRange | None = None) ->
             f"images of shape {tuple(images.shape)}: expected square ones, (B, C, X, Y); pad them to squares."
         )
     if value_range is None and not images.is_floating_point():
-        if images.dtype not in _WHITE:
+        if images.dtype not in WHITE:
             raise ConfigError(
                 f"images of {images.dtype}: its white is not known; give value_range=(black, white)."
             )
-        images = images.float() / _WHITE[images.dtype]
+        images = images.float() / WHITE[images.dtype]
     given = images if images.is_floating_point() else images.float()
     low, high = (_limit(v, given) for v in ((0.0, 1.0) if value_range is None else value_range))
     if not bool((high > low).all()):
@@ -112,7 +110,7 @@ def class_probabilities(outputs: Any, kind: str | None = None) -> torch.Tensor:
     Args:
         outputs: (B, classes), of a classifier of two classes also (B, 1).
         kind: "logits" (softmax; sigmoid of a single column), "multilabel" (sigmoid of each), "probabilities"
-            (kept), or None: logits, unless they look like probabilities, which is refused.
+            (kept), or None: logits, unless all lie in [0, 1] as probabilities do, which is refused.
 
     Returns:
         (B, classes) float32 in [0, 1].
@@ -134,7 +132,8 @@ def class_probabilities(outputs: Any, kind: str | None = None) -> torch.Tensor:
             f"outputs='probabilities': found values from {float(values.min()):.4g} to "
             f"{float(values.max()):.4g}; say outputs='logits' or 'multilabel'."
         )
-    if kind is None and within and _like_probabilities(values):
+    # Zeros are what a network gives that knows nothing: its logits.
+    if kind is None and within and (values.shape[1] == 1 or bool(values.any())):
         raise ConfigError(
             "the classifier's outputs look like probabilities already; "
             f"say outputs= one of {', '.join(OUTPUTS)}."
@@ -142,14 +141,6 @@ def class_probabilities(outputs: Any, kind: str | None = None) -> torch.Tensor:
     if kind == "probabilities":
         return values
     return values.sigmoid() if kind == "multilabel" or values.shape[1] == 1 else values.softmax(1)
-
-
-def _like_probabilities(values: torch.Tensor) -> bool:
-    """Whether outputs that all lie in [0, 1] may well be probabilities."""
-    if values.shape[1] == 1:
-        return True
-    sums_to_one = bool(((values.sum(1) - 1).abs() < _TOLERANCE).all())
-    return sums_to_one or (len(values) >= _SURE and bool(values.any()))
 
 
 def _limit(value: Limit, images: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,7 @@ class SlicewiseInferer(Inferer):
         """Apply the network, in evaluation mode.
 
         Args:
-            inputs: one stack (1, C, X, Y, S).
+            inputs: one stack (1, C, X, Y, S) in the range of the network; whole numbers become float32.
             network: of 2-D images.
             args: passed on to the inferer.
             kwargs: passed on to the inferer.
@@ -50,8 +50,12 @@ class SlicewiseInferer(Inferer):
         Returns:
             What the inferer returns, with images as stacks (1, C', X, Y, S) that are 0 in empty slices, and
             values per slice as (1, S, ...) that are NaN there.
+
+        Raises:
+            NonFiniteImageError: when the stack holds NaN or infinite values.
         """
         plain = torch.as_tensor(inputs).as_subclass(torch.Tensor)
+        plain = plain if plain.is_floating_point() else plain.float()
         slices = plain[0].movedim(-1, 0)
         # One empty slice goes through where all are: the network alone knows what it returns.
         filled = filled_slices(plain[0] - self.background)

@@ -10,6 +10,7 @@ from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 
 from robustmed_monai.inferers.probe import LinearProbe
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.grids import evenly_spaced, image_grid
@@ -55,7 +56,7 @@ class RestorationInferer(Inferer):
         """Restore, in evaluation mode.
 
         Args:
-            inputs: images (B, C, X, Y) in [0, 1].
+            inputs: images (B, C, X, Y) in [0, 1], see ``unit_range``.
             network: image to anatomy image; with `reconstruct`, `anatomy` and `characteristics`.
             args: not used.
             kwargs: not used.
@@ -64,8 +65,12 @@ class RestorationInferer(Inferer):
             "pred", the images without their corruptions, and "full", with them, both in [0, 1]; "change"
             (B,), the root mean square of their difference; with a probe "corruption_score" (B,), the
             probability that an image is corrupted.
+
+        Raises:
+            ImageError: when the images are not in [0, 1].
         """
         model: Any = network
+        inputs = unit_range(torch.as_tensor(inputs), "RestorationInferer").float()
         with eval_mode(model):
             pred = model(inputs).float().clamp(0, 1)
             full = model.reconstruct(inputs).float().clamp(0, 1)

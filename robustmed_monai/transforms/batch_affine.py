@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.adapters import Batch, BatchTransform
 from robustmed_monai.transforms.params import Params, Shape
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -54,8 +55,11 @@ def apply_affine(
 
     Their first coordinate runs along the last axis, and each axis is measured in halves of its own length.
     """
-    grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
+    # Half types cannot tell the places of a large image apart.
+    exact = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    grid = F.affine_grid(matrices.to(exact), list(images.shape), align_corners=False)
+    moved = F.grid_sample(exact, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
+    return moved.to(images.dtype)
 
 
 class BatchRandAffine(BatchTransform):
@@ -97,8 +101,12 @@ class BatchRandAffine(BatchTransform):
         return {"matrix": sample_affine(shape[0], generator, *self.ranges)}
 
     def apply(self, batch: Batch, params: Params) -> Batch:
-        """Return the batch with its image (B, C, X, Y) moved; the layout in memory is kept."""
-        image = batch["image"]
+        """Return the batch with its image (B, C, X, Y) in [0, 1] moved; the layout in memory is kept.
+
+        Raises:
+            ImageError: for other ranges: 0 would not be the black that comes in from outside.
+        """
+        image = unit_range(batch["image"], "BatchRandAffine")
         moved = apply_affine(image, params["matrix"], self.mode)
         return {**batch, "image": moved.contiguous(memory_format=memory_format(image))}
 

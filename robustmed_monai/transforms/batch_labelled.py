@@ -11,13 +11,14 @@ from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affin
 from robustmed_monai.transforms.contrasts import apply_curves, head_classes, sample_curves
 from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError
 
 
 class BatchRandAffineLabel(BatchRandAffine):
     """``BatchRandAffine`` for `image` and `label` together; labels take the nearest value.
 
-    The image may as well be a stack of feature maps.
+    The image is in [0, 1], or a stack of several feature maps of any range, which are 0 outside.
 
     Args:
         prob: share of the images that are moved. Moving blurs, so a network needs to see others, too.
@@ -47,11 +48,18 @@ class BatchRandAffineLabel(BatchRandAffine):
         return {**super().sample(shape, generator), "moved": _coins(shape[0], self.prob, generator)}
 
     def apply(self, batch: Batch, params: Params) -> Batch:
-        """Return the batch with `image` (B, C, X, Y) and `label` (B, 1, X, Y) moved alike."""
+        """Return the batch with `image` (B, C, X, Y) and `label` (B, 1, X, Y) moved alike.
+
+        Raises:
+            ImageError: when an image of one channel is not in [0, 1], moved or not.
+        """
+        image = batch["image"]
+        if image.shape[1] == 1:
+            image = unit_range(image, "BatchRandAffineLabel")
         where = torch.nonzero(params["moved"]).flatten()
         if not len(where):
-            return batch
-        image, label, matrices = batch["image"].clone(), batch["label"].clone(), params["matrix"][where]
+            return {**batch, "image": image}
+        image, label, matrices = image.clone(), batch["label"].clone(), params["matrix"][where]
         image[where] = apply_affine(image[where], matrices)
         label[where] = apply_affine(label[where].float(), matrices, "nearest").to(label.dtype)
         return {**batch, "image": image, "label": label}
@@ -84,7 +92,7 @@ class BatchRandRemap(BatchTransform):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with `image` (B, C, *spatial) in [0, 1] remapped."""
-        image = batch["image"]
+        image = unit_range(batch["image"], "BatchRandRemap")
         remapped = apply_curves(image, params["curve"])
         return {**batch, "image": torch.where(per_image(params["remapped"], image) > 0, remapped, image)}
 

@@ -7,6 +7,7 @@ import torch
 from robustmed_monai.transforms.adapters import Batch, BatchTransform
 from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.rotation import all_rotations, check_rotations, rotate, rotation_labels
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -103,8 +104,8 @@ class BatchRandIntensity(BatchTransform):
         return {"share": 2 * torch.rand(shape[0], 3, generator=generator) - 1}
 
     def apply(self, batch: Batch, params: Params) -> Batch:
-        """Return the batch with `image` (B, C, S, S) in [0, 1] changed."""
-        image = batch["image"]
+        """Return the batch with `image` (B, C, S, S) in [0, 1] (``unit_range``) changed."""
+        image = unit_range(batch["image"], "BatchRandIntensity")
         brightness, contrast, gamma = (
             per_image(share, image) * r
             for share, r in zip(params["share"].unbind(1), self.ranges, strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustmed_monai.transforms.unit_range import unit_array
 from robustmed_monai.utils.errors import ImageShapeError
 
 CSF = 1  # in tissue labels: 0 background, 1 CSF, 2 grey matter, 3 white matter
@@ -49,6 +50,7 @@ def find_brain_region(image: NDArray[np.float32], labels: NDArray[np.integer] | 
 
     Raises:
         ImageShapeError: when the image is neither 2-D nor 3-D or the labels have another shape.
+        ImageError: when the image is not in [0, 1].
     """
     if image.ndim not in (2, 3):
         raise ImageShapeError(
@@ -58,6 +60,7 @@ def find_brain_region(image: NDArray[np.float32], labels: NDArray[np.integer] | 
         raise ImageShapeError(
             f"labels: found shape {labels.shape}, the image has {image.shape}; make them equal."
         )
+    image = unit_array(image, "find_brain_region")
     unit = max(image.shape[:2]) / 128.0
     head = _largest(_closed(image > 0.4 * _otsu(image), 2.0 * unit))
     if labels is None:

@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
 from robustmed_monai.transforms.brain_region import fill_holes
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 _MEAN, _STD = "zscore_mean", "zscore_std"
@@ -47,8 +48,12 @@ def brain_mask(slices: torch.Tensor, threshold: float = 0.1) -> torch.Tensor:
 
     Returns:
         (S, 1, X, Y) float32 in {0, 1}.
+
+    Raises:
+        ImageError: when the slices are not in [0, 1].
     """
-    return fill_holes(slices.mean(1, keepdim=True) > threshold).float()
+    grey = unit_range(slices, "brain_mask").float().mean(1, keepdim=True)
+    return fill_holes(grey > threshold).float()
 
 
 class HeadMaskd(MapTransform):
@@ -89,11 +94,13 @@ def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1
     Raises:
         ConfigError: when ``clip`` is not positive.
         DataError: when there is no brain, or nothing but one intensity in it.
+        ImageError: when the slices are not in [0, 1].
 
     Source: Zimmerer et al., protocol of their brain experiments: z-score inside the brain, clip to +-1.5.
     """
     if not clip > 0:
         raise ConfigError(f"clip={clip}; give a positive number of standard deviations, such as 1.5.")
+    slices = unit_range(slices, "brain_zscore").float()
     brain = brain_mask(slices, threshold)
     inside = slices[brain.expand_as(slices) > 0]
     spread = float(inside.std()) if inside.numel() > 1 else 0.0

@@ -21,7 +21,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
+from robustmed_monai.transforms.unit_range import unit_range
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 __all__ = ["EqualizeAdaptHist", "EqualizeAdaptHistD", "EqualizeAdaptHistd", "equalize_adapthist"]
 
@@ -38,12 +39,10 @@ def equalize_adapthist(
     """Equalise every channel by itself, as ``skimage.exposure.equalize_adapthist`` does a 2-D image.
 
     An image is first stretched to its own minimum and maximum, so the result hardly depends on gain and
-    offset. A constant image becomes what scikit-image makes of it: 1, or 0 if its tiles map it to 0. An image
-    that holds a NaN becomes all NaN, and the others of the batch are not touched by it.
+    offset. A constant image becomes what scikit-image makes of it: 1, or 0 if its tiles map it to 0.
 
     Args:
-        images: float images, shape (B, C, X, Y), range [0, 1]; values outside are clipped. Half
-            types are computed in float32.
+        images: (B, C, X, Y) in [0, 1], see ``unit_range``. Half types are computed in float32.
         kernel_size: tile shape in pixels, one number or one per axis; default an eighth of each side.
         clip_limit: largest share of a tile's pixels in one bin, range [0, 1]; 0 or 1 switches the limit off.
         nbins: grey bins of a tile's histogram, range [2, 1024].
@@ -53,7 +52,7 @@ def equalize_adapthist(
 
     Raises:
         ImageShapeError: if `images` is not (B, C, X, Y) or is empty.
-        ImageError: if `images` is not of a float type.
+        ImageError: if the images are of a type without a white, leave [0, 1] or are not finite.
         ConfigError: if a setting is out of its range.
 
     Source:
@@ -65,8 +64,8 @@ def equalize_adapthist(
         >>> out.shape, out.min().item(), out.max().item()
         (torch.Size([1, 1, 64, 64]), 0.0, 1.0)
     """
-    images = images.as_subclass(Tensor)  # MetaTensor bookkeeping would double the time
     kernel, limit = _check_settings(images, kernel_size, clip_limit, nbins)
+    images = unit_range(images, "equalize_adapthist")
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     size = (images.shape[2], images.shape[3])
     flat = images.reshape(-1, *size).to(dtype).contiguous()
@@ -79,10 +78,10 @@ def equalize_adapthist(
 
 def _equalize(flat: Tensor, plan: _Plan, limit: int, nbins: int) -> Tensor:
     """Equalise images (N, X, Y); the steps of the algorithm in order."""
-    bins, poison = _grey_bins(flat, nbins)
+    bins = _grey_bins(flat, nbins)
     maps = _tile_maps(bins, plan, limit, nbins)
     mapped = _interpolate(maps, bins, plan).to(flat.dtype)
-    return _stretch(mapped, poison.to(flat.dtype))
+    return _stretch(mapped)
 
 
 class _Plan(NamedTuple):
@@ -130,9 +129,9 @@ def _plan(size: tuple[int, int], kernel: tuple[int, int], nbins: int, device: to
     return _Plan(tiles, pixels, exact, reflect, tile_offset, tuple(pairs))
 
 
-def _grey_bins(flat: Tensor, nbins: int) -> tuple[Tensor, Tensor]:
-    """Histogram bin of every pixel, int32 (N, X, Y), and a term per image: 0, or NaN if it holds one."""
-    levels = flat.clamp(0, 1).mul_(2**16 - 1).round_().float()
+def _grey_bins(flat: Tensor, nbins: int) -> Tensor:
+    """Histogram bin of every pixel, int32 (N, X, Y)."""
+    levels = flat.mul(2**16 - 1).round_().float()
     low, high = levels.amin((1, 2), keepdim=True), levels.amax((1, 2), keepdim=True)
     constant = low == high  # is not stretched, its 16-bit level is only cut at the last of the 2^14
     span = torch.where(constant, _LEVELS - 1, high - low)
@@ -141,7 +140,7 @@ def _grey_bins(flat: Tensor, nbins: int) -> tuple[Tensor, Tensor]:
     bin_size = 1 + _LEVELS // nbins
     # a reciprocal a little too large never cuts a whole quotient to the bin below
     bins = levels.mul_((1 + 1e-9) / bin_size).to(torch.int32)
-    return bins.clamp_(0, (_LEVELS - 1) // bin_size), high - high
+    return bins.clamp_(0, (_LEVELS - 1) // bin_size)
 
 
 def _tile_maps(bins: Tensor, plan: _Plan, limit: int, nbins: int) -> Tensor:
@@ -241,12 +240,12 @@ def _interpolate(maps: Tensor, bins: Tensor, plan: _Plan) -> Tensor:
     return total.floor_()
 
 
-def _stretch(mapped: Tensor, poison: Tensor) -> Tensor:
+def _stretch(mapped: Tensor) -> Tensor:
     """Stretch each image to [0, 1]; a constant one is clipped to it."""
     low, high = mapped.amin((1, 2), keepdim=True), mapped.amax((1, 2), keepdim=True)
     constant = low == high
     span = torch.where(constant, 1, high - low)
-    return mapped.sub_(low.masked_fill(constant, 0)).div_(span + poison).clamp_max_(1)
+    return mapped.sub_(low.masked_fill(constant, 0)).div_(span).clamp_max_(1)
 
 
 def _check_settings(
@@ -255,10 +254,6 @@ def _check_settings(
     """Validate the arguments and work out the tile shape and the limit in pixels."""
     if images.ndim != 4 or images.numel() == 0:
         raise ImageShapeError(f"equalize_adapthist needs images (B, C, X, Y), got {tuple(images.shape)}.")
-    if not images.is_floating_point():
-        raise ImageError(
-            f"equalize_adapthist needs float images in [0, 1], got {images.dtype}; convert first."
-        )
     if kernel_size is None:
         kernel_size = [max(s // 8, 1) for s in images.shape[2:]]
     elif isinstance(kernel_size, int):
@@ -292,7 +287,7 @@ class EqualizeAdaptHist(Transform):
         self.kernel_size, self.clip_limit, self.nbins = kernel_size, clip_limit, nbins
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Equalise `img`, shape (C, X, Y), range [0, 1]; its type and metadata are kept."""
+        """Equalise `img` (C, X, Y) in [0, 1], see ``unit_range``; its kind and meta data are kept."""
         batch = convert_to_tensor(img).unsqueeze(0)
         out = equalize_adapthist(batch, self.kernel_size, self.clip_limit, self.nbins)[0]
         return convert_to_dst_type(out, img, dtype=out.dtype)[0]

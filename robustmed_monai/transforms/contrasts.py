@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 # What ``shown_contrasts`` can show.
@@ -31,11 +32,13 @@ def invert(images: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tens
 
     Raises:
         ImageShapeError: when the mask has another size.
+        ImageError: when the images are not in [0, 1].
 
     Example:
         >>> invert(torch.tensor([[[0.25, 1.0]]]), torch.tensor([[[1, 0]]]))
         tensor([[[0.7500, 1.0000]]])
     """
+    images = unit_range(images, "invert")
     if mask is None:
         return 1 - images
     if (len(mask), mask.shape[2:]) != (len(images), images.shape[2:]):
@@ -100,8 +103,9 @@ def apply_curves(images: torch.Tensor, curves: torch.Tensor) -> torch.Tensor:
         >>> apply_curves(torch.tensor([[[0.0, 0.5, 0.75]]]), torch.tensor([[1.0, 0.0, 1.0]]))
         tensor([[[1.0000, 0.0000, 0.5000]]])
     """
+    images = unit_range(images, "apply_curves")
     table = curves.to(images)
-    place = images.flatten(1).clamp(0, 1) * (table.shape[1] - 1)
+    place = images.flatten(1) * (table.shape[1] - 1)
     below = place.detach().floor().clamp(max=table.shape[1] - 2).long()
     share = place - below
     low, high = table.gather(1, below), table.gather(1, below + 1)
@@ -144,7 +148,8 @@ def head_classes(
 
     Source: SynthSeg clusters the intensities outside of the brain to the same end (Billot et al., 2023).
     """
-    levels = torch.bucketize(images, torch.tensor(bounds, device=images.device))
+    unit = unit_range(images, "head_classes").float()
+    levels = torch.bucketize(unit, torch.tensor(bounds, device=images.device))
     extra = torch.where(levels > 0, levels + num_classes - 1, 0)
     return torch.where(labels == 0, extra, labels).to(torch.uint8)
 

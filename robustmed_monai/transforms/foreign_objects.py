@@ -22,6 +22,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.adapters import SeededDictTransform
+from robustmed_monai.transforms.image_checks import check_finite
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 Array = NDArray[np.float32]
@@ -189,8 +190,10 @@ class RandForeignObject(RandomizableTransform):
         Raises:
             ImageShapeError: when the shapes differ or are no (1, X, Y).
             DataError: when there is no brain to paste into.
+            NonFiniteImageError: when the slice holds NaN or infinite values.
         """
         before = _plain(img)
+        check_finite(before, "img")
         inside = before > before.min() if brain is None else _plain(brain) > 0
         if img.ndim != 3 or img.shape[0] != 1 or inside.shape != before.shape:
             raise ImageShapeError(
@@ -199,7 +202,7 @@ class RandForeignObject(RandomizableTransform):
         if randomize:
             self.randomize()
         before, inside = before[0], inside[0]
-        after, mask = before.astype(np.float32), np.zeros(before.shape, dtype=bool)
+        after, mask = before, np.zeros(before.shape, dtype=bool)
         self.spec = None
         if self._do_transform:
             rng = np.random.default_rng(self._seed)
@@ -257,7 +260,9 @@ class RandForeignObjectd(SeededDictTransform):
 
 
 def _plain(array: NdarrayOrTensor) -> NDArray[Any]:
-    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    # numpy has no bfloat16.
+    plain = array.detach().cpu().float().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    return plain.astype(np.float32)
 
 
 @lru_cache(maxsize=16)

@@ -7,16 +7,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import RandomizableTransform
-from monai.utils import convert_to_dst_type, ensure_tuple_rep
+from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.lesion_painting import Array, LesionSpec, Mask, paint
+from robustmed_monai.transforms.unit_range import unit_array
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 KINDS = ("hyper", "hypo", "mass_effect", "cavity", "enlarged_ventricles", "thin_rim")
@@ -83,6 +83,7 @@ def sample_lesion(
     Raises:
         ConfigError: for an unknown kind or size or an empty range.
         DataError: when the image has no brain, or no place was found for any of the kinds and sizes.
+        ImageError: when the image is not in [0, 1].
 
     References:
         Size limits: Bercea et al., "Reversing the abnormal", MICCAI 2023 (evaluation on ATLAS at 128 x 128).
@@ -91,6 +92,7 @@ def sample_lesion(
     _check_choice("sizes", sizes, tuple(SIZES))
     if contrast is not None and not 0 < contrast[0] <= contrast[1] <= 1:
         raise ConfigError(f"contrast: found {contrast}; give an increasing range inside (0, 1].")
+    image = unit_array(image, "sample_lesion")
     region = find_brain_region(image) if region is None else region
     if not region.brain.any():
         raise DataError("image: no brain was found in it; give a T1-weighted head or brain image in [0, 1].")
@@ -123,14 +125,16 @@ def draw_lesion(image: Array, spec: LesionSpec, region: BrainRegion | None = Non
 
     Raises:
         ConfigError: when the spec does not fit the image.
+        ImageError: when the image is not in [0, 1].
     """
     _check_choice("spec.kind", (spec.kind,), KINDS)
     if len(spec.center) != image.ndim:
         raise ConfigError(
             f"spec.center: found {len(spec.center)} coordinates for {image.ndim} axes; give as many."
         )
+    image = unit_array(image, "draw_lesion")
     region = find_brain_region(image) if region is None else region
-    after, mask, _ = paint(np.asarray(image, dtype=np.float32), spec, region)
+    after, mask, _ = paint(image, spec, region)
     return after, mask
 
 
@@ -177,7 +181,7 @@ class RandLesion(RandomizableTransform):
         """Return the image and its anomaly mask.
 
         Args:
-            img: (1, X, Y) or (1, X, Y, Z) in [0, 1].
+            img: (1, X, Y) or (1, X, Y, Z) in [0, 1], see ``unit_range``.
             labels: tissue labels of the same shape; without them the regions are estimated from the image.
             randomize: False repeats the last draw of the parameters.
 
@@ -186,13 +190,14 @@ class RandLesion(RandomizableTransform):
 
         Raises:
             ImageShapeError: when the image does not have one channel.
+            ImageError: when it is not in [0, 1], whether a lesion is drawn or not.
             DataError: when no visible lesion of the wanted kinds and sizes fits.
         """
         if randomize:
             self.randomize()
         if img.shape[0] != 1 or img.ndim not in (3, 4):
             raise ImageShapeError(f"img: found shape {tuple(img.shape)}; give (1, X, Y) or (1, X, Y, Z).")
-        before = _plain(img)[0]
+        before = unit_array(img, "RandLesion")[0]
         after, mask = before, np.zeros(before.shape, dtype=bool)
         self.spec = None
         if self._do_transform:
@@ -204,7 +209,8 @@ class RandLesion(RandomizableTransform):
     def _drawn(
         self, before: Array, labels: NdarrayOrTensor | None, source: NdarrayOrTensor
     ) -> tuple[Array, Mask]:
-        region = find_brain_region(before, None if labels is None else _plain(labels)[0].astype(np.int64))
+        numbers = None if labels is None else convert_to_numpy(labels)[0].astype(np.int64)
+        region = find_brain_region(before, numbers)
         rng = np.random.default_rng(self._seed)
         try:
             self.spec = sample_lesion(before, rng, self.kinds, self.sizes, self.contrast, region)
@@ -254,11 +260,6 @@ class RandLesiond(SeededDictTransform):
             item[key], item[mask_key] = self.transform(item[key], labels)
             item[kind_key] = self.transform.spec.kind if self.transform.spec else "healthy"
         return item
-
-
-def _plain(array: NdarrayOrTensor) -> NDArray[Any]:
-    plain = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-    return plain.astype(np.float32) if np.issubdtype(plain.dtype, np.floating) else plain
 
 
 def _check_choice(name: str, found: Sequence[str], known: Sequence[str]) -> None:

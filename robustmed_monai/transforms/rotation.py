@@ -20,6 +20,7 @@ from monai.transforms import RandomizableTransform, Transform
 
 from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.batch_affine import apply_affine, memory_format
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -57,7 +58,7 @@ def rotate(
     """Turn each image by its own multiple of 360 / ``num_rotations`` degrees.
 
     Args:
-        images: (B, C, S, S) in [0, 1].
+        images: (B, C, S, S), for 4 rotations of any range and type, for 8 in [0, 1] (``unit_range``).
         index: rotation class of each image, (B,) or one for all; any whole number, negative ones turn back.
         num_rotations: 4 (exact) or 8.
         mode: how eight rotations resample. "isotropic": all through the same low pass and circular mask.
@@ -70,6 +71,7 @@ def rotate(
     Raises:
         ConfigError: for other numbers of rotations or modes.
         ImageShapeError: when the images are not square or the indices do not fit.
+        ImageError: when eight rotations are asked for of images that are not in [0, 1].
 
     Example:
         >>> rotate(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 2).flatten()
@@ -80,6 +82,7 @@ def rotate(
     turns = torch.as_tensor(index, device=images.device).expand(images.shape[0]) % num_rotations
     if num_rotations == 4:
         return _quarter_turns(images, turns).contiguous(memory_format=memory_format(images))
+    images = unit_range(images, "eight rotations")
     if mode == "bilinear":
         return _bilinear(images, turns).contiguous(memory_format=memory_format(images))
     if isinstance(index, int):
@@ -95,7 +98,7 @@ def all_rotations(images: torch.Tensor, num_rotations: int = 4, mode: str = "iso
     """All rotations of all images: rotation k of image b is row ``b * num_rotations + k``.
 
     Args:
-        images: (B, C, S, S) in [0, 1].
+        images: see ``rotate``.
         num_rotations: 4 (exact) or 8.
         mode: see ``rotate``.
 
@@ -105,9 +108,11 @@ def all_rotations(images: torch.Tensor, num_rotations: int = 4, mode: str = "iso
     Raises:
         ConfigError: for other numbers of rotations or modes.
         ImageShapeError: when the images are not square.
+        ImageError: as ``rotate``.
     """
     check_rotations(num_rotations, mode)
     _check_square(images)
+    images = images if num_rotations == 4 else unit_range(images, "eight rotations")
     if num_rotations == 8 and mode == "bilinear":
         rows = images.repeat_interleave(8, 0)
         return rotate(rows, rotation_labels(len(images), 8, images.device), 8, mode)
@@ -149,8 +154,10 @@ def resample(images: torch.Tensor, size: int) -> torch.Tensor:
 
     Raises:
         ImageShapeError: when the images are not square.
+        ImageError: when they are not in [0, 1].
     """
     _check_square(images)
+    images = unit_range(images, "resample")
     if images.shape[-1] == size:
         return images
     return _apply(images, size, _RESIZE_CUTOFF, odd=False, border=True).clamp(0, 1)
@@ -172,7 +179,7 @@ class RotateK(Transform):
     Args:
         index: rotation class.
         num_rotations: 4, for any values, or 8.
-        mode: see ``rotate``; the filter of "isotropic" is made for [0, 1] and others are refused.
+        mode: see ``rotate``; eight rotations take [0, 1] alone, see ``unit_range``.
     """
 
     def __init__(self, index: int, num_rotations: int = 4, mode: str = "isotropic") -> None:
@@ -184,9 +191,8 @@ class RotateK(Transform):
     def __call__(self, img: NdarrayOrTensor, index: int | None = None) -> torch.Tensor:
         """Turn ``img`` (C, S, S) by ``index``, or by the one of the constructor."""
         image = torch.as_tensor(img)
-        plain = image.as_subclass(torch.Tensor).float()
-        if self.num_rotations == 8 and self.mode == "isotropic":
-            _check_range(plain)
+        plain = image.as_subclass(torch.Tensor)
+        plain = plain.float() if self.num_rotations == 4 else unit_range(plain, "RotateK").float()
         turned = rotate(plain[None], self.index if index is None else index, self.num_rotations, self.mode)[0]
         return MetaTensor(turned, meta=image.meta) if isinstance(image, MetaTensor) else turned
 
@@ -324,14 +330,6 @@ def _bilinear(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     turned = apply_affine(images, matrices)
     even = _quarter_turns(images, turns // 2)
     return torch.where((turns % 2 == 1)[:, None, None, None], turned, even)
-
-
-def _check_range(image: torch.Tensor) -> None:
-    if bool(((image < -1e-3) | (image > 1 + 1e-3)).any()):
-        raise ConfigError(
-            f"an image with values from {float(image.min()):.4g} to {float(image.max()):.4g} cannot be "
-            "rotated by 45 degrees, expected [0, 1]; scale it, or take num_rotations=4 or mode='bilinear'."
-        )
 
 
 def _check_square(images: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
 
@@ -30,7 +31,7 @@ def slice_statistics(images: torch.Tensor) -> dict[str, torch.Tensor]:
         pixels above 0.1), `head_width` and `head_height` (share of columns and rows that hold the head), each
         (B,).
     """
-    grey = images.float().mean(1)
+    grey = unit_range(images, "slice_statistics").float().mean(1)
     head = grey > 0.1
     count = head.flatten(1).sum(1).clamp(min=1)
     mean = (grey * head).flatten(1).sum(1) / count
@@ -155,7 +156,7 @@ class OODSlicesd(MapTransform):
         """Return a copy of ``data`` with mask, reasons and warnings."""
         result = dict(data)
         stack = result[self.first_key(result)]
-        slices = torch.as_tensor(stack).as_subclass(torch.Tensor).movedim(-1, 0)
+        slices = unit_range(torch.as_tensor(stack), "OODSlicesd").movedim(-1, 0)
         index = filled_slices(slices.movedim(0, -1)).tolist()
         reasons = {
             i: ood_reasons(slices[i : i + 1], self.statistics) if self.statistics else [] for i in index

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robustmed_monai.transforms.image_checks import check_affine, check_finite, check_shape
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
-from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError, NonFiniteImageError
 
 ResizeMode: TypeAlias = Literal["bilinear", "nearest"]
 _MODES = ("bilinear", "nearest")
@@ -291,13 +291,19 @@ def filled_slices(stack: Tensor) -> Tensor:
     These are slices in which at least one pixel in a thousand is brighter than a tenth of the brightest pixel
     of the stack.
 
+    Raises:
+        NonFiniteImageError: when the stack holds NaN or infinite values.
+
     Example:
         >>> stack = torch.zeros(1, 4, 4, 3)
         >>> stack[..., 1], stack[..., 2] = 0.8, 0.05
         >>> filled_slices(stack)
         tensor([1])
     """
-    flat = torch.as_tensor(stack).as_subclass(Tensor).flatten(0, -2).abs()
+    plain = torch.as_tensor(stack).as_subclass(Tensor)
+    flat = (plain if plain.is_floating_point() else plain.float()).flatten(0, -2).abs()
+    if flat.numel() and not bool(torch.isfinite(flat.max())):
+        raise NonFiniteImageError("the stack of slices holds NaN or infinite values; mask or replace them.")
     share = (flat > _AIR * flat.max()).float().mean(0)
     return torch.nonzero(share > _SPECKS).flatten()
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # MONAI and torch are imported where they are needed: `robustmed --help` must not wait for them.
 BUNDLES_VARIABLE = "ROBUSTMED_BUNDLES"
 _SEPARATOR = "::"  # MONAI's own, between the parts of an id
+# Keys whose values are paths, beside those that end in these words.
+_PATHS = ("input", "mask", "site", "moving", "fixed", "dir", "weights", "file", "path")
 _RUN_IDS = frozenset({"imports", "initialize", "run", "finalize", "save_execute_config"})
 # What users call settings that have another name here.
 _SYNONYMS = {
@@ -203,6 +205,16 @@ def literal(value: Any) -> Any:
     return [literal(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def is_path(key: str) -> bool:
+    """Whether the value of a key of the configs is a path.
+
+    Example:
+        >>> is_path("output_dir"), is_path("network#weights"), is_path("fpr")
+        (True, True, False)
+    """
+    return key.replace("#", "_").rpartition("_")[2] in _PATHS
+
+
 def check_overrides() -> None:
     """Refuse overrides that the running config does not use.
 
@@ -213,13 +225,15 @@ def check_overrides() -> None:
     instead of MONAI's traceback from here on. Without a workflow it does nothing.
 
     Raises:
-        ConfigError: for the first unknown key, with the nearest one, and for a device that is not there.
+        ConfigError: for the first unknown key, with the nearest one, for a device that is not there, and for
+            a path that MONAI's command reads as something else than its name.
     """
     workflow = _running_workflow()
     if workflow is None:
         return
     if Path(*sys.argv[:1]).parts[-3:] == ("monai", "bundle", "__main__.py"):
         sys.excepthook = _report_briefly
+        _check_paths(workflow, sys.argv[1:])
     config = workflow.parser.get()
     known = _file_ids(workflow.config_root_path, config) | _RUN_IDS
     known |= {workflow.init_id, workflow.run_id, workflow.final_id}
@@ -235,6 +249,23 @@ def check_overrides() -> None:
     device = config.get("device")
     if isinstance(device, str) and device[:1] not in ("$", "@"):
         default_device(device)
+
+
+def _check_paths(workflow: ConfigWorkflow, words: list[str]) -> None:
+    """Refuse paths that do not mean themselves: python-fire and MONAI's parser rewrite or evaluate some."""
+    for place, word in enumerate(words):
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not equals:
+            text = "".join(words[place + 1 : place + 2])
+        if not word.startswith("--") or not is_path(key):
+            continue
+        read = workflow.parser.get(key, text)
+        # A list of paths is one, and None leaves the config as it is.
+        if text[:1] in ("$", "@", "%") or (read != text and text != "None" and not isinstance(read, list)):
+            raise ConfigError(
+                f"--{key} {text}: MONAI's command does not take this as a name (it has {read!r}); the "
+                "command `robustmed` takes every name as it is."
+            )
 
 
 def _is_bundle(folder: Path) -> bool:

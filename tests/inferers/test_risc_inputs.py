@@ -198,6 +198,7 @@ class TestOutputs:
             torch.tensor([[0.2, 0.8]]),
             torch.tensor([[0.3]]),
             torch.tensor([[1.0, 0.0, 0.0]]),
+            torch.tensor([[0.9, 0.2, 0.7], [0.1, 0.8, 0.6]]),
             torch.rand(8, 5, generator=GENERATOR),
         ],
     )

@@ -15,7 +15,7 @@ from skimage.exposure import equalize_adapthist as skimage_clahe
 
 from robustmed_monai.transforms import clahe
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
-from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 # (28, 28), (96, 96) and the odd ones have tiles whose weights are no binary fractions, the others have
 SHAPES = [
@@ -134,21 +134,6 @@ def test_half_types_are_computed_in_float32(dtype: torch.dtype, rng: np.random.G
     assert torch.equal(out, equalize_adapthist(images.float()))
 
 
-def test_values_outside_are_clipped(rng: np.random.Generator) -> None:
-    images = torch.from_numpy(rng.random((1, 1, 32, 32))).float() * 2 - 0.5
-    images[0, 0, 0, 0] = torch.inf
-    assert torch.equal(equalize_adapthist(images), equalize_adapthist(images.clamp(0, 1)))
-
-
-def test_nan_spoils_its_own_image_only(rng: np.random.Generator) -> None:
-    images = torch.from_numpy(rng.random((3, 1, 32, 32))).float()
-    expected = equalize_adapthist(images)
-    images[1, 0, 5, 5] = torch.nan
-    out = equalize_adapthist(images)
-    assert out[1].isnan().all()
-    assert torch.equal(out[[0, 2]], expected[[0, 2]])
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_same_bits_on_cuda(shape: tuple[int, int], rng: np.random.Generator) -> None:
@@ -166,7 +151,6 @@ def test_same_bits_on_cuda(shape: tuple[int, int], rng: np.random.Generator) -> 
     [
         (torch.zeros(1, 8, 8), {}, ImageShapeError, r"\(1, 8, 8\)"),
         (torch.zeros(0, 1, 8, 8), {}, ImageShapeError, r"\(0, 1, 8, 8\)"),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), {}, ImageError, "uint8"),
         (torch.zeros(1, 1, 8, 8), {"kernel_size": 0}, ConfigError, "kernel_size"),
         (torch.zeros(1, 1, 8, 8), {"kernel_size": (2, 2, 2)}, ConfigError, "kernel_size"),
         (torch.zeros(1, 1, 8, 8), {"clip_limit": -0.1}, ConfigError, "clip_limit"),

@@ -170,13 +170,6 @@ class TestErrors:
         with pytest.raises(ImageShapeError, match=r"\(1, 1, 4, 5\).*square"):
             function(torch.zeros(1, 1, 4, 5))  # type: ignore[operator]
 
-    def test_eight_rotations_of_another_range(self) -> None:
-        image = blob()[0] * 255
-        for transform in (RotateK(0, 8), RandRotateK(8)):
-            with pytest.raises(ConfigError, match=r"expected \[0, 1\]"):
-                transform(image)
-        assert RotateK(1)(image).max() == image.max()
-
 
 class TestForms:
     def test_array_and_dictionary_draw_alike(self) -> None:

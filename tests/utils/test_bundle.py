@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from robustmed_monai.utils import bundle as module
 from robustmed_monai.utils.bundle import bundle_root, check_overrides, default_output_dir, open_output_dir
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, original_error
 
 PROGRAM = str(Path(sys.modules["monai.bundle"].__path__[0]) / "__main__.py")
 METADATA = {"version": "0.1.0", "monai_version": "1.6.1", "pytorch_version": "2.10", "numpy_version": "1.26"}
@@ -292,6 +292,23 @@ class TestCheckOverrides:
             self._check({"device": good})
         with pytest.raises(ConfigError, match=r"device cuda: this machine has none; give one of cpu"):
             self._check({"device": "cuda"})
+
+    @pytest.mark.parametrize("name", ["out#1", "2024", "1e5", "a,b", "(x)", "{x}", "$x", "@x", "%lr"])
+    def test_a_path_that_monais_command_would_rewrite_is_refused(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            _run(
+                monkeypatch, project, "--config_file", "bundles/tiny/configs/train.json", "--output_dir", name
+            )
+        error = original_error(caught.value)
+        assert isinstance(error, ConfigError)
+        assert f"--output_dir {name}: MONAI's command does not take this as a name" in str(error)
+        assert not (project / "report.txt").exists()
+
+    @pytest.mark.parametrize("name", ["a b", "ü%20", "case@1", "a$1", "q'q", "a=b", "../x", "None"])
+    def test_other_names_pass(self, project: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        _run(monkeypatch, project, "--config_file", "bundles/tiny/configs/train.json", f"--output_dir={name}")
 
     def test_without_a_workflow_nothing_happens(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for argv in ([], ["pytest", "--lrr", "5"], [PROGRAM, "verify_net_in_out", "--net_id", "a"]):

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.transforms.params import Params, Shape, params_to
-from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
-
-_OVERSHOOT = 1e-3  # beyond [0, 1], what interpolation and rounding leave; it is clipped
+from robustmed_monai.transforms.unit_range import unit_range
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 
 class Corruption(NamedTuple):
@@ -40,7 +39,7 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
     """Apply a draw to a batch.
 
     Args:
-        images: (B, C, X, Y[, Z]), float in [0, 1]; uint8 is converted (divided by 255).
+        images: (B, C, X, Y[, Z]), see ``unit_range``.
         corruption: what to do.
         params: what ``draw`` or ``corruption.sample`` gave, for B images.
 
@@ -50,9 +49,9 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
 
     Raises:
         ImageShapeError: when the corruption has no meaning for this number of axes.
-        ImageError: when the images are neither float nor uint8, or leave [0, 1].
+        ImageError: when the images are of another type, or leave [0, 1].
     """
-    images = unit_range(images, corruption)
+    images = ready_images(images, corruption)
     # Fourier transforms and resizing refuse an empty batch.
     if not len(images):
         return images.clone()
@@ -61,37 +60,23 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
     return changed.to(images.dtype)
 
 
-def unit_range(images: Tensor, corruption: Corruption) -> Tensor:
-    """Images as every corruption takes them: float in [0, 1].
+def ready_images(images: Tensor, corruption: Corruption) -> Tensor:
+    """Images as every corruption takes them: see ``unit_range``.
 
     Args:
-        images: (B, C, X, Y[, Z]), float in [0, 1]; uint8 is divided by 255.
+        images: (B, C, X, Y[, Z]), float in [0, 1]; uint8 and uint16 are divided by their white.
         corruption: what they are for.
 
     Raises:
         ImageShapeError: when the corruption has no meaning for this number of axes.
-        ImageError: when the images are neither float nor uint8, or leave [0, 1]: clipped to it they would be
-            white.
+        ImageError: as ``unit_range``.
     """
     if images.ndim - 2 not in corruption.spatial_dims:
         raise ImageShapeError(
             f"{corruption.name}: images of shape {tuple(images.shape)}; it takes (B, C, spatial axes) with "
             f"{' or '.join(map(str, corruption.spatial_dims))} spatial axes."
         )
-    images = images.as_subclass(Tensor)  # MetaTensor bookkeeping would cost more than most corruptions
-    if images.dtype == torch.uint8:
-        return images.to(torch.float32) / 255
-    if not images.is_floating_point():
-        raise ImageError(
-            f"{corruption.name}: images are {images.dtype}; give float in [0, 1], or uint8 in 0 to 255."
-        )
-    low, high = torch.stack(images.aminmax()).tolist() if images.numel() else (0.0, 1.0)
-    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-        raise ImageError(
-            f"{corruption.name}: values from {low:.4g} to {high:.4g}; give images in [0, 1], such as MONAI's "
-            "ScaleIntensityRange or ScaleIntensity makes."
-        )
-    return images if low >= 0 and high <= 1 else images.clamp(0, 1)
+    return unit_range(images, corruption.name)
 
 
 def scatter_images(images: Tensor, rows: Tensor, changed: Tensor) -> None:

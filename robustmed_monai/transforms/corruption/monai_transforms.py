@@ -8,7 +8,7 @@ from monai.config.type_definitions import NdarrayOrTensor
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from robustmed_monai.transforms.adapters import Batch, BatchTransform, SeededDictTransform, SeededTransform
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt, unit_range
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt, ready_images
 from robustmed_monai.transforms.params import Params, Shape
 
 __all__ = [
@@ -42,16 +42,16 @@ class RandCorruption(SeededTransform):
         """Return the image, corrupted or not: of the same kind (array, tensor, MetaTensor) and float type.
 
         Args:
-            img: (C, X, Y[, Z]), float in [0, 1], or uint8, which becomes float32 in [0, 1].
+            img: (C, X, Y[, Z]), float in [0, 1], or uint8 or uint16, which become float32 in [0, 1].
             randomize: False repeats the last draw.
 
         Raises:
             ImageShapeError: when the corruption has no meaning for this number of axes.
-            ImageError: when the image is neither float nor uint8, or leaves [0, 1], corrupted or not.
+            ImageError: when the image is of another type, or leaves [0, 1], corrupted or not.
         """
         if randomize:
             self.randomize()
-        image = unit_range(convert_to_tensor(img, track_meta=False)[None], self.corruption)
+        image = ready_images(convert_to_tensor(img, track_meta=False)[None], self.corruption)
         if self._do_transform:
             params = self.corruption.sample(image.shape, self.generator())
             image = corrupt(image, self.corruption, params)

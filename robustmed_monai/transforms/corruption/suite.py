@@ -22,7 +22,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustmed_monai.transforms.corruption.core import Corruption, check_name, corrupt
+from robustmed_monai.transforms.corruption.core import Corruption, check_name, corrupt, ready_images
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import (
     IMAGENET_C,
@@ -281,8 +281,8 @@ def _replay(
     generators = [_generator(seed, name, first_index + k) for k in range(len(images))]
     drawn = draw(corruption.sample, images.shape[1:], generators) if generators else None
     params = drawn or corruption.sample(images.shape, torch.Generator())
-    exact = images / 255 if images.dtype == torch.uint8 else images
-    changed = corrupt(exact.to(torch.float64) if exact.is_floating_point() else exact, corruption, params)
+    exact = ready_images(images, corruption).to(torch.float64)
+    changed = corrupt(exact, corruption, params)
     if eight_bit:
         return (changed * 255 + _ROUND).floor().to(torch.float32) / 255, params
     return changed.to(torch.float32), params

@@ -6,7 +6,7 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.transforms.adapters import Batch, BatchTransform
-from robustmed_monai.transforms.corruption.core import Corruption, corrupt
+from robustmed_monai.transforms.corruption.core import Corruption, corrupt, ready_images
 from robustmed_monai.transforms.corruption.monai_transforms import BatchCorruption
 from robustmed_monai.transforms.params import Params, Shape
 from robustmed_monai.utils.errors import ConfigError
@@ -47,7 +47,7 @@ class CorruptedViews(BatchTransform):
         "corrupted" is (V B, C, X, Y), view after view: the V = ``variants`` + 1 views of image b are the rows
         b, B + b, ...; "gates" (B, K), 0 or 1, tells which of the K links of a chain changed the first view.
         """
-        image = batch[Keys.IMAGE].as_subclass(torch.Tensor)
+        image = ready_images(batch[Keys.IMAGE], self.corruption)
         views = corrupt(image.repeat(self.views, 1, 1, 1), self.corruption, params)
         if image.is_contiguous(memory_format=torch.channels_last):
             views = views.contiguous(memory_format=torch.channels_last)

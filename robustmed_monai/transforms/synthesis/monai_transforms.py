@@ -104,7 +104,7 @@ class RandLabelsToImage(SeededTransform):
 
         Raises:
             ImageShapeError: when the map has another shape.
-            ConfigError: when it holds a label that ``label_values`` has not.
+            ConfigError: when it holds a fraction, or a label that ``label_values`` has not.
         """
         if randomize:
             self.randomize()
@@ -119,6 +119,11 @@ class RandLabelsToImage(SeededTransform):
 
     def _index(self, labels: Tensor) -> tuple[Tensor, int]:
         """Number of each voxel's label among the values, and how many there are."""
+        if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+            raise ConfigError(
+                "RandLabelsToImage: the map holds fractions or NaN; give labels, whole numbers."
+            )
+        labels = labels.long()
         if self.label_values is None:
             found = torch.unique(labels).tolist()
             values = [0, *(value for value in found if value != 0)]
@@ -196,18 +201,22 @@ class RandDiffeomorphicDeform(SeededTransform):
         """Return the image (C, X, Y[, Z]), deformed or not, of the same kind and type.
 
         Args:
-            img: (C, X, Y[, Z]).
+            img: (C, X, Y[, Z]) of any range; "bilinear" makes whole numbers float32.
             randomize: False repeats the last draw, as for the label map of an image.
             mode: other than that of the transform.
         """
         if randomize:
             self.randomize()
-        if not self._do_transform:
-            return img
+        used = mode or self.mode
         image = convert_to_tensor(img, track_meta=False)[None]
+        # A blend of whole numbers is none; of labels the nearest is taken, which keeps their type.
+        image = image.float() if used == "bilinear" and not image.is_floating_point() else image
+        if not self._do_transform:
+            kept: NdarrayOrTensor = convert_to_dst_type(image[0], img, dtype=image.dtype)[0]
+            return kept
         size = image.shape[2:]
         ddf = self.deform.apply(self.deform.sample(1, size, self.generator()), size)
-        moved = warp(image, ddf.to(image.device), mode or self.mode, self.padding_mode)[0]
+        moved = warp(image, ddf.to(image.device), used, self.padding_mode)[0]
         result: NdarrayOrTensor = convert_to_dst_type(moved, img, dtype=moved.dtype)[0]
         return result
 

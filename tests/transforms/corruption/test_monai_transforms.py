@@ -159,7 +159,7 @@ def test_memory_format_does_not_matter() -> None:
         (torch.full((1, 8, 8), 128.0), "values from 128 to 128; give images in"),
         (torch.linspace(-1000, 1000, 64).view(1, 8, 8), "values from -1000"),
         (torch.linspace(-1, 1, 64).view(1, 8, 8), "values from -1 "),
-        (torch.full((1, 8, 8), float("nan")), "values from nan"),
+        (torch.full((1, 8, 8), float("nan")), "hold NaN or infinite"),
         (torch.zeros(1, 8, 8, dtype=torch.int16), r"torch\.int16"),
         (np.zeros((1, 8, 8), np.int64), r"torch\.int64"),
     ],
