@@ -7,6 +7,8 @@ robustmed calibrate ra my_healthy_scans                     a method calibrated 
 robustmed train ra --dataset_dir my_slices                  a method trained
 robustmed evaluate ra --weights out/ra/train/model.pt       a method evaluated
 robustmed prepare ixi --source IXI-T1.tar --output ixi      an official download to a datalist
+robustmed audit BUNDLE                                      what any MONAI bundle would run
+robustmed run --audited BUNDLE --config inference           a bundle that is safe in every part
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from robustmed_monai.audit.command import DESCRIPTION, audit_command, refusal
 from robustmed_monai.utils.bundle import bundle_names, bundle_root, is_path, literal, world_size
 from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json
@@ -35,7 +38,10 @@ _CONFIGS = {
     "evaluate": "evaluate",
 }
 # Words that stand before the options.
-_WORDS = {"infer": 2, "calibrate": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1}
+_WORDS = {"infer": 2, "calibrate": 2, "demo": 1, "train": 1, "evaluate": 1, "prepare": 1, "run": 1}
+# Arguments of MONAI's workflow that name files beside the configs.
+_BESIDE = {"meta_file", "logging_file", "properties_path", "tracking"}
+_SUFFIXES = (".json", ".yaml", ".yml")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
@@ -55,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 1 when the run failed, 2 when there was none; the status of the program for ``prepare``.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if words[0] == "audit":
+        return audit_command(words[1:])
+    if words[0] == "run" and "--audited" in words:
+        words = [*(word for word in words if word != "--audited"), "--audited"]
     leading = list(takewhile(lambda word: not word.startswith("-"), words))
     own = leading[: 1 + _WORDS.get(words[0], len(words))] or words[:1]
     rest = words[len(own) :]
@@ -66,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = f"robustmed_monai.data_prep.{_nearest(options.source, sources(), 'source')}"
             _show(["-m", module, *rest])
             return _started(["-m", module, *rest])
+        if options.command == "run":
+            return _run(options, overrides(rest))
         return _applied(options, overrides(rest))
     except RobustMedError as error:
         sys.stderr.write(f"robustmed: {error}\n")
@@ -213,6 +225,29 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
     return _started([*launch, "-m", "robustmed_monai.cli", command, options.method, *words])
 
 
+def _run(options: argparse.Namespace, given: dict[str, str]) -> int:
+    """Run configs of any bundle; with ``--audited`` only one of which everything is known to be safe."""
+    given = dict(given)
+    root = Path(options.bundle)
+    root = root if root.is_dir() else _bundle(options.bundle)
+    names = given.pop("config", "inference").split(",")
+    audited = given.pop("audited", "False") != "False"
+    found = [[p for p in (root / "configs").glob(f"{name}.*") if p.suffix in _SUFFIXES] for name in names]
+    if missing := [name for name, paths in zip(names, found, strict=True) if len(paths) != 1]:
+        raise ConfigError(
+            f"{root / 'configs'}: there is not one config called {missing[0]}; give --config NAME."
+        )
+    if audited:
+        if beside := _BESIDE & given.keys():
+            raise ConfigError(f"--{beside.pop()}: reads a file that the audit does not know; leave it out.")
+        verdict, report = refusal(root)
+        if report:
+            sys.stderr.write(f"{report}\nrobustmed: not run.\n")
+            return int(verdict)
+    values = {key: value_of(key, text) for key, text in given.items()}
+    return run_bundle([str(path) for paths in found for path in paths], values)
+
+
 def _with_input(
     options: argparse.Namespace, given: dict[str, str], config: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -271,6 +306,14 @@ def _parser() -> argparse.ArgumentParser:
     own = f"METHOD [--overlay NAME] [--dataset_dir FOLDER] {keys}"
     add("train", "Train a method, on embedded images by default", own).add_argument("method", help=methods)
     add("evaluate", "Evaluate a method", own).add_argument("method", help=methods)
+    run = add(
+        "run",
+        "Run a config of any MONAI bundle",
+        "[--audited] BUNDLE [--config NAME[,NAME]] [--key value ...]",
+        "With --audited it is refused unless `robustmed audit` finds all of it safe. " + _MORE,
+    )
+    run.add_argument("bundle", help="folder of the bundle, or one of this package's methods")
+    commands.add_parser("audit", help=DESCRIPTION.partition(":")[0])
     more = "`robustmed prepare SOURCE --help` says what a source takes."
     prepare = add("prepare", "Make a datalist of an official download", "SOURCE [words of the source]", more)
     prepare.add_argument("source", help=f"one of {', '.join(sources())}")

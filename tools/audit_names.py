@@ -1,7 +1,7 @@
 """This package's own names that a bundle may use, as the audit lists them: ``python tools/audit_names.py``.
 
 Written are the names that the configs of the bundles use and those that the packages export, except what
-``denied.txt`` has. A new name is looked at before the list is committed: whoever may write a config may call it.
+``denied.txt`` has. A new name is looked at before the list is committed: any config may call it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _ROOT = Path(__file__).resolve().parents[1]
 _LIST = _ROOT / "robustmed_monai" / "audit" / "allowed_robustmed.txt"
 _NAME = re.compile(r"robustmed_monai(?:\.\w+)+")
 _EXPORTING = ("transforms", "inferers", "handlers", "engines", "data", "networks", "losses", "metrics")
-_DATA = re.compile(r"^(str|int|float|bool|None|dict|list|tuple|Sequence|Mapping|Any)\b(?!.*(Tensor|Callable|Module))")
+_DATA = re.compile(
+    r"^(str|int|float|bool|None|dict|list|tuple|Sequence|Mapping|Any)\b(?!.*(Tensor|Callable|Module))"
+)
 _HEAD = "# This package's own names, made by tools/audit_names.py. See allowed.txt.\n"
 
 
@@ -36,7 +38,11 @@ def main() -> int:
         groups.setdefault((_kind(name), module), set()).add(last)
     text = _HEAD
     for (kind, module), members in sorted(groups.items(), key=lambda item: item[0][::-1]):
-        text += f"\n{kind} {module}\n" + textwrap.fill(" ".join(sorted(members)), 108, break_long_words=False) + "\n"
+        text += (
+            f"\n{kind} {module}\n"
+            + textwrap.fill(" ".join(sorted(members)), 108, break_long_words=False)
+            + "\n"
+        )
     _LIST.write_text(text, encoding="utf-8")
     print(f"{_LIST.relative_to(_ROOT)}: {len(names)} names")
     return 0
@@ -63,7 +69,11 @@ def _exported() -> Iterator[str]:
     for package in _EXPORTING:
         path = _ROOT / "robustmed_monai" / package / "__init__.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id == "__all__"
+            ):
                 yield from (f"robustmed_monai.{package}.{name}" for name in ast.literal_eval(node.value))
 
 

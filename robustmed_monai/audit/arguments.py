@@ -12,16 +12,56 @@ from robustmed_monai.audit.verdicts import Opinion, Verdict, dangerous, unknown
 # Names of readers and writers, and of the one merger, that MONAI looks up itself.
 _LOOKED_UP = {"reader", "writer", "merger_cls"}
 _BUILT_IN = frozenset(
-    "itkreader nibabelreader numpyreader pilreader pydicomreader nrrdreader wsireader nibabelwriter itkwriter"
-    " pilwriter".split()
+    [
+        "itkreader",
+        "nibabelreader",
+        "numpyreader",
+        "pilreader",
+        "pydicomreader",
+        "nrrdreader",
+        "wsireader",
+        "nibabelwriter",
+        "itkwriter",
+        "pilwriter",
+    ]
 )
-_FALSE = {"pretrained": "fetches weights", "download": "fetches a data set", "trust_repo": "runs fetched code"}
+_FALSE = {
+    "pretrained": "fetches weights",
+    "download": "fetches a data set",
+    "trust_repo": "runs fetched code",
+}
 _WRITTEN = frozenset(
-    "output_dir save_dir log_dir logdir cache_dir save_path output_path filename folder_layout output_file"
-    " data_root_dir dirname".split()
+    [
+        "output_dir",
+        "save_dir",
+        "log_dir",
+        "logdir",
+        "cache_dir",
+        "save_path",
+        "output_path",
+        "filename",
+        "folder_layout",
+        "output_file",
+        "data_root_dir",
+        "dirname",
+    ]
 )
 _HOME = re.compile(r"^~|(^|/)\.\.(/|$)")
-_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/sbin", "/sys", "/usr", "/var")
+_SYSTEM = (
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/opt",
+    "/proc",
+    "/root",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var",
+)
 
 
 def judge_argument(name: str, value: Value) -> Opinion | None:
@@ -40,8 +80,10 @@ def judge_argument(name: str, value: Value) -> Opinion | None:
     """
     literal = value.literal if value.known else None
     if name == "_mode_" and literal not in ("default", "callable"):
-        return dangerous("starts the debugger, which runs what .pdbrc says") if literal == "debug" else (
-            unknown("_mode_ is neither default nor callable")
+        return (
+            dangerous("starts the debugger, which runs what .pdbrc says")
+            if literal == "debug"
+            else (unknown("_mode_ is neither default nor callable"))
         )
     if name == "_debug_":
         return dangerous("starts the debugger")

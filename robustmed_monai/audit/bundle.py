@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from robustmed_monai.audit.arguments import judge_argument, judge_text
 from robustmed_monai.audit.configs import SUFFIXES, Configs, Document, Leaf, absolute, flatten, read_document
@@ -14,27 +14,22 @@ from robustmed_monai.audit.models import judge_numpy, judge_pickle, judge_zip
 from robustmed_monai.audit.references import References, imported, judge_import, references_of
 from robustmed_monai.audit.scripts import judge_script
 from robustmed_monai.audit.values import UNKNOWN, Value
-from robustmed_monai.audit.verdicts import Finding, Opinion, Report, Verdict, dangerous, safe, unknown
+from robustmed_monai.audit.verdicts import Finding, Opinion, Report, Verdict, dangerous, unknown
 from robustmed_monai.utils.errors import ConfigError
 
 _MOST_FILES = 5000
 _CUT = 160  # characters of a form that a report shows
-_PROGRAMS = frozenset(".so .pyd .dll .dylib .exe .pyc .pth .egg .whl .sh .bat .cmd .ps1 .jar .ipynb".split())
-_ARCHIVES = frozenset(".tar .tgz .gz .bz2 .xz .7z .rar .zst".split())
+_PROGRAMS = re.compile(r"\.(so|pyd|dll|dylib|exe|pyc|pth|egg|whl|sh|bat|cmd|ps1|jar|ipynb)")
+_ARCHIVES = re.compile(r"\.(tar|tgz|gz|bz2|xz|7z|rar|zst)")
 _IMAGES = (".nii.gz", ".svg.gz")
 
 
-def audit_bundle(
-    bundle: str | os.PathLike[str],
-    extra: Iterable[str | os.PathLike[str]] = (),
-    overrides: Mapping[str, Any] | None = None,
-) -> Report:
+def audit_bundle(bundle: str | os.PathLike[str], extra: Iterable[str | os.PathLike[str]] = ()) -> Report:
     """Judge everything that a bundle could run; nothing of it is imported, evaluated or unpickled.
 
     Args:
         bundle: folder of the bundle, or one config file.
         extra: configs outside of the bundle that are laid over its own.
-        overrides: keys with values that the command line sets.
 
     Returns:
         All findings; ``report.verdict`` is the worst.
@@ -60,8 +55,6 @@ def audit_bundle(
         if not other.is_file():
             raise ConfigError(f"{other}: no such config file; check the path.")
         _config(other, str(other), report, documents)
-    if overrides:
-        documents.append(Document("command line", dict(overrides)))
     _configs(documents, report)
     return report
 
@@ -78,7 +71,9 @@ def _files(root: Path, report: Report) -> list[Path]:
                 report.findings.append(_finding(path.relative_to(root).as_posix(), "", "file", name, opinion))
         found += [Path(folder) / name for name in files]
         if len(found) > _MOST_FILES:
-            report.findings.append(_finding("", "", "file", root.name, unknown(f"more than {_MOST_FILES:,} files")))
+            report.findings.append(
+                _finding("", "", "file", root.name, unknown(f"more than {_MOST_FILES:,} files"))
+            )
             return found[:_MOST_FILES]
     return found
 
@@ -114,9 +109,9 @@ def _file(path: Path, file: str, root: Path, report: Report, documents: list[Doc
 
 
 def _other(file: str, suffix: str, head: bytes) -> list[tuple[str, str, Opinion]]:
-    if suffix in _PROGRAMS or head.startswith((b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe")):
+    if _PROGRAMS.fullmatch(suffix) or head.startswith((b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe")):
         return [("", file, dangerous("a program, which a bundle has no use for"))]
-    if suffix in _ARCHIVES and not file.endswith(_IMAGES):
+    if _ARCHIVES.fullmatch(suffix) and not file.endswith(_IMAGES):
         return [("", file, unknown("an archive that was not opened"))]
     return []
 
@@ -125,7 +120,19 @@ def _config(path: Path, file: str, report: Report, documents: list[Document]) ->
     document, problems = read_document(path, file)
     if document is not None:
         documents.append(document)
+        if re.fullmatch(r"large_files?\.(ya?ml|json)", file):
+            report.findings += _fetched(document, path.parent)
     report.findings += [_finding(file, "", "config", file, opinion) for opinion in problems]
+
+
+def _fetched(document: Document, root: Path) -> list[Finding]:
+    """Files that are not there yet: what will be fetched was not judged."""
+    listed = document.content.get("large_files") if isinstance(document.content, dict) else None
+    paths = [str(item.get("path")) for item in listed or [] if isinstance(item, dict)]
+    opinion = unknown("is fetched later: audit the bundle again when it is there")
+    return [
+        _finding(document.file, "large_files", "file", p, opinion) for p in paths if not (root / p).is_file()
+    ]
 
 
 def _configs(documents: list[Document], report: Report) -> None:

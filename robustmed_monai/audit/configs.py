@@ -15,19 +15,31 @@ SEPARATOR = "::"  # MONAI's own, between the parts of an id; `#` means the same
 META = "_meta_"
 SUFFIXES = (".json", ".yaml", ".yml")
 LARGEST = 5_000_000  # bytes of one file
-_NODES = 100_000  # values of one bundle, what macros add included
+_COPIED = 5_000  # values that the macros of a bundle add
 _DEPTH = 60
+_PLAIN_TAGS = tuple(
+    f"tag:yaml.org,2002:{name}"
+    for name in ["null", "bool", "int", "float", "str", "seq", "map", "set", "timestamp", "merge", "value"]
+)
 _RELATIVE = re.compile(rf"[@%]{SEPARATOR}+")
 _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Document:
-    """One config: its file, its content, and the id that MONAI puts it below (``_meta_`` for metadata)."""
+    """One config.
+
+    Attributes:
+        file: its name in the report.
+        content: what it holds.
+        below: id that MONAI puts it below (``_meta_`` for metadata).
+        size: its characters: it cannot have more values, unless YAML's aliases repeat them.
+    """
 
     file: str
     content: Any
     below: str = ""
+    size: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def read_document(path: Path, file: str) -> tuple[Document | None, list[Opinion]
     except ImportError:
         return None, [unknown("YAML, and PyYAML is not installed: pip install pyyaml")]
     below = META if Path(file).stem == "metadata" else ""
-    return Document(file, content, below), problems
+    return Document(file, content, below, len(text)), problems
 
 
 def flatten(documents: list[Document]) -> Configs:
@@ -95,10 +107,12 @@ def flatten(documents: list[Document]) -> Configs:
     """
     configs = Configs()
     for document in documents:
-        for key, node, _ in _walk(document.content, document.below, configs, document.file, 0):
+        budget = [document.size]
+        for key, node, _ in _walk(document.content, document.below, configs, document.file, 0, budget):
             configs.nodes.setdefault(key, []).append((document.file, node))
+    copies = [_COPIED]
     for document in documents:
-        for key, node, copied in _expanded(document, configs):
+        for key, node, copied in _expanded(document, configs, copies):
             if copied:
                 configs.nodes.setdefault(key, []).append((document.file, node))
             if not isinstance(node, dict | list):
@@ -137,24 +151,37 @@ def _json(text: str, problems: list[Opinion]) -> Any:
 
 
 def _yaml(text: str, problems: list[Opinion]) -> Any:
-    """Read YAML as plain values; tags that make Python objects are named, not followed."""
+    """Read YAML as plain values, where it has no tags that make objects of Python."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [str(key.value) for key, _ in node.value]
-            _once([(key, None) for key in keys if key != "<<"], problems)
-            return super().construct_mapping(node, deep=deep)
-
-    def other(loader: Any, node: Any) -> str:
-        problems.append(dangerous(f"the YAML tag {node.tag} makes an object of Python"))
-        return "!"
-
-    Loader.add_constructor(None, other)
     try:
-        return yaml.load(text, Loader)  # noqa: S506, a SafeLoader whose unknown tags become text
+        top = yaml.compose(text, yaml.SafeLoader)
+        sound = _plain_yaml(top, problems)
+        return yaml.safe_load(text) if sound else None
     except yaml.YAMLError as error:
         raise ValueError(error) from error
+
+
+def _plain_yaml(top: Any, problems: list[Opinion]) -> bool:
+    """Whether all tags of YAML's nodes are plain; keys that stand twice are problems."""
+    sound = True
+    waiting, seen = [top], {id(top)}
+    while waiting:
+        node = waiting.pop()
+        pairs = isinstance(getattr(node, "value", None), list)
+        if node is not None and not node.tag.startswith(_PLAIN_TAGS):
+            problems.append(dangerous(f"the YAML tag {node.tag} makes an object of Python"))
+            sound = False
+        inner = (
+            [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            if pairs
+            else []
+        )
+        if pairs and node.value and isinstance(node.value[0], tuple):
+            _once([(str(key.value), None) for key, _ in node.value if key.value != "<<"], problems)
+        waiting += [part for part in inner if id(part) not in seen]
+        seen.update(map(id, inner))
+    return sound
 
 
 def _once(items: list[tuple[Any, Any]], problems: list[Opinion]) -> dict[Any, Any]:
@@ -170,17 +197,15 @@ def _once(items: list[tuple[Any, Any]], problems: list[Opinion]) -> dict[Any, An
 
 
 def _walk(
-    node: Any, key: str, configs: Configs, file: str, depth: int, budget: list[int] | None = None
+    node: Any, key: str, configs: Configs, file: str, depth: int, budget: list[int]
 ) -> Iterator[tuple[str, Any, int]]:
-    """All nodes below one, with their ids and depths, within the budgets."""
-    budget = [_NODES] if budget is None else budget
+    """All nodes below one, with their ids and depths, within the budget of nodes that all share."""
+    if budget[0] < 0:
+        return
     budget[0] -= 1
     if budget[0] < 0 or depth > _DEPTH:
-        if budget[0] != -2:
-            what = "deeper than" if depth > _DEPTH else "more values than"
-            limit = _DEPTH if depth > _DEPTH else _NODES
-            configs.problems.append((file, key, unknown(f"{what} {limit:,}: not followed any further")))
-        budget[0] = -1
+        what = f"deeper than {_DEPTH} levels" if depth > _DEPTH else "more values than the text can have"
+        configs.problems.append((file, key, unknown(f"{what}: not followed any further")))
         return
     yield key, node, depth
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -188,26 +213,27 @@ def _walk(
         part = normal(str(name))
         part = part.removeprefix("+") if depth == 0 else part
         yield from _walk(value, f"{key}{SEPARATOR}{part}" if key else part, configs, file, depth + 1, budget)
-        if budget[0] < 0:
-            return
 
 
-def _expanded(document: Document, configs: Configs) -> list[tuple[str, Any, bool]]:
+def _expanded(document: Document, configs: Configs, copies: list[int]) -> list[tuple[str, Any, bool]]:
     """Nodes of a document with every macro (``%id``, ``%file.json#id``) replaced by what it copies."""
     found: list[tuple[str, Any, bool]] = []
-    budget = [_NODES]
-    waiting = [(document.below, document.content, False, 0, 0)]
+    silent = Configs()  # what is too deep or too much was said when the ids were made
+    waiting = [(document.below, document.content, False, 0)]
     while waiting:
-        key, top, copied, depth, hops = waiting.pop()
-        for inner, node, level in _walk(top, key, configs, document.file, depth, budget):
+        key, top, copied, depth = waiting.pop()
+        budget = copies if copied else [document.size]
+        silent.problems.clear()
+        for inner, node, level in _walk(top, key, silent, document.file, depth, budget):
             found.append((inner, node, copied))
-            if isinstance(node, str) and (text := absolute(inner, node)) and text.startswith("%"):
-                if hops > _DEPTH:
-                    problem = unknown("macros copy each other without an end")
-                    configs.problems.append((document.file, inner, problem))
-                    return found
-                for content in _copied(text[1:], configs, document.file, inner):
-                    waiting.append((inner, content, True, level, hops + 1))
+            text = absolute(inner, node) if isinstance(node, str) else None
+            if text and text.startswith("%"):
+                contents = _copied(text[1:], configs, document.file, inner)
+                waiting += [(inner, content, True, level) for content in contents]
+        if copied and (copies[0] < 0 or silent.problems):
+            what = "macros that copy each other without an end, or too much"
+            configs.problems.append((document.file, key, unknown(what)))
+            break
     return found
 
 

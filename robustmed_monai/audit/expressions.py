@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import operator
 import re
 from collections.abc import Callable
-from typing import Any
 
 from robustmed_monai.audit.arguments import judge_argument, judge_text
+from robustmed_monai.audit.arithmetic import large, result
 from robustmed_monai.audit.names import judge_name, kind_of
-from robustmed_monai.audit.sources import module_exists
 from robustmed_monai.audit.values import (
     ANY,
     DATA,
@@ -23,46 +21,18 @@ from robustmed_monai.audit.values import (
     attribute,
     container,
     join,
+    named_value,
 )
 from robustmed_monai.audit.verdicts import Opinion, Verdict, dangerous, unknown
 
 REFERENCES = "__local_refs"  # MONAI's name for what `@id` becomes
-_LONGEST = 4000  # characters
-_MOST_NODES = 600
-_GROWTH = 100  # a factor that may make text or a list long
-_LARGEST = 10**6  # of a factor, a range or a base
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
-_LOGICAL = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.MatMult)
 _SETTABLE = {"torch.backends.cudnn", "torch.backends.cuda.matmul"}
 _SETTINGS = {"benchmark", "deterministic", "enabled", "allow_tf32"}
-_CONTAINERS = {f"builtins.{name}" for name in ("list", "tuple", "set", "dict", "sorted", "zip", "enumerate", "reversed", "min", "max")}
-_NUMBERS = {f"builtins.{name}" for name in ("len", "int", "float", "bool", "round", "abs", "all", "any", "isinstance")}
-
-
-def parse(text: str) -> ast.expr | str:
-    """Parse the text of an expression as ``eval`` would, or say why it cannot be judged."""
-    if len(text) > _LONGEST:
-        return f"longer than {_LONGEST:,} characters"
-    try:
-        tree = ast.parse(text.lstrip(" \t"), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        return f"is no Python expression ({str(error) or type(error).__name__})"
-    nodes = sum(1 for _ in ast.walk(tree))
-    return f"has {nodes:,} parts, more than {_MOST_NODES}" if nodes > _MOST_NODES else tree
-
-
-def named_value(dotted: str) -> Value:
-    """What is known of a dotted name: a module, something allowed, or nothing."""
-    if kind_of(dotted):
-        return Value("named", dotted)
-    return Value("module", dotted) if module_exists(dotted) else UNKNOWN
+_LAUNCHER = re.compile("(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)")
+_MADE = ("list", "tuple", "set", "dict", "sorted", "zip", "enumerate", "reversed", "min", "max")
+_CONTAINERS = {f"builtins.{name}" for name in _MADE}
+_COUNTED = ("len", "int", "float", "bool", "round", "abs", "all", "any", "isinstance")
+_NUMBERS = {f"builtins.{name}" for name in _COUNTED}
 
 
 class Expression:
@@ -128,14 +98,16 @@ class Expression:
         value = self._bound(node.id)
         if value is not None and value.kind != "unknown":
             return value
+        if value is not None:
+            return self._problem(_with_name(value.name))
         opinion = judge_name(f"builtins.{node.id}")
-        if value is not None or opinion.verdict is not Verdict.DANGEROUS:
-            opinion = unknown(f"the name {node.id} is not known to be safe" if value else f"{node.id} is bound to nothing")
+        if opinion.verdict is not Verdict.DANGEROUS:
+            opinion = unknown(f"the name {node.id} is bound to nothing")
         return self._problem(opinion)
 
     def _of_attribute(self, node: ast.Attribute) -> Value:
         base = self._callee(node.value)
-        if node.attr.startswith("__") or node.attr in INSIDE:
+        if node.attr.startswith("__") or INSIDE.fullmatch(node.attr):
             return self._problem(dangerous(f".{node.attr} reaches the inside of Python"))
         if base.kind in ("module", "named"):
             dotted = f"{base.name}.{node.attr}"
@@ -156,11 +128,30 @@ class Expression:
                 return self._problem(dangerous("reaches MONAI's references by a computed name"))
             value = self._reference(node.slice.value)
             return UNKNOWN if value is None else value
+        if self._environment(node.value) and isinstance(node.slice, ast.Constant):
+            return self._variable(node.slice.value)
         base = self._plain(node.value)
         self._plain(node.slice)
         if base.kind == "named":
             return self._problem(unknown(f"{base.name} has no items"))
         return base.called() if not base.method else Value(base.kind)
+
+    def _environment(self, node: ast.expr) -> bool:
+        """Whether a part is ``os.environ``."""
+        if (
+            not isinstance(node, ast.Attribute)
+            or node.attr != "environ"
+            or not isinstance(node.value, ast.Name)
+        ):
+            return False
+        module = self._bound(node.value.id)
+        return module is not None and module.name == "os"
+
+    def _variable(self, name: object) -> Value:
+        """A variable of the environment: those of torch's launcher alone."""
+        if isinstance(name, str) and _LAUNCHER.fullmatch(name):
+            return DATA
+        return self._problem(dangerous(f"reads {name} of the environment, where secrets are"))
 
     def _of_slice(self, node: ast.Slice) -> Value:
         return join([self._plain(part) for part in (node.lower, node.upper, node.step)])
@@ -168,6 +159,11 @@ class Expression:
     def _of_call(self, node: ast.Call) -> Value:
         if isinstance(node.func, ast.Name) and node.func.id == "setattr":
             return self._setattr(node)
+        of = node.func
+        if isinstance(of, ast.Attribute) and of.attr == "get" and self._environment(of.value) and node.args:
+            for part in node.args[1:]:
+                self._plain(part)
+            return self._variable(getattr(node.args[0], "value", "what is computed"))
         function = self._callee(node.func)
         arguments = [self._plain(part) for part in node.args]
         keywords = {part.arg: self._plain(part.value) for part in node.keywords}
@@ -195,7 +191,7 @@ class Expression:
         kind = kind_of(name)
         if kind == "guarded" and (None in keywords or arguments):
             self._problem(unknown(f"{name} looks up names in its arguments: give them by keyword"))
-        if name == "builtins.range" and any(_large(value) for value in arguments):
+        if name == "builtins.range" and any(large(value) for value in arguments):
             self._problem(unknown("a range of more than a million"))
         if name in _NUMBERS:
             return NUMBER
@@ -204,34 +200,12 @@ class Expression:
         return {"data": DATA, "path": PATH}.get(kind, OBJECT)
 
     def _of_binop(self, node: ast.BinOp) -> Value:
-        left, right = self._plain(node.left), self._plain(node.right)
-        if isinstance(node.op, ast.Pow):
-            small = right.known and isinstance(right.literal, int | float) and -64 <= right.literal <= 64
-            if not small or _large(left) or not (left.known or -8 <= right.literal <= 8):
-                return self._problem(unknown("a power without a known, small exponent may take for ever"))
-            return NUMBER
-        operation = _ARITHMETIC.get(type(node.op))
-        if operation is None and not isinstance(node.op, _LOGICAL):
-            return self._problem(unknown(f"the operator {type(node.op).__name__} is not among those known"))
-        if left.known and right.known and operation is not None and (folded := _folded(operation, left, right)):
-            if isinstance(folded.literal, str) and (opinion := judge_text(folded.literal)):
-                self._problem(opinion)
-            return folded
-        if isinstance(node.op, ast.Mult) and not (left.number and right.number):
-            return self._product(left, right)
-        if isinstance(node.op, ast.Mod) and isinstance(left.literal, str) and re.search(r"\d{4}|\*", left.literal):
-            return self._problem(unknown("a text that is filled up to any length"))
-        if left.number and right.number or isinstance(node.op, ast.Sub | ast.FloorDiv) and left.kind == "data":
-            return NUMBER
-        return join([left.called(), right.called()])
-
-    def _product(self, left: Value, right: Value) -> Value:
-        large = any(value.known and isinstance(value.literal, int) and value.literal > _GROWTH for value in (left, right))
-        grown = left.grown or right.grown
-        if large and (grown or _large(left) or _large(right)):
-            return self._problem(unknown("a product that may be of any length"))
-        joined = join([left.called(), right.called()])
-        return Value(joined.kind, number=left.number and right.number, grown=large or grown)
+        value = result(node.op, self._plain(node.left), self._plain(node.right))
+        if isinstance(value, Opinion):
+            return self._problem(value)
+        if isinstance(value.literal, str) and (opinion := judge_text(value.literal)):
+            self._problem(opinion)
+        return value
 
     def _of_unaryop(self, node: ast.UnaryOp) -> Value:
         value = self._plain(node.operand)
@@ -312,26 +286,6 @@ class Expression:
         return DATA
 
 
-def _large(value: Value) -> bool:
-    number = value.literal
-    return value.known and isinstance(number, int | float) and abs(number) > _LARGEST
-
-
 def _with_name(dotted: str) -> Opinion:
     opinion = judge_name(dotted)
     return Opinion(opinion.verdict, f"{dotted}: {opinion.reason}")
-
-
-def _folded(operation: Callable[[Any, Any], Any], left: Value, right: Value) -> Value | None:
-    """The value of an operation on two known, small values; ``None`` where that has none."""
-    both = (left.literal, right.literal)
-    numbers = all(isinstance(value, int | float) for value in both)
-    texts = all(isinstance(value, str) for value in both)
-    if not (numbers or (texts and operation is operator.add)) or any(
-        len(value) > _LONGEST if isinstance(value, str) else abs(value) > 10**18 for value in both
-    ):
-        return None
-    try:
-        return Value("data", literal=operation(*both), number=numbers)
-    except (ArithmeticError, TypeError, ValueError):
-        return None

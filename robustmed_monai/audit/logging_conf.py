@@ -27,7 +27,9 @@ def judge_logging(path: Path) -> list[tuple[str, str, Opinion]]:
         parser.read_string(path.read_text(encoding="utf-8"))
         # With its interpolation: one line may be made of others. Formats have signs of their own.
         sections = {
-            name: {option: parser.get(name, option) for option in _EVALUATED if parser.has_option(name, option)}
+            name: {
+                option: parser.get(name, option) for option in _EVALUATED if parser.has_option(name, option)
+            }
             for name in parser.sections()
         }
     except (configparser.Error, UnicodeDecodeError, ValueError) as error:
@@ -45,7 +47,11 @@ def _judge(section: str, option: str, text: str) -> Opinion:
             return safe("a handler that writes to the console")
         if section.startswith("formatter_") and name == "Formatter":
             return safe("the formatter of Python")
-        word = "a handler of files or connections" if name.replace("handlers.", "").isidentifier() else "a program"
+        word = (
+            "a handler of files or connections"
+            if name.replace("handlers.", "").isidentifier()
+            else "a program"
+        )
         return dangerous(f"is evaluated, and is {word}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -55,8 +61,11 @@ def _judge(section: str, option: str, text: str) -> Opinion:
         if isinstance(part, ast.Attribute | ast.Name):
             if isinstance(part, ast.Attribute) and ast.unparse(part) in _STREAMS:
                 continue
-            if isinstance(part, ast.Name) and part.id == "sys" and ast.unparse(tree).count("sys") == sum(
-                ast.unparse(tree).count(stream) for stream in _STREAMS
+            if (
+                isinstance(part, ast.Name)
+                and part.id == "sys"
+                and ast.unparse(tree).count("sys")
+                == sum(ast.unparse(tree).count(stream) for stream in _STREAMS)
             ):
                 continue
             return dangerous("is evaluated, and names more than the console's streams")

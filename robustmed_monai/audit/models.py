@@ -57,14 +57,24 @@ def judge_pickle(stream: IO[bytes], name: str, several: bool = False) -> list[Pa
         start = stream.tell()
         try:
             names, calls = _globals(stream)
-        except (ValueError, KeyError, IndexError, EOFError, struct.error, RecursionError, UnicodeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            IndexError,
+            EOFError,
+            struct.error,
+            RecursionError,
+            UnicodeError,
+        ) as error:
             if pickles == 0 or stream.tell() - start > 1:
                 found.append((f"byte {start}", name, unknown(f"no whole pickle ({type(error).__name__})")))
             break
         pickles += 1
         found += [(f"byte {start}", text, _judge_global(text)) for text in names]
         if calls and not names:
-            found.append((f"byte {start}", ", ".join(calls), unknown("calls something that it does not name")))
+            found.append(
+                (f"byte {start}", ", ".join(calls), unknown("calls something that it does not name"))
+            )
         if not several:
             break
         if not stream.read(1):
@@ -88,7 +98,9 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[Part]:
     names = [info.filename for info in infos]
     found: list[Part] = [("", path.name, safe("an archive, judged by its parts"))]
     if len(set(names)) < len(names):
-        found.append(("", path.name, dangerous("two parts have one name: readers differ in which one counts")))
+        found.append(
+            ("", path.name, dangerous("two parts have one name: readers differ in which one counts"))
+        )
     if any(name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) for name in names):
         found.append(("", path.name, dangerous("a part leads out of the folder it is unpacked to")))
     if sum(info.file_size for info in infos) > _RATIO * max(path.stat().st_size, 1):
@@ -130,7 +142,7 @@ def _globals(stream: IO[bytes]) -> tuple[list[str], list[str]]:
     names: dict[str, None] = {}
     calls: dict[str, None] = {}
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     last: Any = None
     for opcode, argument, _ in pickletools.genops(stream):
         code = opcode.name
@@ -145,11 +157,11 @@ def _globals(stream: IO[bytes]) -> tuple[list[str], list[str]]:
             names[".".join(parts) if known else "?"] = None
             last = None
         elif code in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[int(argument)] = last
+            memo[argument] = last
         elif code == "MEMOIZE":
             memo[len(memo)] = last
         elif code in ("BINGET", "LONG_BINGET", "GET"):
-            last = memo.get(int(argument))
+            last = memo.get(argument)
             stack.append(last)
         elif code in ("EXT1", "EXT2", "EXT4"):
             names["?"] = None

@@ -14,10 +14,13 @@ _LISTS = Path(__file__).parent
 # Names that MONAI puts into every expression.
 GLOBALS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
 # Ends of file names, which are no names of functions.
-_FILES = frozenset("conf csv dcm gz h5 html jpg json log md mha nii npy npz nrrd onnx png pt pth py ts txt yaml yml".split())
+_FILES = re.compile(
+    "conf|csv|dcm|gz|h5|html|jpg|json|log|md|mha|nii|np[yz]|nrrd|onnx|png|pth?|py|ts|txt|ya?ml"
+)
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
+@cache
 def judge_name(dotted: str) -> Opinion:
     """Judge a dotted name by what it resolves to.
 
@@ -64,6 +67,7 @@ def targets(dotted: str) -> list[str]:
     return [dotted]
 
 
+@cache
 def kind_of(dotted: str) -> str:
     """The kind of an allowed name as ``allowed.txt`` says (``object``, ``data``, ...), or nothing.
 
@@ -76,13 +80,17 @@ def kind_of(dotted: str) -> str:
     return kinds.pop() if len(kinds) == 1 else ("" if "" in kinds else "object")
 
 
+@cache
 def is_denied(dotted: str) -> bool:
     """Whether a text names something on the deny-list: a function below a denied module, not the module."""
-    if "." not in dotted or not _DOTTED.fullmatch(dotted) or dotted.rpartition(".")[2] in _FILES:
+    if "." not in dotted or not _DOTTED.fullmatch(dotted) or _FILES.fullmatch(dotted.rpartition(".")[2]):
         return False
-    return any(_denied(name) and not kind_of(name) and not module_exists(name) for name in meanings(dotted)[1])
+    return any(
+        _denied(name) and not kind_of(name) and not module_exists(name) for name in meanings(dotted)[1]
+    )
 
 
+@cache
 def importable(module: str) -> bool:
     """Whether importing a module is harmless: it, or a module below it, has names that are allowed.
 
@@ -90,8 +98,8 @@ def importable(module: str) -> bool:
     """
     if any(name.startswith(f"{module}.") for name in _allowed().values()):
         return True
-    # `os` is imported for `os.path`, `sys` for nothing; installed packages in whose modules names are allowed.
-    return module.partition(".")[0] in {"monai", "torch", "ignite", "robustmed_monai", "numpy"} and not _denied(module)
+    known = {"monai", "torch", "ignite", "robustmed_monai", "numpy"}
+    return module.partition(".")[0] in known and not _denied(module)
 
 
 def top_levels() -> set[str]:

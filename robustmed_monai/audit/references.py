@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 from robustmed_monai.audit.configs import SEPARATOR, Configs, absolute
-from robustmed_monai.audit.expressions import REFERENCES, Expression, named_value, parse
+from robustmed_monai.audit.expressions import REFERENCES, Expression
 from robustmed_monai.audit.names import GLOBALS, judge_target, kind_of, targets
 from robustmed_monai.audit.sources import module_exists
-from robustmed_monai.audit.values import DATA, OBJECT, PATH, UNKNOWN, Value, container, join
+from robustmed_monai.audit.syntax import parse
+from robustmed_monai.audit.values import DATA, OBJECT, PATH, UNKNOWN, Value, container, join, named_value
 from robustmed_monai.audit.verdicts import Opinion, Verdict, dangerous, safe, unknown
 
 _REFERENCE = re.compile(rf"@\w*(?:{SEPARATOR}\w*)*")
@@ -101,19 +102,22 @@ class References:
         dotted = [*self._imports.get(name, []), *([GLOBALS[name]] if name in GLOBALS else [])]
         if dotted:
             values = list(dict.fromkeys(named_value(one) for one in dotted))
-            return values[0] if len(values) == 1 else UNKNOWN
+            several = Value("unknown", " or ".join(sorted(set(dotted))))
+            return values[0] if len(values) == 1 else several
         return Value("named", f"builtins.{name}") if kind_of(f"builtins.{name}") else None
 
     def _of_node(self, key: str, node: Any) -> Value | None:
         if isinstance(node, dict | list):
-            return self._of_component(key) if f"{key}{SEPARATOR}_target_" in self._nodes else self._of_items(key)
+            return (
+                self._of_component(key) if f"{key}{SEPARATOR}_target_" in self._nodes else self._of_items(key)
+            )
         if not isinstance(node, str):
             return Value("data", literal=node, number=isinstance(node, int | float))
         text = absolute(key, node) or node
         if text.startswith("$"):
             found = imported(text)
             if found is not None:
-                return join([named_value(dotted) for _, dotted in found]) if len(found) == 1 else UNKNOWN
+                return named_value(found[0][1]) if len(found) == 1 else UNKNOWN
             return self.judge(key, text[1:])[1]
         if text.startswith("%"):
             return None  # its copies are nodes of their own
@@ -125,7 +129,11 @@ class References:
     def _of_items(self, key: str) -> Value:
         values = [self.value(child) or UNKNOWN for child in self._children.get(key, [])]
         found = container([UNKNOWN if value.kind == "module" else value for value in values])
-        if values and all(value.known for value in values) and all(isinstance(n, list) for _, n in self._nodes[key]):
+        if (
+            values
+            and all(value.known for value in values)
+            and all(isinstance(n, list) for _, n in self._nodes[key])
+        ):
             return Value(found.kind, literal=[value.literal for value in values])
         return found
 
@@ -153,7 +161,9 @@ class References:
             value = self._of_node(key, node) or UNKNOWN
             if value.known and isinstance(value.literal, str):
                 opinion = judge_target(value.literal)
-                found.append((Opinion(opinion.verdict, f"is {value.literal}: {opinion.reason}"), value.literal))
+                found.append(
+                    (Opinion(opinion.verdict, f"is {value.literal}: {opinion.reason}"), value.literal)
+                )
             elif value.kind in ("named", "object"):
                 found.append((safe("a function of something that is allowed"), value.name))
             else:
@@ -207,7 +217,11 @@ def _judge_module(dotted: str) -> Opinion:
     if importable(dotted):
         return safe("a module of which names are allowed; what is used of it is judged by itself")
     opinion = judge_target(dotted)
-    return opinion if opinion.verdict is Verdict.DANGEROUS else unknown(f"the module {dotted} is on neither list")
+    return (
+        opinion
+        if opinion.verdict is Verdict.DANGEROUS
+        else unknown(f"the module {dotted} is on neither list")
+    )
 
 
 def references_of(text: str) -> list[str]:

@@ -68,7 +68,9 @@ def as_sarif(report: Report) -> str:
         "name": "robustmed audit",
         "version": VERSION,
         "informationUri": "https://github.com/Project-MONAI/MONAI/security/advisories/GHSA-873f-pvrv-4x83",
-        "rules": [{"id": rule, "name": rule, "shortDescription": {"text": _described(rule)}} for rule in rules],
+        "rules": [
+            {"id": rule, "name": rule, "shortDescription": {"text": _described(rule)}} for rule in rules
+        ],
     }
     run = {"tool": {"driver": driver}, "results": [_result(finding, report, rules) for finding in refused]}
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)

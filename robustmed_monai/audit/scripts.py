@@ -26,7 +26,9 @@ def judge_script(path: Path, file: str) -> list[tuple[str, str, Opinion]]:
     found = [("", file, unknown(_NOT_JUDGED))]
     top = file.split("/")[0].removesuffix(".py")
     if top in top_levels():
-        reason = f"takes the place of {top}: MONAI puts the bundle's folder in front of the installed packages"
+        reason = (
+            f"takes the place of {top}: MONAI puts the bundle's folder in front of the installed packages"
+        )
         found.append(("", file, dangerous(reason)))
     if path.stat().st_size > _LARGEST:
         return found

@@ -48,7 +48,7 @@ def module_exists(dotted: str) -> bool:
 
 @cache
 def monai_definitions() -> dict[str, list[str]]:
-    """Classes and functions of the installed MONAI by bare name, as MONAI's ``ComponentLocator`` finds them."""
+    """Classes and functions of the installed MONAI by bare name, as its ``ComponentLocator`` finds them."""
     spec = _spec("monai")
     table: dict[str, list[str]] = {}
     for folder in spec.submodule_search_locations or [] if spec else []:
@@ -86,7 +86,7 @@ def _step(dotted: str) -> list[str] | None:
 
 @cache
 def _bound(module: str, name: str, depth: int = 0) -> tuple[str, ...]:
-    """What ``name`` is bound to at the top of a module: dotted names, itself for a class, function or value."""
+    """What ``name`` is bound to at the top of a module: other names, or itself where it is defined."""
     table, stars = _table(module)
     if name in table:
         return tuple(dict.fromkeys(table[name]))
@@ -130,9 +130,7 @@ def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
-def _bind(
-    node: ast.stmt, module: str, package: str, table: dict[str, list[str]], stars: list[str]
-) -> None:
+def _bind(node: ast.stmt, module: str, package: str, table: dict[str, list[str]], stars: list[str]) -> None:
     """Add what one statement binds."""
     if isinstance(node, ast.Import):
         for alias in node.names:
@@ -151,7 +149,9 @@ def _bind(
         table.setdefault(node.name, []).append(f"{module}.{node.name}")
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        for name in (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)):
+        for name in (
+            name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)
+        ):
             table.setdefault(name, []).append(_assigned(node.value, module, name))
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
+
+from robustmed_monai.audit.names import kind_of
+from robustmed_monai.audit.sources import meanings, module_exists
 
 _UNSET: Final = object()
 
@@ -48,40 +54,29 @@ OBJECT = Value("object")
 ANY = Value("any")
 PATH = Value("path")
 
-_ANY = frozenset(
-    "T abs all any argmax argmin bool clone cpu detach device dim dtype exists flatten float get half int item"
-    " items keys long lower max mean min name ndim numpy permute repeat reshape shape size split"
-    " squeeze startswith endswith strip sum to tolist transpose unbind unsqueeze upper values view".split()
-)
-_DATA = _ANY | frozenset(
-    "append copy count extend index isdigit is_integer join lstrip partition removeprefix removesuffix replace"
-    " rpartition rsplit rstrip splitlines strftime title".split()
-)
-_PATH = frozenset(
-    "absolute as_posix exists glob is_absolute is_dir is_file iterdir joinpath mkdir name parent parents parts"
-    " relative_to resolve stem suffix suffixes with_name with_suffix".split()
-)
-_OBJECT = _ANY | frozenset(
-    "add_event_handler append apply attach backbone batch buffers children classifier close cuda data"
-    " dataset decoder discriminator_loss encoder epoch eval features flush forward generator"
-    " generator_loss images iteration labels load_old_state_dict load_state_dict logger manual_seed"
-    " max_epochs metrics module modules named_children named_parameters network num_rotations output"
-    " parameters path pending requires_grad requires_grad_ rotnet run sample sampler setLevel"
-    " set_atss_matcher set_box_selector_parameters set_epoch set_hard_negative_sampler set_random_state"
-    " set_sliding_window_inferer set_target_keys set_timesteps set_trainer start_from state state_dict"
-    " strftime temperature tensors train transform type zero_grad".split()
-)
-_ATTRIBUTES = {"any": _ANY, "data": _DATA, "path": _PATH, "object": _OBJECT}
 # What opens the inside of functions, frames and generators, or reads attributes that a text names.
-INSIDE = frozenset(
-    "cr_frame cr_code f_back f_builtins f_code f_globals f_locals format format_map func_code func_globals"
-    " gi_code gi_frame mro tb_frame tb_next".split()
+INSIDE = re.compile(
+    r"(cr|f|gi|ag)_(back|builtins|code|frame|globals|locals)|tb_\w+|func_\w+|format(_map)?|mro"
 )
+_ATTRIBUTES = Path(__file__).with_name("attributes.txt")
+
+
+def named_value(dotted: str) -> Value:
+    """What is known of a dotted name: a module, something allowed, or nothing.
+
+    Example:
+        >>> named_value("os.path").kind, named_value("os.path.join").kind, named_value("os.system").kind
+        ('module', 'named', 'unknown')
+    """
+    if kind_of(dotted):
+        return Value("named", dotted)
+    modules = any(module_exists(meaning) for meaning in meanings(dotted)[0])
+    return Value("module" if modules else "unknown", dotted)
 
 
 def attribute(value: Value, name: str) -> Value | None:
     """What is known of an attribute of data, a path, an object or an argument; ``None`` if not allowed."""
-    if name not in _ATTRIBUTES.get(value.kind, ()):
+    if name not in _listed().get(value.kind, ()):
         return None
     return Value(value.kind, method=value.kind != "object")
 
@@ -107,6 +102,19 @@ def join(values: Iterable[Value]) -> Value:
         return UNKNOWN
     # Named things and objects may both be called.
     return OBJECT if kinds <= {"object", "named"} else ANY
+
+
+@cache
+def _listed() -> dict[str, frozenset[str]]:
+    """Attributes that may be used, by kind."""
+    found: dict[str, set[str]] = {}
+    kind = ""
+    for line in _ATTRIBUTES.read_text(encoding="utf-8").splitlines():
+        if line.startswith("of "):
+            kind = line.removeprefix("of ")
+        elif not line.startswith("#"):
+            found.setdefault(kind, set()).update(line.split())
+    return {name: frozenset(words | found["any"]) for name, words in found.items() if name}
 
 
 def container(values: Iterable[Value]) -> Value:
