@@ -15,13 +15,14 @@ from typing import Any
 from robustmed_monai.utils.files import atomic_path
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-WIDTH = 110
+WIDTH = 120
 
 
 def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     """Return JSON in which a list or dictionary is broken only where it does not fit on its line.
 
-    The arguments of a component (`_target_`) stand below its name, as many on a line as fit.
+    The arguments of a component (`_target_`) stand below its name, as many on a line as fit; so do the
+    entries of a dictionary of plain values.
 
     Args:
         value: JSON content; the outermost dictionary is always broken.
@@ -37,7 +38,7 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     else:
         keys = {key: json.dumps(key, ensure_ascii=False) + ": " for key in value}
         parts = [keys[key] + laid_out(item, inner, len(keys[key])) for key, item in value.items()]
-        if "_target_" in value:
+        if indent and ("_target_" in value or not any(isinstance(v, dict | list) for v in value.values())):
             parts = _shared_lines(parts, inner)
     opening, closing = "[]" if isinstance(value, list) else "{}"
     lines = ",\n".join(" " * inner + part for part in parts)

@@ -137,6 +137,13 @@ class ResultsTable:
         return "\n".join([*lines, explanation(shown) + "."])
 
 
+def run_tables(tables: Mapping[str, ResultsTable | None], output: str | os.PathLike[str]) -> None:
+    """Measure several tables, write them into one folder and show them; None is left out."""
+    for table in tables.values():
+        if table is not None:
+            table.run(output)
+
+
 def data_entries(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """What a results file says of its data: digest of the files, number of images and subjects by section.
 

@@ -105,26 +105,30 @@ def subject_numbers(items: Sequence[Mapping[str, Any]]) -> list[int]:
     return [numbers[name] for name in names]
 
 
-def training_spacing(
-    data: Sequence[Mapping[str, Any]], image_size: int | Sequence[int], spacing: float | None
-) -> float | None:
+def datalist_section(dataset_dir: str | os.PathLike[str] | None, section: str) -> dict[str, list[Item]]:
+    """Items of one section by its name; see ``load_datalist``."""
+    return {section: load_datalist(dataset_dir, section)}
+
+
+def training_spacing(data: Any, image_size: int | Sequence[int], spacing: float | None) -> float | None:
     """Size of a pixel of a network's training images, which its weights keep for ``VolumeToSlicesd``.
 
     Pictures are fitted into the network's image, whatever their pixels measure. Where all of them are equally
     wide by the `pixel_mm` that data preparation writes, this says how large the network's pixels are.
 
     Args:
-        data: training items.
+        data: training items, or a data set with them as ``data``.
         image_size: side of the network's images in pixels.
         spacing: size of a pixel in mm that volumes are cut by, and that counts where pictures tell none.
 
     Returns:
         Size in mm; None: unknown.
     """
-    if not all("pixel_mm" in item and str(item["image"]).lower().endswith(PICTURE_SUFFIXES) for item in data):
+    items: Sequence[Mapping[str, Any]] = getattr(data, "data", data)
+    if not all("pixel_mm" in i and str(i["image"]).lower().endswith(PICTURE_SUFFIXES) for i in items):
         return spacing
     widths = set()
-    for item in data:
+    for item in items:
         with Image.open(item["image"]) as picture:
             widths.add(round(item["pixel_mm"] * max(picture.size), 3))
     return widths.pop() / max(np.atleast_1d(image_size)) if len(widths) == 1 else spacing

@@ -254,3 +254,8 @@ def _write_volume(path: Path, array: NDArray[np.uint8]) -> None:
     image.header.set_xyzt_units("mm")
     # The time in a gzip header would change the bytes of every run.
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def embedded_volumes() -> str:
+    """The datalist of the embedded brains' volumes."""
+    return str(embedded_dataset() / "volumes.json")

@@ -45,7 +45,7 @@ _SHOWN = 5
 
 
 def list_images(
-    path: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     section: str | None = None,
     stacks: bool = False,
     exclude: str | os.PathLike[str] | None = None,
@@ -61,7 +61,7 @@ def list_images(
     Args:
         path: a file of a type that ``LoadCheckedImage`` reads; a datalist (JSON), or a folder that holds
             ``datalist.json`` or a Decathlon ``dataset.json``; or any other folder, where each image file,
-            each subfolder of one DICOM series and each DICOM X-ray is an image.
+            each subfolder of one DICOM series and each DICOM X-ray is an image. Or several of these.
         section: section of the datalist to take; None takes all. Folders have none.
         stacks: a folder that holds several pictures is one volume, not as many images.
         exclude: folder whose content is no input: where the results go.
@@ -76,6 +76,8 @@ def list_images(
         ConfigError: for an unknown section, or a mask for several images.
         DataError: when there is nothing at the path; it says what to give.
     """
+    if isinstance(path, Sequence) and not isinstance(path, str):
+        return [item for one in path for item in list_images(one, section, stacks, exclude, mask)]
     if mask is not None:
         items = list_images(path, section, stacks, exclude)
         if len(items) != 1:

@@ -124,11 +124,11 @@ class SquareImages:
         return first_axis(VolumeToSlices()(self.scale(image)))
 
 
-def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> list[float]:
+def class_weights(label: torch.Tensor | TensorDataset, num_classes: int, power: float = 1.0) -> list[float]:
     """Weights of the classes in a loss: their shares to the power of ``-power``, with mean 1 over the images.
 
     Args:
-        label: (N,) classes of the training images.
+        label: (N,) classes of the training images, or these images with their `label`.
         num_classes: number of classes.
         power: 0 weights all alike, 1 gives every class the same say.
 
@@ -136,7 +136,8 @@ def class_weights(label: torch.Tensor, num_classes: int, power: float = 1.0) -> 
         >>> class_weights(torch.tensor([0, 1, 1, 1]), 2)
         [2.0, 0.6666666865348816]
     """
-    share = torch.bincount(label, minlength=num_classes) / len(label)
+    classes = label.tensors["label"] if isinstance(label, TensorDataset) else label
+    share = torch.bincount(classes, minlength=num_classes) / len(classes)
     weights = share.clamp(min=1e-12) ** -power
     return [float(w) for w in weights / (weights * share).sum()]
 

@@ -122,6 +122,11 @@ def image_channels(dataset: str | None) -> int:
     return 1 if dataset is None else int(medmnist_info(dataset)["n_channels"])
 
 
+def scaling(dataset: str | None) -> str:
+    """How the images of ``image_dataset`` come to [0, 1]: by "full_scale" (MedMNIST) or by "percentile"."""
+    return "percentile" if dataset is None else "full_scale"
+
+
 def image_dataset(
     section: str,
     dataset: str | None = None,

@@ -22,6 +22,11 @@ class ProbeData(NamedTuple):
     class_weight: str | None = None
 
 
+def task_classes(task: str, training: TensorDataset) -> int:
+    """Classes of a task: 2 for "corruption", as many as the training images have for "disease"."""
+    return 2 if task == "corruption" else int(training.tensors["label"].max()) + 1
+
+
 def disease_data(training: Any, validation: Any, test: Any, class_weight: str | None = None) -> ProbeData:
     """Clean images and the classes of the data set.
 

@@ -37,7 +37,7 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
             all different.
         seed: of everything.
         num_labels: number of labels of the shapes.
-        device: where batches are made; other than "cpu" without workers only.
+        device: where batches are made; workers make theirs on the CPU.
         shapes: settings of the shapes instead of ``num_labels``.
         deform: settings of the deformation; None for the defaults.
         to_image: settings of the contrasts; None for the defaults.
@@ -117,6 +117,8 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield this worker's batches in turn."""
         worker = get_worker_info()
+        if worker:
+            self.device = torch.device("cpu")
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for k in range(first, self.length, step):
             yield self.batch(self.start + k * self.world + self.rank)

@@ -16,6 +16,7 @@ def with_features(
     device: torch.device | str = "cpu",
     amp: bool = False,
     batch_size: int = 16,
+    precompute: bool = True,
 ) -> TensorDataset:
     """Replace `image` by what frozen features make of it, so that no epoch computes it again.
 
@@ -25,8 +26,9 @@ def with_features(
         device: where the features are computed; they are kept on the CPU, in float32 (N C voxels of 4 bytes).
         amp: compute them in bfloat16 autocast.
         batch_size: images at once.
+        precompute: False returns the data as they are, for a network that computes its features itself.
     """
-    if features is None:
+    if features is None or not precompute:
         return data
     found = []
     where = torch.device(device)

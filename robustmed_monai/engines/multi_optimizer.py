@@ -34,19 +34,20 @@ class MultiOptimizerTrainer(Trainer):
         device: device to train on.
         max_epochs: epochs to run.
         train_data_loader: yields dictionaries with `image`.
-        networks: name to network.
+        networks: name to network; or one network whose parts are taken by their names.
         optimizers: phase to optimizer; the phases run in this order and a phase trains what its optimizer
             holds.
         objectives: phase to function of (networks, batch, generator) that returns "loss" and named terms. It
-            may leave tensors in the batch for the next phase, "pred" among them.
+            may leave tensors in the batch for the next phase, "pred" among them. Or an object with a method
+            of each phase's name, attached as a handler if it is one (IntrospectiveLoss).
         schedulers: name to learning rate scheduler, stepped after every epoch.
         seed: seed of the generator that all noise and augmentation of the run come from.
         batch_transform: batched augmentation on the device: (batch, generator) to batch.
         prepare_batch: MONAI's: batch data to (image, label) on the device.
         amp: run the networks in bfloat16 autocast (losses stay in float32).
         compile: compile the networks with ``torch.compile``.
-        channels_last: keep image tensors and convolutions in channels-last memory, which is faster on most
-            machines.
+        channels_last: keep image tensors and convolutions of 2-D networks in channels-last memory, which is
+            faster on most machines.
         train_handlers: handlers to attach.
         decollate: MONAI's; off by default because nothing here works per item.
         epoch_length: iterations per epoch; None takes the loader's length.
@@ -62,9 +63,9 @@ class MultiOptimizerTrainer(Trainer):
         device: torch.device | str,
         max_epochs: int,
         train_data_loader: Any,
-        networks: Mapping[str, nn.Module],
+        networks: Mapping[str, nn.Module] | nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
-        objectives: Mapping[str, Objective],
+        objectives: Mapping[str, Objective] | Any,
         schedulers: Mapping[str, torch.optim.lr_scheduler.LRScheduler] | None = None,
         seed: int = 0,
         batch_transform: BatchTransform | None = None,
@@ -76,6 +77,10 @@ class MultiOptimizerTrainer(Trainer):
         decollate: bool = False,
         epoch_length: int | None = None,
     ) -> None:
+        handlers = list(train_handlers or [])
+        if not isinstance(objectives, Mapping):
+            handlers += [objectives] if hasattr(objectives, "attach") else []
+            objectives = {phase: getattr(objectives, phase) for phase in optimizers}
         if list(optimizers) != list(objectives):
             raise ConfigError(
                 f"optimizers name the phases {list(optimizers)} and objectives {list(objectives)}; "
@@ -90,20 +95,22 @@ class MultiOptimizerTrainer(Trainer):
             handlers=None,
             decollate=decollate,
         )
-        self.networks = dict(networks)
+        parts = dict(networks.named_children()) if isinstance(networks, nn.Module) else networks
+        self.networks: dict[str, nn.Module] = dict(parts)
         self.optimizers = dict(optimizers)
-        self.objectives = dict(objectives)
+        self.objectives: dict[str, Objective] = dict(objectives)
         self.generator = torch.Generator().manual_seed(seed)
         self.batch_transform = batch_transform
         self.autocast = amp
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        flat = channels_last and all(p.ndim < 5 for n in self.networks.values() for p in n.parameters())
+        self.memory_format = torch.channels_last if flat else torch.contiguous_format
         for network in self.networks.values():
             network.to(self.state.device).to(memory_format=self.memory_format)
         plain = {k: torch.compile(n) for k, n in self.networks.items()} if compile else self.networks
         self._phases = {k: self._phase_networks(k, plain) for k in self.optimizers}
         for scheduler in (schedulers or {}).values():
             self.add_event_handler(Events.EPOCH_COMPLETED, lambda _, s=scheduler: s.step())
-        self._register_handlers(train_handlers or [])
+        self._register_handlers(handlers)
 
     def run(self) -> None:  # type: ignore[override]
         """Train from the current state to ``max_epochs``."""
@@ -167,6 +174,11 @@ class MultiOptimizerTrainer(Trainer):
             "finite. No step was "
             "taken and the last checkpoint is untouched; lower the learning rate or look for damaged images."
         )
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a network that are not frozen, for an optimizer."""
+    return [p for p in network.parameters() if p.requires_grad]
 
 
 def loss_terms(output: Mapping[str, Any]) -> dict[str, float]:

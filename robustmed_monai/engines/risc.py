@@ -13,28 +13,37 @@ from ignite.engine import Engine
 from monai.networks.utils import eval_mode
 from torch import nn
 
+from robustmed_monai.handlers.best_weights import BestWeights
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.inferers.risc import fit_temperature
 from robustmed_monai.metrics.risc import rotation_confusion
 from robustmed_monai.transforms.rotation import all_rotations, rotation_labels
+from robustmed_monai.utils.bundle import restarted
 from robustmed_monai.utils.weight_parts import join_weights
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
 
 log = logging.getLogger(__name__)
 
 
-def train_stage(trainer: Engine, checkpoint: AtomicCheckpoint, resume: bool = False) -> None:
+def train_stage(
+    trainer: Engine, checkpoint: AtomicCheckpoint, resume: bool = False, follows: bool = False
+) -> None:
     """Run a trainer that others follow or precede; with ``resume`` a finished one is left as it is.
 
     Args:
-        trainer: the trainer, with ``checkpoint`` among its handlers.
-        checkpoint: where its states are.
-        resume: go on from the checkpoint.
+        trainer: the trainer.
+        checkpoint: where its states are; it is attached.
+        resume: go on from the checkpoint. A run that torchrun or SLURM started again does so unasked, if it
+            got as far as a checkpoint.
+        follows: another training comes before, so that a run to go on with may have no checkpoint here.
 
     Raises:
         ConfigError: when the run to go on with had other settings.
         WeightsError: when there is no checkpoint, or it is damaged.
     """
+    checkpoint.attach(trainer)
+    if follows or not resume:
+        resume = (resume or restarted()) and checkpoint.path.exists()
     if resume and checkpoint.is_finished(trainer):
         log.info(f"{checkpoint.path}: all {trainer.state.max_epochs} epochs are done; nothing is trained.")
         return
@@ -45,7 +54,7 @@ def train_stage(trainer: Engine, checkpoint: AtomicCheckpoint, resume: bool = Fa
 
 def calibrate_rotnet(
     network: nn.Module,
-    weights: str | os.PathLike[str],
+    weights: BestWeights,
     validation: Any,
     num_rotations: int = 4,
     mode: str = "isotropic",
@@ -55,7 +64,7 @@ def calibrate_rotnet(
 
     Args:
         network: RotNet of these weights; it is left with them loaded.
-        weights: weights file of the training.
+        weights: the best ones of the training.
         validation: validation data with `image` in ``tensors``.
         num_rotations: 4 or 8.
         mode: see ``rotate``.
@@ -65,8 +74,8 @@ def calibrate_rotnet(
         The ``info`` now stored with the weights: `temperature`, `validation_accuracy` and
         `validation_confusion` were added.
     """
-    info = load_info(weights)
-    load_into(network, weights)
+    info = load_info(weights.path)
+    load_into(network, weights.path)
     images = validation.tensors["image"]
     parts = []
     with torch.no_grad(), eval_mode(network):
@@ -78,18 +87,16 @@ def calibrate_rotnet(
     info["validation_accuracy"] = float((logits.argmax(1) == labels).double().mean())
     info["validation_confusion"] = rotation_confusion(predicted).tolist()
     if idist.get_rank() == 0:
-        save_weights(network.state_dict(), weights, info)
+        save_weights(network.state_dict(), weights.path, info)
     return info
 
 
-def join_risc(
-    rotnet: str | os.PathLike[str], classifier: str | os.PathLike[str], path: str | os.PathLike[str]
-) -> None:
+def join_risc(rotnet: BestWeights, classifier: BestWeights, path: str | os.PathLike[str]) -> None:
     """Write the weights of both networks into one file, and say how to go on.
 
     Args:
-        rotnet: weights file of RotNet.
-        classifier: weights file of the classifier.
+        rotnet: the best weights of RotNet.
+        classifier: the best weights of the classifier.
         path: file to write.
 
     Raises:
@@ -97,7 +104,7 @@ def join_risc(
     """
     if idist.get_rank() != 0:
         return
-    join_weights({"rotnet": rotnet, "classifier": classifier}, path)
+    join_weights({"rotnet": rotnet.path, "classifier": classifier.path}, path)
     log.info(
         f"RotNet and classifier are in {Path(path)}; give it to evaluate.json or inference.json as --weights."
     )

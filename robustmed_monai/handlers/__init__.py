@@ -6,6 +6,7 @@ from robustmed_monai.handlers.anomaly_images import AnomalyImageHandler
 from robustmed_monai.handlers.best_weights import BestWeights
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.handlers.cifl import InvarianceHandler
+from robustmed_monai.handlers.progress import FirstProgressBar
 from robustmed_monai.handlers.result_writer import ResultWriter
 from robustmed_monai.handlers.side_by_side import SideBySide
 from robustmed_monai.handlers.site_calibration import SiteCalibrator, load_site, mask_threshold
@@ -14,6 +15,7 @@ __all__ = [
     "AnomalyImageHandler",
     "AtomicCheckpoint",
     "BestWeights",
+    "FirstProgressBar",
     "InvarianceHandler",
     "ResultWriter",
     "SideBySide",

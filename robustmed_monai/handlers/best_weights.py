@@ -25,7 +25,7 @@ class BestWeights:
 
     Args:
         network: network to save; wrappers of ``torch.compile`` and DDP are left out.
-        path: weights file.
+        path: weights file, or the folder of ``model.pt``.
         metric_name: name in ``evaluator.state.metrics``.
         mode: "min" when lower is better, "max" when higher is.
         info: JSON content to save with the weights, or a function of the evaluator that returns it. Metric,
@@ -56,6 +56,8 @@ class BestWeights:
             raise ConfigError(f"patience={patience}; give at least 1 validation, or None.")
         self.network = network
         self.path = Path(path)
+        if self.path.is_dir() or not self.path.suffix:
+            self.path /= "model.pt"
         self.metric_name = metric_name
         self.mode = mode
         self.info: Info = info or {}

@@ -35,7 +35,7 @@ class AtomicCheckpoint:
     ``epoch_length`` is not the loader's length or workers are persistent.
 
     Args:
-        path: the file, such as ``<output_dir>/checkpoint.pt``.
+        path: the file, or the folder of ``checkpoint.pt``.
         state: name to network, optimizer, scheduler, ``BestWeights``, ``torch.Generator`` or anything else
             with ``state_dict`` and ``load_state_dict``.
         optimizers: name to further optimizers.
@@ -64,6 +64,8 @@ class AtomicCheckpoint:
         if interval < 1:
             raise ConfigError(f"interval of AtomicCheckpoint is {interval}; give at least 1 epoch.")
         self.path = Path(path)
+        if self.path.is_dir() or not self.path.suffix:
+            self.path /= "checkpoint.pt"
         items = dict(state)
         items |= {f"optimizer_{name}": item for name, item in (optimizers or {}).items()}
         items |= {f"scheduler_{name}": item for name, item in (schedulers or {}).items()}

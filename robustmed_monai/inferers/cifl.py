@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_VOLUME_TILE = 96
+
+
 class FeatureInferer(Inferer):
     """Applies a CIFL network to images of any size, large ones tile by tile.
 
@@ -25,7 +28,7 @@ class FeatureInferer(Inferer):
     blend windows whose borders know nothing of what lies beyond, each normalised by itself.)
 
     Args:
-        roi_size: side of the tiles in voxels; None takes every image whole.
+        roi_size: side of the tiles in voxels; None takes 2-D images whole and volumes in tiles of 96.
     """
 
     def __init__(self, roi_size: int | None = None) -> None:
@@ -37,12 +40,13 @@ class FeatureInferer(Inferer):
         cifl: Any = network
         inputs = unit_range(torch.as_tensor(inputs), "FeatureInferer").float()
         full, all_ = inputs.shape[2:], slice(None)
-        if self.roi_size is None or max(full) <= self.roi_size:
+        side_of_tile = self.roi_size or (_VOLUME_TILE if len(full) == 3 else max(full))
+        if max(full) <= side_of_tile:
             features: torch.Tensor = cifl(inputs)
             return features
         maps = torch.empty(len(inputs), cifl.out_channels, *full, device=inputs.device)
-        for start in product(*(range(0, side, self.roi_size) for side in full)):
-            stop = [min(a + self.roi_size, side) for a, side in zip(start, full, strict=True)]
+        for start in product(*(range(0, side, side_of_tile) for side in full)):
+            stop = [min(a + side_of_tile, side) for a, side in zip(start, full, strict=True)]
             low = [max(a - cifl.radius, 0) for a in start]
             window = tuple(slice(a, b + cifl.radius) for a, b in zip(low, stop, strict=True))
             inner = tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, low, strict=True))

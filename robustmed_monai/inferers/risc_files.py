@@ -88,12 +88,12 @@ class StackCorrectionInferer(Inferer):
         return maps
 
 
-def rotate_back(output: Mapping[str, Any], num_rotations: int = 4, mode: str = "isotropic") -> dict[str, Any]:
+def rotate_back(output: Mapping[str, Any], mode: str = "isotropic") -> dict[str, Any]:
     """Put the image itself, in its own size, in the place of the `corrected` slices of a network's size.
 
     Args:
-        output: of a FileEvaluator: `image` square slices (C, X, Y, S) and their `rotation`.
-        num_rotations: 4 or 8.
+        output: of a FileEvaluator: `image` square slices (C, X, Y, S), their `rotation` and the `posterior`
+            of the rotations.
         mode: see ``rotate``; large images are rotated by 45 degrees by "bilinear".
 
     Returns:
@@ -102,7 +102,7 @@ def rotate_back(output: Mapping[str, Any], num_rotations: int = 4, mode: str = "
     image = output["image"]
     used = mode if image.shape[1] <= _FILTERED_SIZE else "bilinear"
     slices = image.as_subclass(torch.Tensor).movedim(-1, 0)
-    upright = rotate(slices, -int(output["rotation"]), num_rotations, used).movedim(0, -1)
+    upright = rotate(slices, -int(output["rotation"]), len(output["posterior"]), used).movedim(0, -1)
     if len(image.meta["spatial_shape"]) == 2:
         upright = upright[..., 0]
     return {**output, "corrected": MetaTensor(upright, affine=image.affine)}

@@ -1,4 +1,4 @@
-"""2-D networks on stacks of slices: a few slices at a time, empty ones never."""
+"""2-D networks on stacks of slices: a few slices at a time, empty ones never; 3-D ones on the volume."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class SlicewiseInferer(Inferer):
             tensors, whose first axis is the slice.
         batch_size: slices that go through the network at once.
         background: value of the air around the head; slices of nothing else are empty.
+        spatial_dims: of the network; one of 3 gets the stack whole, as a volume.
 
     Example:
         >>> stack = torch.zeros(1, 1, 4, 4, 3)
@@ -30,12 +31,17 @@ class SlicewiseInferer(Inferer):
     """
 
     def __init__(
-        self, inferer: Callable[..., Any] | None = None, batch_size: int = 16, background: float = 0.0
+        self,
+        inferer: Callable[..., Any] | None = None,
+        batch_size: int = 16,
+        background: float = 0.0,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__()
         self.inferer = inferer or SimpleInferer()
         self.batch_size = batch_size
         self.background = background
+        self.spatial_dims = spatial_dims
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +49,7 @@ class SlicewiseInferer(Inferer):
 
         Args:
             inputs: one stack (1, C, X, Y, S) in the range of the network; whole numbers become float32.
-            network: of 2-D images.
+            network: of 2-D images, or of volumes.
             args: passed on to the inferer.
             kwargs: passed on to the inferer.
 
@@ -56,11 +62,14 @@ class SlicewiseInferer(Inferer):
         """
         plain = torch.as_tensor(inputs).as_subclass(torch.Tensor)
         plain = plain if plain.is_floating_point() else plain.float()
+        modules = [network] if isinstance(network, nn.Module) else []
+        if self.spatial_dims == 3:
+            with eval_mode(*modules):
+                return self.inferer(plain, network, *args, **kwargs)
         slices = plain[0].movedim(-1, 0)
         # One empty slice goes through where all are: the network alone knows what it returns.
         filled = filled_slices(plain[0] - self.background)
         index = filled if len(filled) else torch.tensor([0])
-        modules = [network] if isinstance(network, nn.Module) else []
         with eval_mode(*modules):
             parts = [self.inferer(slices[i], network, *args, **kwargs) for i in index.split(self.batch_size)]
         if isinstance(parts[0], Mapping):

@@ -94,6 +94,23 @@ def threshold_at(calibration: Mapping[str, Any] | None, fpr: float) -> float:
     return float(thresholds[f"{fpr:g}"])
 
 
+def map_threshold(info: Mapping[str, Any], anomaly_map: str, fpr: float) -> float | None:
+    """Threshold of one of several maps; None where the weights are calibrated for another map, or not at all.
+
+    Args:
+        info: what is known of the weights: `calibration`, and the `anomaly_map` ("residual") it is for.
+        anomaly_map: the map to cut.
+        fpr: see ``threshold_at``.
+
+    Raises:
+        ConfigError: when they are calibrated at other rates.
+    """
+    calibration = info.get("calibration")
+    if calibration is None or anomaly_map != info.get("anomaly_map", "residual"):
+        return None
+    return threshold_at(calibration, fpr)
+
+
 def _seen(maps: Images | PixelAnomalyMetric, head: Images | None) -> PixelAnomalyMetric:
     if isinstance(maps, PixelAnomalyMetric):
         if head is not None:

@@ -21,6 +21,20 @@ from robustmed_monai.visualize.risc import Panel, heatmap_sheet
 _SHOWN = 2  # images of the sheet
 
 
+def explained_rows(layers: Sequence[str], checkpoints: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the table: each layer's heat map, with and without correction of the rotation.
+
+    Args:
+        layers: layers of the classifier.
+        checkpoints: names of the checkpoints that ``load_explained`` gets.
+    """
+    return {
+        f"{layer}, {name}": {"checkpoints": checkpoints, "layer": layer, "corrected": name == "RISC"}
+        for layer in layers
+        for name in ("no correction", "RISC")
+    }
+
+
 def rotation_consistency(maps: torch.Tensor, num_rotations: int = 4, mode: str = "isotropic") -> torch.Tensor:
     """Correlation of a heat map of the rotated image, rotated back, with that of the upright image.
 

@@ -41,6 +41,13 @@ def load_revision(
     return lambda images: reconstruct_all(loaded, images, device)[image == "full"]
 
 
+def with_supervised(
+    checkpoints: Mapping[str, Sequence[str]], supervised: Mapping[str, Sequence[str]], task: str
+) -> dict[str, Sequence[str]]:
+    """Checkpoints of a task's table: those of all, and as `supervised` those of the ResNet-18 of the task."""
+    return {**checkpoints, "supervised": supervised.get(task, [])}
+
+
 class ClassifierLoader:
     """Weights to a classifier, images to probabilities (N, K).
 

@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def load_imagenet(
-    network: nn.Module, depth: int, path: str | os.PathLike[str] | None = None, download: bool = False
+    network: nn.Module,
+    depth: int,
+    path: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    device: torch.device | str | None = None,
 ) -> nn.Module:
     """Put ImageNet weights into a ResNet, or into the trunk of a RotNet or GroupPooledResNet.
 
@@ -34,6 +38,7 @@ def load_imagenet(
         depth: 18, 34 or 50.
         path: the official file; None takes the one in torch's cache, or trains from scratch.
         download: fetch the file into torch's cache when it is not there.
+        device: where the network goes; None leaves it where it is.
 
     Returns:
         The network. Without ``path`` and ``download`` it is unchanged.
@@ -41,6 +46,8 @@ def load_imagenet(
     Raises:
         WeightsError: when the file is missing, altered, cannot be fetched, or does not fit the network.
     """
+    if device is not None:
+        network = network.to(device)
     if path is None and not download:
         return network
     if depth not in FILES:

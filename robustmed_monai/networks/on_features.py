@@ -65,9 +65,7 @@ def feature_settings(weights: str | os.PathLike[str] | None) -> dict[str, Any] |
     """
     if weights is None:
         return None
-    info = load_info(weights)
-    names = inspect.signature(CIFL).parameters.keys() - {"spatial_dims"}
-    return {name: info[name] for name in sorted(names) if name in info}
+    return _cifl_settings(load_info(weights))
 
 
 def feature_network(settings: str | Mapping[str, Any] | None, spatial_dims: int = 2) -> CIFL | MINDSSC | None:
@@ -134,6 +132,17 @@ def segmentation_unet(
     return OnFeatures(unet, seen)
 
 
+def segmentation_network(info: Mapping[str, Any]) -> OnFeatures:
+    """Segmentation network in the sizes that the ``info`` of its weights says, untrained."""
+    known = {name: info[name] for name in ("num_classes", "channels", "features") if name in info}
+    return segmentation_unet(**known)
+
+
+def cifl_network(info: Mapping[str, Any]) -> CIFL:
+    """CIFL network in the sizes that the ``info`` of its weights says, untrained."""
+    return CIFL(spatial_dims=int(info.get("spatial_dims", 2)), **_cifl_settings(info))
+
+
 def load_segmenter(weights: str | os.PathLike[str], num_classes: int | None = None) -> OnFeatures:
     """Network of a weights file of ``bundles/cifl_segmentation``, built as its ``info`` says.
 
@@ -149,7 +158,7 @@ def load_segmenter(weights: str | os.PathLike[str], num_classes: int | None = No
     count = int(info.get("num_classes", 4))
     if num_classes not in (None, count):
         raise ConfigError(f"{weights}: trained with {count} classes, not {num_classes}; give --num_classes.")
-    network = segmentation_unet(count, info.get("channels", (16, 32, 64, 128)), info.get("features"))
+    network = segmentation_network(info)
     load_into(network, weights)
     return network
 
@@ -160,7 +169,11 @@ def load_feature_net(weights: str | os.PathLike[str]) -> CIFL:
     Raises:
         WeightsError: when the file is missing, altered or no CIFL network.
     """
-    spatial_dims = int(load_info(weights).get("spatial_dims", 2))
-    network = CIFL(spatial_dims=spatial_dims, **feature_settings(weights) or {})
+    network = cifl_network(load_info(weights))
     load_into(network, weights)
     return network
+
+
+def _cifl_settings(info: Mapping[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(CIFL).parameters.keys() - {"spatial_dims"}
+    return {name: info[name] for name in sorted(names) if name in info}

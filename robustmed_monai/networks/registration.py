@@ -155,15 +155,19 @@ def registration_net(
     return RegistrationNet(spatial_dims, width, backbone, channels, integration_steps, seen)
 
 
+def registration_network(info: Mapping[str, Any]) -> RegistrationNet:
+    """Registration network in the sizes that the ``info`` of its weights says, untrained."""
+    names = inspect.signature(registration_net).parameters
+    return registration_net(**{name: info[name] for name in names if name in info})
+
+
 def load_registration_net(weights: str | os.PathLike[str]) -> RegistrationNet:
     """Network of a weights file of ``bundles/cifl_registration``, built as its ``info`` says.
 
     Raises:
         WeightsError: when the file is missing, altered or no registration network of this package.
     """
-    info = load_info(weights)
-    names = inspect.signature(registration_net).parameters
-    network = registration_net(**{name: info[name] for name in names if name in info})
+    network = registration_network(load_info(weights))
     load_into(network, weights)
     return network
 

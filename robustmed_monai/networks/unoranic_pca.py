@@ -8,13 +8,18 @@ decoder is that map plus a perceptron that starts at zero, so training only has 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustmed_monai.networks.unoranic import UNORANIC
 from robustmed_monai.utils.errors import DataError, ImageShapeError
+
+# Parts of ``CorruptionChain``, as the variant's ``gate_head`` was trained to tell them apart.
+_GATES = 12
 
 
 class Perceptron(nn.Module):
@@ -197,6 +202,27 @@ class PCAUNORANIC(nn.Module):
         codes = [self.anatomy_encoder(image), self.characteristic_encoder(image)]
         out: Tensor = self.image_decoder(torch.cat(codes, dim=1))
         return out
+
+
+def unoranic_network(
+    info: Mapping[str, Any],
+    in_channels: int = 1,
+    image_size: int = 28,
+    channels: Sequence[int] | None = None,
+    activation_slope: float = 1.0,
+) -> UNORANIC | PCAUNORANIC:
+    """The network that weights belong to, by their ``info``, untrained: the published one or the PCA variant.
+
+    Args:
+        info: what is known of the weights; `method` and `hidden` say whether it is the variant, and its size.
+        in_channels: image channels.
+        image_size: side of the square image in pixels.
+        channels: of the published network, see UNORANIC.
+        activation_slope: of the published network, see UNORANIC.
+    """
+    if info.get("method") == "PCA variant":
+        return PCAUNORANIC(in_channels, image_size, hidden=info.get("hidden", 1024), gates=_GATES)
+    return UNORANIC(in_channels, image_size, channels=channels, activation_slope=activation_slope)
 
 
 def _start(encoder: StraightEncoder, decoder: StraightDecoder, images: Tensor, place: int) -> None:

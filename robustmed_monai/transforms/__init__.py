@@ -18,7 +18,7 @@ from robustmed_monai.transforms.load import (
     LoadCheckedImaged,
     read_npz_arrays,
 )
-from robustmed_monai.transforms.pair_fields import PairFieldsd, ResampleMovingd
+from robustmed_monai.transforms.pair_fields import PairFieldsd, ResampleMovingd, TargetGridd
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.scale_foreground import (
     IntensityWarning,
@@ -38,6 +38,7 @@ from robustmed_monai.transforms.synthesis import (
     RandLabelsToImage,
     RandLabelsToImaged,
 )
+from robustmed_monai.transforms.threshold_map import ThresholdMapd
 from robustmed_monai.transforms.volume_slices import VolumeToSlices, VolumeToSlicesd
 
 __all__ = [
@@ -74,6 +75,8 @@ __all__ = [
     "ScaleForeground",
     "ScaleForegroundd",
     "SelectSlicesd",
+    "TargetGridd",
+    "ThresholdMapd",
     "UndoBrainZScored",
     "UnscaleIntensityd",
     "VolumeToSlices",

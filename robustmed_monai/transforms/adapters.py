@@ -63,11 +63,12 @@ class BatchCompose:
     """Runs batch transforms one after the other.
 
     Args:
-        transforms: each (batch, generator) to batch.
+        transforms: each (batch, generator) to batch, or a list of such; None is left out.
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
-        self.transforms = list(transforms)
+        lists = [item if isinstance(item, Sequence) else [item] for item in transforms]
+        self.transforms = [item for items in lists for item in items if item is not None]
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return what the last transform returns."""

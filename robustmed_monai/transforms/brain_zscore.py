@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey
+from monai.utils import ImageMetaKey, ensure_tuple_rep
 
 from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.transforms.unit_range import unit_range
@@ -158,7 +158,8 @@ class UndoBrainZScored(MapTransform):
     Args:
         keys: stacks (C, X, Y, S) in the units of ``orig_key``.
         orig_key: the stack that ``BrainZScored`` made.
-        shift: False for differences, which have no zero of their own: they are only stretched.
+        shift: False for differences, which have no zero of their own: they are only stretched; one for all
+            keys or one each.
         brain_key: mask of the brain.
         allow_missing_keys: do not raise when a key is missing.
     """
@@ -167,13 +168,13 @@ class UndoBrainZScored(MapTransform):
         self,
         keys: KeysCollection,
         orig_key: str,
-        shift: bool = True,
+        shift: bool | Sequence[bool] = True,
         brain_key: str = "brain",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.orig_key = orig_key
-        self.shift = shift
+        self.shift = ensure_tuple_rep(shift, len(self.keys))
         self.brain_key = brain_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -181,6 +182,6 @@ class UndoBrainZScored(MapTransform):
         result = dict(data)
         meta = result[self.orig_key].meta
         filled = result[self.brain_key].as_tensor().flatten(0, 2).any(0).float()
-        for key in self.key_iterator(result):
-            result[key] = (result[key] * meta[_STD] + (meta[_MEAN] if self.shift else 0.0)) * filled
+        for key, shift in self.key_iterator(result, self.shift):
+            result[key] = (result[key] * meta[_STD] + (meta[_MEAN] if shift else 0.0)) * filled
         return result

@@ -86,7 +86,7 @@ class LoadCheckedImage(Transform):
         channels: expected number of channels; 1 also reduces a three-channel picture to the mean of its
             channels (the exact grey value when it is grey kept as RGB). None: as in the file. Needs
             ``ensure_channel_first``.
-        spatial_dims: expected number of spatial dimensions, 2 or 3; None: either.
+        spatial_dims: expected number of spatial dimensions, or those that are taken; None: 2 or 3.
         max_voxels: larger images are refused before their voxels are unpacked; the default takes 4 GiB.
 
     Raises:
@@ -103,7 +103,7 @@ class LoadCheckedImage(Transform):
         on_nonfinite: OnNonfinite = "raise",
         ensure_channel_first: bool = True,
         channels: int | None = None,
-        spatial_dims: int | None = None,
+        spatial_dims: int | Sequence[int] | None = None,
         max_voxels: int = MAX_VOXELS,
     ) -> None:
         if on_nonfinite not in NONFINITE_POLICIES:
@@ -190,7 +190,7 @@ class LoadCheckedImaged(MapTransform):
         on_nonfinite: OnNonfinite = "raise",
         ensure_channel_first: bool = True,
         channels: int | None = None,
-        spatial_dims: int | None = None,
+        spatial_dims: int | Sequence[int] | None = None,
         max_voxels: int = MAX_VOXELS,
         allow_missing_keys: bool = False,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Transform
+from monai.transforms import Compose, Orientationd, Spacingd, Transform
 
 from robustmed_monai.transforms.alignment import (
     align_affine,
@@ -26,6 +26,30 @@ from robustmed_monai.transforms.field_files import (
 from robustmed_monai.transforms.fields import folding
 from robustmed_monai.transforms.volume_slices import has_voxel_size
 from robustmed_monai.utils.errors import ImageError, ImageShapeError
+
+_SPACING = 2.0
+
+
+class TargetGridd(Transform):
+    """Bring the fixed image of a pair to the grid of a 3-D network; a 2-D one takes its own grid.
+
+    Args:
+        spatial_dims: 2 or 3, that of the network.
+        spacing: side of the network's voxels in mm; None: 2 mm.
+
+    Reads `fixed` (1, X, Y[, Z]) and adds `target`: for a 3-D network upright (axes R, P, S), with cubic
+    voxels.
+    """
+
+    def __init__(self, spatial_dims: int = 2, spacing: float | None = None) -> None:
+        upright: Any = Orientationd("target", axcodes="RPS", labels=None)
+        cubic: Any = Spacingd("target", pixdim=[spacing or _SPACING] * 3, padding_mode="zeros")
+        self.to_grid = Compose([upright, cubic] if spatial_dims == 3 else [])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with `target`."""
+        result: dict[Hashable, Any] = self.to_grid({**data, "target": data["fixed"].clone()})
+        return result
 
 
 class ResampleMovingd(Transform):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import ImageMetaKey
+from monai.utils import ImageMetaKey, ensure_tuple_rep
 
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
 from robustmed_monai.utils.errors import ConfigError
@@ -37,7 +37,7 @@ class ScaleForeground(Transform):
     without foreground gives zeros, a constant one gives ones; both warn.
 
     Args:
-        percentile: percentile, in (0, 100], of the foreground that becomes 1.
+        percentile: percentile, in (0, 100], of the foreground that becomes 1; None: 99.5, and ``max_value``.
         low: intensity that becomes 0; what is below becomes 0 too.
         high: intensity that becomes 1, in place of the percentile.
         max_value: the white of a picture (its meta data's ``max_value``) becomes 1, in place of the
@@ -53,11 +53,13 @@ class ScaleForeground(Transform):
 
     def __init__(
         self,
-        percentile: float = 99.5,
+        percentile: float | None = 99.5,
         low: float = 0.0,
         high: float | None = None,
         max_value: bool = False,
     ) -> None:
+        if percentile is None:
+            percentile, max_value = 99.5, True
         if not 0 < percentile <= 100:
             raise ConfigError(f"percentile is {percentile}; choose it in (0, 100].")
         if high is not None and not high > low:
@@ -135,7 +137,7 @@ class ScaleForegroundd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        percentile: float = 99.5,
+        percentile: float | None = 99.5,
         low: float = 0.0,
         high: float | None = None,
         max_value: bool = False,
@@ -158,16 +160,21 @@ class UnscaleIntensityd(MapTransform):
     Args:
         keys: images made from ``orig_key``.
         orig_key: the scaled image.
-        shift: False for differences, which have no zero of their own: they are only stretched.
+        shift: False for differences, which have no zero of their own: they are only stretched; one for all
+            keys or one each.
         allow_missing_keys: do not raise when a key is missing.
     """
 
     def __init__(
-        self, keys: KeysCollection, orig_key: str, shift: bool = True, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        orig_key: str,
+        shift: bool | Sequence[bool] = True,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.orig_key = orig_key
-        self.shift = shift
+        self.shift = ensure_tuple_rep(shift, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images in the source's intensities.
@@ -180,6 +187,6 @@ class UnscaleIntensityd(MapTransform):
         if _HIGH not in meta:
             raise ConfigError(f"orig_key {self.orig_key!r} was not scaled; put ScaleForegroundd before.")
         low, high = meta[_LOW], meta[_HIGH]
-        for key in self.key_iterator(result):
-            result[key] = result[key] * (high - low) + (low if self.shift else 0.0)
+        for key, shift in self.key_iterator(result, self.shift):
+            result[key] = result[key] * (high - low) + (low if shift else 0.0)
         return result

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, ScaleIntensityRange
 
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import filled_slices
@@ -126,13 +126,14 @@ class OODSlicesd(MapTransform):
     """Find the slices that lie outside of a network's training data.
 
     Args:
-        keys: one key, a stack (C, X, Y, S) in [0, 1].
+        keys: one key, a stack (C, X, Y, S) in ``value_range``.
         statistics: from ``training_statistics``, as the weights' info keeps it; None: nothing is known of
             the training images, and all slices count as in distribution.
         mask_key: where the mask of the slices in distribution goes.
         reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
         refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
             slices are in the mask.
+        value_range: values of the stack that are 0 and 1 to the statistics.
 
     The mask is (1, X, Y, S), 1 in the filled slices in distribution. Sentences about the whole image are
     added to ``warnings``.
@@ -145,9 +146,12 @@ class OODSlicesd(MapTransform):
         mask_key: str = "in_distribution",
         reasons_key: str = "ood_reasons",
         refuse: bool = True,
+        value_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__(keys)
         self.refuse = refuse
+        low, high = value_range
+        self.scale = None if (low, high) == (0, 1) else ScaleIntensityRange(low, high, 0.0, 1.0)
         self.statistics = statistics
         self.mask_key = mask_key
         self.reasons_key = reasons_key
@@ -156,6 +160,7 @@ class OODSlicesd(MapTransform):
         """Return a copy of ``data`` with mask, reasons and warnings."""
         result = dict(data)
         stack = result[self.first_key(result)]
+        stack = stack if self.scale is None else self.scale(stack)
         slices = unit_range(torch.as_tensor(stack), "OODSlicesd").movedim(-1, 0)
         index = filled_slices(slices.movedim(0, -1)).tolist()
         reasons = {

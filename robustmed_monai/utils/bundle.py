@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from collections import UserString
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -172,6 +172,39 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes that share a run, 1 for a single one."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def start_processes() -> None:
+    """Join the processes that torchrun started: nccl where there are GPUs, else gloo."""
+    import ignite.distributed as idist
+    import torch
+
+    idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def batch_share(batch_size: int) -> int:
+    """Images of a batch that fall to each process of a run, at least 1."""
+    return max(1, batch_size // world_size())
+
+
+def rank_dir(path: str, folder: str = "") -> str:
+    """Return ``<path>/<folder>``; for all but the first process of a run ``<path>/rank<number>/<folder>``."""
+    return str(Path(path, f"rank{rank()}" if rank() else "", folder))
+
+
+def given(value: Any, default: Any) -> Any:
+    """Return the value, or the default where it is None."""
+    return default if value is None else value
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one dictionary of two; the second one's values win."""
+    return {**first, **second}
+
+
+def class_name(component: Any) -> str | None:
+    """Return the name of a component's class, for records; None without one."""
+    return None if component is None else type(component).__name__
 
 
 def restarted() -> bool:

@@ -39,7 +39,7 @@ CASES: dict[str, Overrides] = {
         "info": {"calibration": {"thresholds": {"0.05": 1e-5}}},
     },
     "unoranic": {
-        "overrides": {"hidden": 16},
+        "overrides": {},
         "info": {"heads": {"corruption": {"characteristics": {
             "weight": np.random.default_rng(0).normal(size=(2, 256)).tolist(), "bias": [0.0, 0.1],
             "strength": 1.0,

@@ -179,5 +179,5 @@ class TestConfigs:
     def test_8_torchrun_overlay(self, root: Path) -> None:
         content = json.loads((root / "configs" / "multi_gpu_train.json").read_text())
         first, last = (content.get(f"+{key}") or content[key] for key in ("initialize", "finalize"))
-        assert "idist.initialize" in str(first[0])
-        assert "idist.finalize" in str(last[-1])
+        assert "start_processes" in str(first[0])
+        assert "distributed.finalize" in str(last[-1])

@@ -13,6 +13,7 @@ from torch import nn
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.engines.risc import calibrate_rotnet, train_stage
+from robustmed_monai.handlers.best_weights import BestWeights
 from robustmed_monai.handlers.checkpoint import AtomicCheckpoint
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 from robustmed_monai.utils.weights import load_info, save_weights
@@ -91,7 +92,7 @@ def test_calibration_is_stored_with_the_weights(tmp_path: Path) -> None:
     images[::2, 0, 0, 0], images[1::2, 0, 0, -1] = 1, 1
     path = tmp_path / "model.pt"
     save_weights(Sure().state_dict(), path, {"stage": "rotnet"})
-    info = calibrate_rotnet(Sure(), str(path), TensorDataset({"image": images}))
+    info = calibrate_rotnet(Sure(), BestWeights(Sure(), str(path), "loss"), TensorDataset({"image": images}))
     assert info == load_info(path)
     assert info["stage"] == "rotnet"
     assert info["temperature"] > 2

@@ -93,8 +93,8 @@ def trained(
 
 def small_networks() -> dict[str, Any]:
     given: dict[str, Any] = {f"network_def#{k}": v for k, v in SMALL["pchVAE"].items()}
-    for name in ("High VAE", "Low VAE", "VQVAE-2"):
-        given |= {f"networks#{name}#{k}": v for k, v in SMALL[name].items()}
+    for name, key in (("High VAE", "high_vae"), ("Low VAE", "low_vae"), ("VQVAE-2", "vqvae2")):
+        given |= {f"networks#{key}#{k}": v for k, v in SMALL[name].items()}
     return given
 
 

@@ -49,7 +49,7 @@ class TestBothNetworks:
     ) -> None:
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         risc("train.json", tiny, output_dir=str(whole))
-        run = ["$train_stage(@rotnet#trainer, @rotnet#checkpoint, @resume)"]
+        run = ["@train_rotnet"]
         risc("train.json", tiny, output_dir=str(parts), run=run)
         risc("train.json", tiny, output_dir=str(parts), resume=True)
         assert (whole / "model.pt").read_bytes() == (parts / "model.pt").read_bytes()
