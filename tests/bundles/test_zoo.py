@@ -166,6 +166,17 @@ class TestConfigs:
             train
         )
 
+    def test_configs_are_literals_references_and_named_functions(self, root: Path) -> None:
+        """What a reader, and an audit, can follow: few expressions, and none that hides a branch or a loop."""
+        hidden = (ast.Lambda, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        for path in (root / "configs").glob("*.json"):
+            expressions = re.findall(r'"\$((?:[^"\\]|\\.)*)"', path.read_text())
+            assert len(expressions) <= 12, path.name
+            for text in expressions:
+                tree = ast.parse(re.sub(r"@(\w+)((?:#\w+)*)", r"ref_\1", text))
+                assert not any(isinstance(node, hidden) for node in ast.walk(tree)), (path.name, text)
+        assert len((root / "configs" / "inference.json").read_text().splitlines()) <= 130
+
     def test_logging_passes_monais_screen(self, root: Path) -> None:
         """MONAI 1.6 refuses handlers and arguments other than these."""
         conf = configparser.ConfigParser()
