@@ -167,7 +167,7 @@ class TestConfigs:
         )
 
     def test_configs_are_literals_references_and_named_functions(self, root: Path) -> None:
-        """What a reader, and an audit, can follow: few expressions, and none that hides a branch or a loop."""
+        """What a reader and an audit can follow: few expressions, none with a branch or a loop inside."""
         hidden = (ast.Lambda, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
         for path in (root / "configs").glob("*.json"):
             expressions = re.findall(r'"\$((?:[^"\\]|\\.)*)"', path.read_text())
