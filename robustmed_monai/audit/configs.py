@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from robustmed_monai.audit.verdicts import Opinion, dangerous, unknown
 
 SEPARATOR = "::"  # MONAI's own, between the parts of an id; `#` means the same
@@ -94,8 +96,6 @@ def read_document(path: Path, file: str) -> tuple[Document | None, list[Opinion]
         return None, [unknown("nested too deeply to be read")]
     except ValueError as error:
         return None, [unknown(f"cannot be read: {str(error).splitlines()[0]}")]
-    except ImportError:
-        return None, [unknown("YAML, and PyYAML is not installed: pip install pyyaml")]
     below = META if Path(file).stem == "metadata" else ""
     return Document(file, content, below, len(text)), problems
 
@@ -152,8 +152,6 @@ def _json(text: str, problems: list[Opinion]) -> Any:
 
 def _yaml(text: str, problems: list[Opinion]) -> Any:
     """Read YAML as plain values, where it has no tags that make objects of Python."""
-    import yaml
-
     try:
         top = yaml.compose(text, yaml.SafeLoader)
         sound = _plain_yaml(top, problems)
