@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 
-from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.metrics.conformal import conformal_p_values, conformal_threshold, images_needed
 from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.files import read_json, write_json
@@ -224,16 +223,15 @@ def load_site(
     return site
 
 
-def mask_threshold(calibration: Mapping[str, Any] | None, fpr: float, site: SiteCalibration | None) -> float:
-    """Threshold of the mask: the site's, when it has a share, else that of a rate of healthy pixels.
+def mask_threshold(site: SiteCalibration | None, otherwise: float | None) -> float | None:
+    """Threshold of the mask: the site's, when it has a share, else another.
 
     Args:
-        calibration: see ``threshold_at``.
-        fpr: see ``threshold_at``.
         site: from ``load_site``.
+        otherwise: such as that of a rate of healthy pixels; None for no mask.
     """
     own = None if site is None else site.threshold()
-    return threshold_at(calibration, fpr) if own is None else own
+    return otherwise if own is None else own
 
 
 def _slice_maxima(reports: Sequence[Mapping[str, Any]], key: str | None, sign: int) -> list[float]:

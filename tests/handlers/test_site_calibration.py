@@ -57,12 +57,11 @@ def test_a_low_value_may_be_the_abnormal_one(tmp_path: Path) -> None:
 
 
 def test_the_mask_takes_the_threshold_of_a_share_of_images(nineteen: Path) -> None:
-    calibration = {"thresholds": {"0.05": 0.25}}
-    assert mask_threshold(calibration, 0.05, None) == 0.25
-    assert mask_threshold(calibration, 0.05, load_site(nineteen, SETTINGS)) == 0.25
+    assert mask_threshold(None, 0.25) == 0.25
+    assert mask_threshold(load_site(nineteen, SETTINGS), None) is None
     site = load_site(nineteen, SETTINGS, share=0.05)
     assert site is not None
-    assert mask_threshold(calibration, 0.05, site) == np.nextafter(np.float32(190), np.float32(np.inf))
+    assert mask_threshold(site, 0.25) == np.nextafter(np.float32(190), np.float32(np.inf))
     found = site.complete(report(3))
     assert found["site"]["share"] == 0.05
     assert "threshold_fpr" not in found
