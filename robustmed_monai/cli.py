@@ -230,7 +230,7 @@ def _run(options: argparse.Namespace, given: dict[str, str]) -> int:
     given = dict(given)
     root = Path(options.bundle)
     root = root if root.is_dir() else _bundle(options.bundle)
-    names = given.pop("config", "inference").split(",")
+    names = [Path(name).name for name in given.pop("config", "inference").split(",")]
     audited = given.pop("audited", "False") != "False"
     found = [[p for p in (root / "configs").glob(f"{name}.*") if p.suffix in _SUFFIXES] for name in names]
     if missing := [name for name, paths in zip(names, found, strict=True) if len(paths) != 1]:

@@ -11,57 +11,21 @@ from robustmed_monai.audit.verdicts import Opinion, Verdict, dangerous, unknown
 
 # Names of readers and writers, and of the one merger, that MONAI looks up itself.
 _LOOKED_UP = {"reader", "writer", "merger_cls"}
-_BUILT_IN = frozenset(
-    [
-        "itkreader",
-        "nibabelreader",
-        "numpyreader",
-        "pilreader",
-        "pydicomreader",
-        "nrrdreader",
-        "wsireader",
-        "nibabelwriter",
-        "itkwriter",
-        "pilwriter",
-    ]
+_BUILT_IN = re.compile(
+    "(itk|nibabel|numpy|pil|pydicom|nrrd|wsi)reader|(nibabel|itk|pil)writer|cucim|openslide|tifffile|(avg|zarravg)merger"
 )
-_FALSE = {
+_FETCHED = {
     "pretrained": "fetches weights",
+    "pretrained_url": "fetches weights",
     "download": "fetches a data set",
     "trust_repo": "runs fetched code",
 }
-_WRITTEN = frozenset(
-    [
-        "output_dir",
-        "save_dir",
-        "log_dir",
-        "logdir",
-        "cache_dir",
-        "save_path",
-        "output_path",
-        "filename",
-        "folder_layout",
-        "output_file",
-        "data_root_dir",
-        "dirname",
-    ]
+_WRITTEN = re.compile(
+    r"(output|save|log|cache|ckpt|data_root)_?dir|(save|output|mapping_file)_path|output_file|dirname|file_prefix"
+    r"|(\w+_)?filename|filename_suffix|output_postfix"
 )
 _HOME = re.compile(r"^~|(^|/)\.\.(/|$)")
-_SYSTEM = (
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/home",
-    "/lib",
-    "/opt",
-    "/proc",
-    "/root",
-    "/sbin",
-    "/sys",
-    "/usr",
-    "/var",
-)
+_SYSTEM = re.compile(r"/(bin|boot|dev|etc|home|lib\w*|opt|proc|root|sbin|sys|usr|var)(/|$)|\w+://")
 
 
 def judge_argument(name: str, value: Value) -> Opinion | None:
@@ -87,21 +51,21 @@ def judge_argument(name: str, value: Value) -> Opinion | None:
         )
     if name == "_debug_":
         return dangerous("starts the debugger")
-    if name in ("pickle_module", "multiprocessing_context") and not (value.known and literal is None):
-        return dangerous(f"{name} runs what it names")
+    if name == "pickle_module" and not (value.known and literal in (None, "pickle")):
+        return dangerous("pickle_module runs what it names")
     if name == "allow_pickle" and not (value.known and not literal):
         return dangerous("allow_pickle unpickles, which can run what a file says")
     if name == "weights_only" and not (value.known and literal is True):
         return dangerous("weights_only is not true: unpickling can run what a file says")
     if name == "shell" and not (value.known and not literal):
         return dangerous("shell runs commands")
-    if name in _FALSE and not (value.known and (not literal or literal == "False")):
-        return unknown(f"{name} {_FALSE[name]} over the network")
+    if name in _FETCHED and not (value.known and (not literal or literal == "False")):
+        return unknown(f"{name} {_FETCHED[name]} over the network")
     if name in _LOOKED_UP:
         return _looked_up(name, value)
     if name == "init_method" and literal not in (None, "env://"):
         return unknown("init_method meets other processes over files or the network")
-    if name in _WRITTEN and isinstance(literal, str):
+    if _WRITTEN.fullmatch(name) and isinstance(literal, str):
         return _written(name, literal)
     return None
 
@@ -126,7 +90,10 @@ def _looked_up(name: str, value: Value) -> Opinion | None:
     for text in names if isinstance(names, list | tuple) else [names]:
         if not isinstance(text, str):
             return unknown(f"{name} is looked up by name, and the name is not known")
-        if text.lower() not in _BUILT_IN and (opinion := judge_target(text)).verdict is not Verdict.SAFE:
+        if (
+            not _BUILT_IN.fullmatch(text.lower())
+            and (opinion := judge_target(text)).verdict is not Verdict.SAFE
+        ):
             return Opinion(opinion.verdict, f"{name} is imported and called: {text}: {opinion.reason}")
     return None
 
@@ -136,6 +103,6 @@ def _written(name: str, text: str) -> Opinion | None:
     path = PurePosixPath(text)
     if _HOME.search(text) or any(part.startswith(".") and part not in (".", "..") for part in path.parts):
         return dangerous(f"{name} writes to {text}: a home folder, a hidden file or outside of the run")
-    if text.startswith(_SYSTEM):
-        return unknown(f"{name} writes to {text}, a folder of the system")
+    if _SYSTEM.match(text):
+        return unknown(f"{name} writes to {text}, a folder of the system or another machine")
     return None

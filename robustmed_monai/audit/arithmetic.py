@@ -48,8 +48,9 @@ def result(sign: ast.operator, left: Value, right: Value) -> Value | Opinion:
         return computed
     if isinstance(sign, ast.Mult) and not (left.number and right.number):
         return _product(left, right)
-    if isinstance(sign, ast.Mod) and isinstance(left.literal, str) and _FILLED.search(left.literal):
-        return unknown("a text that is filled up to any length")
+    plain = isinstance(left.literal, str) and not _FILLED.search(left.literal)
+    if isinstance(sign, ast.Mod) and not left.number and not plain:
+        return unknown("a text that may be filled up to any length")
     if left.number and right.number:
         return NUMBER
     if isinstance(sign, ast.Sub | ast.FloorDiv) and left.kind == right.kind == "data":

@@ -63,7 +63,7 @@ def _files(root: Path, report: Report) -> list[Path]:
     """Files of a bundle; links that leave it and folders with too many files are findings."""
     found: list[Path] = []
     for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if name not in ("__pycache__", ".git")]
+        names[:] = [name for name in names if name != ".git"]
         for name in [*names, *files]:
             path = Path(folder) / name
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
@@ -109,6 +109,8 @@ def _file(path: Path, file: str, root: Path, report: Report, documents: list[Doc
 
 
 def _other(file: str, suffix: str, head: bytes) -> list[tuple[str, str, Opinion]]:
+    if suffix == ".pyc" and "__pycache__/" in file:
+        return [("", file, unknown("compiled code, which Python may run in place of its source"))]
     if _PROGRAMS.fullmatch(suffix) or head.startswith((b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe")):
         return [("", file, dangerous("a program, which a bundle has no use for"))]
     if _ARCHIVES.fullmatch(suffix) and not file.endswith(_IMAGES):

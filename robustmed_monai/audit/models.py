@@ -19,7 +19,7 @@ _CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD")
 # What torch itself writes into its archives.
 _TENSORS = re.compile(
     r"torch\._utils\._rebuild_(tensor|tensor_v2|parameter|device_tensor_from_numpy)|torch\.\w*Storage"
-    r"|torch\.storage\.(TypedStorage|UntypedStorage|_load_from_bytes)|torch\.Size|torch\.device"
+    r"|torch\.storage\.(TypedStorage|UntypedStorage)|torch\.Size|torch\.device"
     r"|torch\.(b?float|half|double|u?int|long|short|bool|complex)\w*|torch\.Tensor"
     r"|torch\.nn\.parameter\.Parameter|collections\.OrderedDict|_?collections\.defaultdict"
     r"|numpy\.(_?core\.multiarray\.(_reconstruct|scalar)|ndarray|dtype)|_codecs\.encode"

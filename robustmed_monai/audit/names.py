@@ -7,7 +7,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from robustmed_monai.audit.sources import meanings, module_exists, monai_definitions
+from robustmed_monai.audit.sources import may_exist, meanings, module_exists, monai_definitions
 from robustmed_monai.audit.verdicts import Opinion, dangerous, safe, unknown, worst
 
 _LISTS = Path(__file__).parent
@@ -85,9 +85,8 @@ def is_denied(dotted: str) -> bool:
     """Whether a text names something on the deny-list: a function below a denied module, not the module."""
     if "." not in dotted or not _DOTTED.fullmatch(dotted) or _FILES.fullmatch(dotted.rpartition(".")[2]):
         return False
-    return any(
-        _denied(name) and not kind_of(name) and not module_exists(name) for name in meanings(dotted)[1]
-    )
+    names = [name for name in meanings(dotted)[1] if _denied(name) and not kind_of(name)]
+    return any(may_exist(name) and not module_exists(name) for name in names)
 
 
 @cache

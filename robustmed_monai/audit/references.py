@@ -6,6 +6,7 @@ import ast
 import re
 from typing import Any
 
+from robustmed_monai.audit.arithmetic import LONGEST
 from robustmed_monai.audit.configs import SEPARATOR, Configs, absolute
 from robustmed_monai.audit.expressions import REFERENCES, Expression
 from robustmed_monai.audit.names import GLOBALS, judge_target, kind_of, targets
@@ -144,9 +145,8 @@ class References:
             if opinion.verdict is not Verdict.SAFE:
                 return UNKNOWN
             kinds.add({"data": DATA, "path": PATH}.get(kind_of(name), OBJECT))
-        mode = self.value(f"{key}{SEPARATOR}_mode_")
-        # Called later, with any arguments: what comes out is what the target returns.
-        return OBJECT if mode is not None else join(kinds)
+        # `_mode_` can make it a function, which is called later.
+        return OBJECT if f"{key}{SEPARATOR}_mode_" in self._nodes else join(kinds)
 
     def targets(self, key: str) -> list[tuple[Opinion, str]]:
         """Judge everything that a ``_target_`` can be: texts, also behind references, and callables."""
@@ -156,11 +156,11 @@ class References:
             if text and text.startswith("%"):
                 continue
             if text and not text.startswith(("$", "@")):
-                found.append((judge_target(text), targets(text)[0]))
+                found.append((self._named_target(key, text), targets(text)[0]))
                 continue
             value = self._of_node(key, node) or UNKNOWN
             if value.known and isinstance(value.literal, str):
-                opinion = judge_target(value.literal)
+                opinion = self._named_target(key, value.literal)
                 found.append(
                     (Opinion(opinion.verdict, f"is {value.literal}: {opinion.reason}"), value.literal)
                 )
@@ -170,6 +170,17 @@ class References:
                 found.append((unknown("what it names is only known when it runs"), ""))
         return found
 
+    def _named_target(self, key: str, name: str) -> Opinion:
+        """Judge a name of a ``_target_``, with how it will be called."""
+        opinion = judge_target(name)
+        if opinion.verdict is Verdict.SAFE and _guarded(name) and f"{key[:-8]}_mode_" in self._nodes:
+            return unknown("is called later with any arguments, and some make it do more")
+        return opinion
+
+
+def _guarded(name: str) -> bool:
+    return any(kind_of(one) == "guarded" for one in targets(name))
+
 
 def imported(text: str | None) -> list[tuple[str, str]] | None:
     """Names that an import statement binds, with what they mean; ``None`` if the text is none.
@@ -178,7 +189,7 @@ def imported(text: str | None) -> list[tuple[str, str]] | None:
         >>> imported("$import os.path as p"), imported("$1 + 1")
         ([('p', 'os.path')], None)
     """
-    if text is None or not text.startswith("$") or "import" not in text:
+    if text is None or not text.startswith("$") or "import" not in text or len(text) > LONGEST:
         return None
     try:
         body = ast.parse(text[1:]).body
@@ -204,7 +215,7 @@ def judge_import(text: str) -> Opinion:
         return unknown("code of the bundle itself, which was not judged")
     if kind_of(dotted):
         return safe("allowed by name")
-    if module_exists(dotted):
+    if module_exists(dotted) or dotted == "os.path":
         return _judge_module(dotted)
     opinion = judge_target(dotted)
     return opinion if opinion.verdict is not Verdict.SAFE else safe("allowed by name")

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+_OWN = Path(__file__).resolve().parents[2]
 _STEPS = 40  # aliases that are followed before a name is given up
 
 
@@ -56,9 +57,18 @@ def monai_definitions() -> dict[str, list[str]]:
             parts = path.relative_to(folder).with_suffix("").parts
             module = ".".join(["monai", *(part for part in parts if part != "__init__")])
             text = path.read_text(encoding="utf-8", errors="replace")
-            for name in re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE):
+            found = re.findall(r"^(?:class|def) (\w+)|^((?:\w+ = )+)[A-Z]\w+$", text, re.MULTILINE)
+            for name in dict.fromkeys(word for pair in found for word in re.findall(r"\w+", " ".join(pair))):
                 table.setdefault(name, []).append(f"{module}.{name}")
     return table
+
+
+def may_exist(dotted: str) -> bool:
+    """Whether a module can have a name: its source binds it, or does not show all that it binds."""
+    module, _, name = dotted.rpartition(".")
+    table, stars = _table(module)
+    hidden = bool(stars) or "__getattr__" in table or not table
+    return module_exists(module) and (hidden or name in table or module_exists(dotted))
 
 
 def _step(dotted: str) -> list[str] | None:
@@ -176,7 +186,8 @@ def _spec(dotted: str) -> ModuleSpec | None:
             spec = ModuleSpec(name, None, origin="built-in")
             path = []
             continue
-        spec = PathFinder.find_spec(name, path)
+        # An editable installation may be known to the running interpreter alone.
+        spec = PathFinder.find_spec(name, [*sys.path, str(_OWN)] if path is None else path)
         if spec is None:
             return None
         path = list(spec.submodule_search_locations or [])

@@ -154,6 +154,15 @@ KEYS: dict[str, dict[str, Any]] = {
     "outputs at home": {"x": {"_target_": "LogfileHandler", "output_dir": "~", "filename": ".bashrc"}},
     "outputs outside": {"x": {"_target_": "MetricsSaver", "save_dir": "../../.config/autostart"}},
     "a text that names": {"x": {"_target_": "Lambdad", "keys": "image", "func": "os.system"}},
+    "a reader by its data": {
+        "ld": {"_target_": "LoadImage", "_mode_": "callable", "command": "id"},
+        "ds": {"_target_": "Dataset", "data": ["$''.join(['os', '.system'])"], "transform": "@ld"},
+    },
+    "unpickling by position": {"x": "$monai.data.NumpyReader(None, True, False, True)"},
+    "other processes by position": {"x": "$torch.distributed.init_process_group('gloo', 'tcp://10.0.0.1:1')"},
+    "other processes by name": {"x": "$torch.distributed.init_process_group(init_method='tcp://10.0.0.1:1')"},
+    "outputs on another machine": {"x": {"_target_": "TensorBoardStatsHandler", "log_dir": "s3://bucket/x"}},
+    "weights from an address": {"x": {"_target_": "HoVerNet", "pretrained_url": "http://x"}},
     # Bombs, and what cannot be followed.
     "references in a ring": {"a": "@b", "b": "@c", "c": "@a"},
     "macros in a ring": {"a": {"x": "%b"}, "b": {"y": "%a"}},
@@ -260,6 +269,13 @@ FILES: dict[str, dict[str, str | bytes]] = {
     },
     "a program in an archive": {"models/model.zip": _zip(("setup.py", b"import os"))},
     "an archive that leaves its folder": {"models/model.zip": _zip(("../../.bashrc", b"id"))},
+    "a pickle inside of a pickle": {
+        "models/model.pt": b"\x80\x02ctorch.storage\n_load_from_bytes\nC\x01x\x85R."
+    },
+    "a pickle that hides a name": {
+        "models/model.pt": b"\x80\x04\x8c\x02os\x8c\x06system\x8c\x05torch\x8c\x04Size00\x93\x8c\x02id\x85R."
+    },
+    "compiled code beside its source": {"scripts/__pycache__/net.cpython-311.pyc": b"\xa7\r\r\n"},
     "an array of objects": {"data/labels.npy": _OBJECTS},
     "an array of objects in an archive": {"data/labels.npz": _zip(("y.npy", _OBJECTS))},
     "a damaged archive": {"models/model.pt": b"PK\x03\x04 nothing"},

@@ -33,11 +33,7 @@ def bundle(folder: Path, **keys: object) -> Path:
     return folder
 
 
-# Their configs still hold `type(...)` and the environment.
-_WAITING = {"cifl_registration", "cifl_segmentation", "risc"}
-
-
-@pytest.mark.parametrize("name", sorted(set(bundle_names()) - _WAITING))
+@pytest.mark.parametrize("name", bundle_names())
 def test_every_bundle_of_ours_is_safe(name: str, repository: Path) -> None:
     report = audit_bundle(repository / "bundles" / name)
     assert report.refused() == []
@@ -173,6 +169,12 @@ class TestRun:
         assert not mark.exists()
         assert cli.main(["run", str(root)]) == 0
         assert mark.exists()
+
+    def test_a_config_outside_of_the_bundle(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = bundle(tmp_path / "b", run="$1")
+        (tmp_path / "evil.json").write_text('{"run": "$open"}')
+        assert cli.main(["run", "--audited", str(root), "--config", "../../evil"]) == 2
+        assert "there is not one config called evil" in capsys.readouterr().err
 
     def test_files_beside_the_bundle(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = bundle(tmp_path / "b", run="$1")
