@@ -59,7 +59,7 @@ def test_holds_the_package_and_its_bundles_alone(wheel: Path, repository: Path) 
     shipped = [p.relative_to(repository) for p in (repository / "bundles").glob("*/[cm]o*/*.*")]
     assert shipped
     assert {path.as_posix() for path in shipped} <= held
-    assert "data_prep/ixi.py" in held
+    assert {"data_prep/ixi.py", "audit/allowed.txt", "audit/denied.txt", "audit/attributes.txt"} <= held
     assert wheel.stat().st_size < LIMIT
 
 
@@ -91,7 +91,25 @@ def test_works_in_an_empty_folder(wheel: Path, tmp_path: Path, monkeypatch: pyte
     command = place / "bin" / "robustmed"
     _run([command, "infer", "ra", "head#1.nii.gz", "--output_dir", "done"], cwd=empty)
     assert list((empty / "done").rglob("*anomaly*.nii.gz"))
+    _audits(command, empty)
     where = _run(
         [python, "-c", "import robustmed_monai.utils.bundle as b; print(b.bundles_dir())"], cwd=empty
     )
     assert Path(where.strip()) == (packages / "robustmed_monai" / "bundles").resolve()
+
+
+def _audits(command: Path, folder: Path) -> None:
+    """The audit of a bundle that is not of this package, safe and with a trick."""
+    configs = folder / "foreign" / "configs"
+    configs.mkdir(parents=True)
+    network = '"network": {"_target_": "UNet", "spatial_dims": 3}, "run": ["$print(@network)"]'
+    (configs / "inference.json").write_text(f"{{{network}}}")
+    (configs / "metadata.json").write_text('{"version": "0.1.0"}')
+    said = _run([command, "audit", "foreign"], cwd=folder)
+    assert said == "foreign: safe: everything it names is allowed (2 safe, 0 unknown, 0 dangerous)\n"
+    (configs / "evaluate.json").write_text('{"network": {"_target_": "monai.bundle.scripts.os.system"}}')
+    done = subprocess.run(
+        [command, "run", "--audited", "foreign"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "configs/evaluate.json" in done.stderr
