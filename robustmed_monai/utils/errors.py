@@ -39,6 +39,19 @@ class ConfigError(RobustMedError):
     """A setting is unknown or out of range."""
 
 
+class RequestError(RobustMedError):
+    """A request to a server is refused.
+
+    Args:
+        status: HTTP status of the answer, such as 403.
+        reason: what was found and what to do.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class TrainingError(RobustMedError):
     """A training run cannot go on."""
 

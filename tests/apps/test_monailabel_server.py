@@ -8,17 +8,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustmed_monai.apps.monailabel.demo import wait_until_ready
 from robustmed_monai.apps.monailabel.methods import METHODS, weight_files
-from robustmed_monai.apps.monailabel.server import make_app_folder, server_command
-from robustmed_monai.utils.files import read_json, write_json
+from robustmed_monai.apps.monailabel.server import make_app_folder
+from robustmed_monai.utils.files import read_json, sha256, write_json
+from robustmed_monai.utils.weight_info import info_digest
 from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 pytestmark = pytest.mark.slow
@@ -40,89 +33,6 @@ BUNDLES = REPOSITORY / "bundles"
 MODELS = list(METHODS)
 TRAINED = [name for name in MODELS if METHODS[name].trainable]
 VOLUMES = ("healthy", "lesion")
-ANGLE = np.deg2rad(11)
-AFFINE = np.array(
-    [
-        [-1.5 * np.cos(ANGLE), 0, 4.0 * np.sin(ANGLE), 30.25],
-        [0, 1.5, 0, -41.5],
-        [1.5 * np.sin(ANGLE), 0, 4.0 * np.cos(ANGLE), 12.125],
-        [0, 0, 0, 1],
-    ]
-)
-
-
-# Between the parts of a form.
-_MARK = "robustmed-test"
-
-
-@dataclass
-class Server:
-    """A running server and what it works on."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    studies: Path
-    output: Path
-    log: Path
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        fields: Mapping[str, str] | None = None,
-        files: Mapping[str, Path] | None = None,
-        body: Any = None,
-    ) -> tuple[int, bytes]:
-        """Status and content of the answer to a request."""
-        request = urllib.request.Request(self.url + path, method=method)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        elif fields or files:
-            request.data = _form(fields or {}, files or {})
-            request.add_header("Content-Type", f"multipart/form-data; boundary={_MARK}")
-        try:
-            with urllib.request.urlopen(request, timeout=300) as answer:
-                return int(answer.status), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-
-    def json(self, method: str, path: str, **content: Any) -> Any:
-        """Content of an answer that has to be good."""
-        status, found = self.ask(method, path, **content)
-        assert status == 200, found
-        return json.loads(found)
-
-    def infer(
-        self, model: str, image: str, params: Mapping[str, Any] | None = None, output: str = "image"
-    ) -> bytes:
-        """Answer of a model, which has to be good; a second image is the first one again."""
-        given = {**dict.fromkeys(METHODS[model].inputs[1:], image), **(params or {})}
-        query = urllib.parse.urlencode({"image": image, "output": output})
-        status, found = self.ask("POST", f"/infer/{model}?{query}", {"params": json.dumps(given)})
-        assert status == 200, found
-        return found
-
-
-def _form(fields: Mapping[str, str], files: Mapping[str, Path]) -> bytes:
-    data = io.BytesIO()
-    for name, text in fields.items():
-        data.write(f'--{_MARK}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode())
-    for name, path in files.items():
-        head = f'Content-Disposition: form-data; name="{name}"; filename="{path.name}"'
-        data.write(f"--{_MARK}\r\n{head}\r\n\r\n".encode() + path.read_bytes() + b"\r\n")
-    data.write(f"--{_MARK}--\r\n".encode())
-    return data.getvalue()
-
-
-@pytest.fixture(scope="module")
-def label_python() -> str:
-    given = os.environ.get("ROBUSTMED_LABEL_PYTHON")
-    own = REPOSITORY / ".venv-label" / "bin" / "python"
-    if not given and not own.is_file():
-        pytest.skip("neither ROBUSTMED_LABEL_PYTHON nor .venv-label: MONAI Label needs its own environment")
-    return given or str(own)
 
 
 @pytest.fixture(scope="module")
@@ -144,62 +54,31 @@ def _forget(root: Path, key: str) -> dict[str, Any]:
     """Take a key out of what a bundle's weights say of themselves, and return what they said."""
     (path,) = weight_files(root)
     info = load_info(path)
-    save_weights(load_weights(path), path, {k: v for k, v in info.items() if k != key})
+    _publish(root, {k: v for k, v in info.items() if k != key})
     return info
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A healthy volume, one with a bright spot, a picture, and a file that is cut off."""
-    folder = tmp_path_factory.mktemp("studies")
-    x, y, z = np.meshgrid(
-        np.linspace(-1, 1, 40), np.linspace(-1, 1, 44), np.linspace(-0.6, 0.6, 6), indexing="ij"
-    )
-    head = 500 * (x**2 + y**2 + z**2 < 0.8) + 150 * (x**2 + y**2 + z**2 < 0.4)
-    spot = (x - 0.3) ** 2 + (y - 0.2) ** 2 < 0.05
-    for name, voxels in zip(VOLUMES, (head, np.where(spot, 1200, head)), strict=True):
-        nib.save(nib.Nifti1Image(voxels.astype(np.int16), AFFINE), folder / f"{name}.nii.gz")
-    Image.fromarray((head[:, :, 3].T / 4).astype(np.uint8)).save(folder / "slice.png")
-    whole = (folder / "healthy.nii.gz").read_bytes()
-    (folder / "broken.nii.gz").write_bytes(whole[: len(whole) // 2])
-    return folder
+def _publish(root: Path, info: dict[str, Any]) -> None:
+    """Let the weights of a bundle say something of themselves, and its metadata the digests of both."""
+    (path,) = weight_files(root)
+    weights, metadata = load_weights(path), read_json(root / "configs" / "metadata.json")
+    save_weights(weights, path, info)
+    told = read_json(path.with_suffix(".json"))["info"]
+    entry = {"sha256": sha256(path), "info_sha256": info_digest(told)}
+    metadata["weights"][path.name] = {**metadata["weights"][path.name], **entry}
+    write_json(root / "configs" / "metadata.json", metadata)
+
+
+def _affine(server: Any) -> Any:
+    return nib.Nifti1Image.from_filename(server.studies / "lesion.nii.gz").affine
 
 
 @pytest.fixture(scope="module")
-def server(
-    label_python: str, bundles: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app, output = make_app_folder(folder / "app"), folder / "trained"
-    command = [label_python, *server_command(app, studies, port, {"output": str(output)})[1:]]
-    nowhere = "http://127.0.0.1:9"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "ROBUSTMED_BUNDLES": str(bundles),
-        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-        # Whoever asks for the internet fails, as offline.
-        **{name: nowhere for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")},
-        "no_proxy": "127.0.0.1",
-    }
-    url = f"http://127.0.0.1:{port}"
-    log = folder / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT
-        )
-        try:
-            assert wait_until_ready(url, process), log.read_text()[-3000:]
-            yield Server(url, process, studies, output, log)
-        finally:
-            process.kill()
-            process.wait()
+def server(start_server: Callable[..., Any], bundles: Path, studies: Path) -> Any:
+    return start_server(bundles, studies)
 
 
-def test_what_is_served(server: Server) -> None:
+def test_what_is_served(server: Any) -> None:
     info = server.json("GET", "/info/")
     assert set(info["models"]) == set(MODELS)
     assert set(info["trainers"]) == set(TRAINED)
@@ -210,27 +89,27 @@ def test_what_is_served(server: Server) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_volume_is_answered_with_a_volume_on_its_grid(server: Server, model: str) -> None:
+def test_a_volume_is_answered_with_a_volume_on_its_grid(server: Any, model: str) -> None:
     found = nib.Nifti1Image.from_bytes(gzip.decompress(server.infer(model, "lesion")))
     if model == "risc":
         # Turned back and padded to squares: its affine says where it lay.
         assert found.shape == (44, 44, 6)
         return
     assert found.shape == (40, 44, 6)
-    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-4)
+    np.testing.assert_allclose(found.affine, _affine(server), atol=1e-4)
     if METHODS[model].labels:
         assert found.get_data_dtype() == np.uint8
         assert set(np.unique(found.get_fdata())) <= {0, *METHODS[model].labels.values()}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_picture_is_answered_with_a_picture_of_its_size(server: Server, model: str) -> None:
+def test_a_picture_is_answered_with_a_picture_of_its_size(server: Any, model: str) -> None:
     with Image.open(io.BytesIO(server.infer(model, "slice"))) as picture:
         assert picture.size == ((44, 44) if model == "risc" else (40, 44))
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_report_of_the_bundle_comes_as_json(server: Server, model: str) -> None:
+def test_the_report_of_the_bundle_comes_as_json(server: Any, model: str) -> None:
     report = json.loads(server.infer(model, "lesion", output="json"))
     assert report["model"] == model
     assert report["result"] == METHODS[model].result
@@ -240,7 +119,7 @@ def test_the_report_of_the_bundle_comes_as_json(server: Server, model: str) -> N
     assert (score is None) == (model == "ra" or urgency is None), report["warnings"]
 
 
-def test_file_and_report_come_together_by_default(server: Server) -> None:
+def test_file_and_report_come_together_by_default(server: Any) -> None:
     status, found = server.ask("POST", "/infer/ra?image=lesion", {"params": "{}"})
     assert status == 200
     assert b'name="params"' in found
@@ -248,7 +127,7 @@ def test_file_and_report_come_together_by_default(server: Server) -> None:
 
 
 @pytest.mark.parametrize("params", [{}, {"threshold": 0.2}])
-def test_the_mask_is_the_map_above_its_threshold(server: Server, params: dict[str, float]) -> None:
+def test_the_mask_is_the_map_above_its_threshold(server: Any, params: dict[str, float]) -> None:
     report = json.loads(server.infer("pchvae", "lesion", params, output="json"))
     maps = nib.Nifti1Image.from_bytes(
         gzip.decompress(server.infer("pchvae", "lesion", {**params, "result": "anomaly_map"}))
@@ -261,7 +140,7 @@ def test_the_mask_is_the_map_above_its_threshold(server: Server, params: dict[st
     np.testing.assert_array_equal(mask.get_fdata(), expected)
 
 
-def test_weights_without_a_calibration_say_so_instead_of_guessing(server: Server, bundles: Path) -> None:
+def test_weights_without_a_calibration_say_so_instead_of_guessing(server: Any, bundles: Path) -> None:
     info = _forget(bundles / "pchvae", "calibration")
     try:
         status, found = server.ask("POST", "/infer/pchvae?image=slice", {"params": "{}"})
@@ -269,11 +148,10 @@ def test_weights_without_a_calibration_say_so_instead_of_guessing(server: Server
         asked = {"result": "anomaly_map"}
         assert "threshold" not in json.loads(server.infer("pchvae", "slice", asked, output="json"))
     finally:
-        (path,) = weight_files(bundles / "pchvae")
-        save_weights(load_weights(path), path, info)
+        _publish(bundles / "pchvae", info)
 
 
-def test_viewers_get_a_plain_nrrd(server: Server, tmp_path: Path) -> None:
+def test_viewers_get_a_plain_nrrd(server: Any, tmp_path: Path) -> None:
     import SimpleITK
 
     (tmp_path / "mask.nii.gz").write_bytes(server.infer("ra", "lesion"))
@@ -288,14 +166,14 @@ def test_viewers_get_a_plain_nrrd(server: Server, tmp_path: Path) -> None:
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(ours), SimpleITK.GetArrayFromImage(plain))
 
 
-def test_an_upload_is_answered_like_a_study(server: Server) -> None:
+def test_an_upload_is_answered_like_a_study(server: Any) -> None:
     files = {"file": server.studies / "slice.png"}
     status, found = server.ask("POST", "/infer/ra?output=image", {"params": "{}"}, files)
     assert status == 200
     assert found == server.infer("ra", "slice")
 
 
-def test_a_session_of_slicer_is_answered_like_a_study(server: Server) -> None:
+def test_a_session_of_slicer_is_answered_like_a_study(server: Any) -> None:
     files = {"files": server.studies / "slice.png"}
     session = server.json("PUT", "/session/?uncompress=false", files=files)["session_id"]
     status, found = server.ask("POST", f"/infer/ra?output=image&session_id={session}", {"params": "{}"})
@@ -305,51 +183,51 @@ def test_a_session_of_slicer_is_answered_like_a_study(server: Server) -> None:
 
 BAD = {
     "no such model": ("POST", "/infer/nope?image=healthy", {}, 404, "there is no 'nope'"),
-    "no such image": ("POST", "/infer/ra?image=nope", {}, 404, "image 'nope'"),
+    "no such image": ("POST", "/infer/ra?image=nope", {}, 404, "no image 'nope'"),
     "no image": ("POST", "/infer/ra", {}, 400, "Neither Image nor File"),
-    "no such session": ("POST", "/infer/ra?session_id=nope", {}, 404, "no such image"),
+    "no such session": ("POST", "/infer/ra?session_id=nope", {}, 404, "no session 'nope'"),
     "corrupt image": ("POST", "/infer/ra?image=broken", {}, 400, "damaged or cut off"),
-    "no JSON": ("POST", "/infer/ra?image=healthy", {"params": "{"}, 400, "JSONDecodeError"),
-    "no object": ("POST", "/infer/ra?image=healthy", {"params": "[1]"}, 400, "TypeError"),
-    "another model": ("POST", "/infer/ra?image=slice", {"params": '{"model": "x"}'}, 400, "model='x'"),
-    "no name": ("POST", "/infer/ra?image=slice", {"params": '{"image": 0}'}, 400, "image=0"),
+    "no JSON": ("POST", "/infer/ra?image=healthy", {"params": "{"}, 400, "params: not JSON"),
+    "no object": ("POST", "/infer/ra?image=healthy", {"params": "[1]"}, 400, "give a JSON object"),
+    "another model": ("POST", "/infer/ra?image=slice", {"params": '{"model": "x"}'}, 400, "no 'model' here"),
+    "no name": ("POST", "/infer/ra?image=slice", {"params": '{"image": 0}'}, 400, "no 'image' here"),
     "no such result": ("POST", "/infer/ra?image=slice", {"params": '{"result": "x"}'}, 400, "anomaly_map"),
     "no such strategy": ("POST", "/activelearning/nope", {}, 404, "ra_anomaly_score"),
     "no such training": ("POST", "/train/ra", {}, 404, "there is no 'ra'"),
     "no such batch": ("POST", "/batch/infer/nope", {}, 404, "there is no 'nope'"),
     "no such scoring": ("POST", "/scoring/nope", {}, 404, "there is no 'nope'"),
-    "no such image to load": ("GET", "/datastore/image?image=nope", {}, 404, "NOT Found"),
+    "no such image to load": ("GET", "/datastore/image?image=nope", {}, 404, "no image 'nope'"),
     "no such image to remove": ("DELETE", "/datastore/image?id=nope", {}, 404, "nope"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_request_is_answered_with_the_reason_and_the_server_lives_on(server: Server, case: str) -> None:
+def test_a_bad_request_is_answered_with_the_reason_and_the_server_lives_on(server: Any, case: str) -> None:
     method, path, fields, status, reason = BAD[case]
     answered, found = server.ask(method, path, fields)
     assert (answered, reason in json.loads(found)["detail"]) == (status, True), found
     assert server.ask("GET", "/info/")[0] == 200
 
 
-def test_a_file_that_is_no_image_is_refused(server: Server) -> None:
+def test_a_file_that_is_no_image_is_refused(server: Any) -> None:
     status, found = server.ask("POST", "/infer/ra", {"params": "{}"}, {"file": server.log})
     assert status == 400
     assert "not an image type" in json.loads(found)["detail"]
 
 
-def test_a_label_for_no_image_is_refused(server: Server) -> None:
+def test_a_label_for_no_image_is_refused(server: Any) -> None:
     files = {"label": server.studies / "healthy.nii.gz"}
     assert server.ask("PUT", "/datastore/label?image=nope", files=files)[0] == 404
 
 
-def test_a_registration_without_a_second_image_is_refused(server: Server) -> None:
+def test_a_registration_without_a_second_image_is_refused(server: Any) -> None:
     status, found = server.ask("POST", "/infer/cifl_registration?image=healthy", {"params": "{}"})
     assert status == 400
     assert "moving" in json.loads(found)["detail"]
 
 
 @pytest.mark.parametrize("name", ["pchvae_anomaly_score", "risc_uncertainty"])
-def test_the_study_with_the_highest_score_comes_first(server: Server, name: str) -> None:
+def test_the_study_with_the_highest_score_comes_first(server: Any, name: str) -> None:
     model, urgency = next((k, m.urgency) for k, m in METHODS.items() if m.urgency and m.urgency.name == name)
     assert urgency
     scores = {}
@@ -365,25 +243,24 @@ def test_the_study_with_the_highest_score_comes_first(server: Server, name: str)
     assert (found["scored"], found["unassessed"], found["waiting"], found["unusable"]) == (3, 0, 0, 1)
 
 
-def test_a_study_that_could_not_be_assessed_comes_last_with_the_reason(server: Server, bundles: Path) -> None:
+def test_a_study_that_could_not_be_assessed_comes_last_with_the_reason(server: Any, bundles: Path) -> None:
     found = server.json("POST", "/activelearning/ra_anomaly_score")
     assert (found["score"], found["scored"], found["unassessed"], found["unusable"]) == (None, 0, 3, 1)
     assert "outside of the training data" in found["reason"]
     # One that has a score, however low, comes before those.
     info = _forget(bundles / "ra", "training_statistics")
+    files = {"file": ("slice.png", (server.studies / "slice.png").read_bytes())}
     assert server.ask("DELETE", "/datastore/?id=slice")[0] == 200
     try:
-        files = {"file": server.studies / "slice.png"}
         assert server.ask("PUT", "/datastore/?image=slice", files=files)[0] == 200
         found = server.json("POST", "/activelearning/ra_anomaly_score")
         assert (found["id"], found["scored"], found["unassessed"]) == ("slice", 1, 2)
         assert found["score"] > 0
     finally:
-        (path,) = weight_files(bundles / "ra")
-        save_weights(load_weights(path), path, info)
+        _publish(bundles / "ra", info)
 
 
-def test_a_batch_goes_on_after_a_corrupt_file(server: Server) -> None:
+def test_a_batch_goes_on_after_a_corrupt_file(server: Any) -> None:
     server.json("POST", "/batch/infer/unoranic?images=all", body={})
     done = _wait(server, "/batch/infer")
     assert done["status"] == "DONE", done
@@ -395,16 +272,16 @@ def test_a_batch_goes_on_after_a_corrupt_file(server: Server) -> None:
 
 
 @pytest.mark.parametrize("model", TRAINED)
-def test_a_training_needs_labels(server: Server, model: str) -> None:
+def test_a_training_needs_labels(server: Any, model: str) -> None:
     status, found = server.ask("POST", f"/train/{model}?run_sync=true", body={})
     assert status == 400
     assert "label at least two" in json.loads(found)["detail"]
 
 
-def test_a_label_is_kept_and_its_image_does_not_come_again(server: Server, tmp_path: Path) -> None:
+def test_a_label_is_kept_and_its_image_does_not_come_again(server: Any, tmp_path: Path) -> None:
     voxels = np.zeros((40, 44, 6), np.uint8)
     voxels[8:32, 8:36], voxels[12:28, 12:32], voxels[16:24, 16:28] = 1, 2, 3
-    nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / "label.nii.gz")
+    nib.save(nib.Nifti1Image(voxels, _affine(server)), tmp_path / "label.nii.gz")
     before = server.json("POST", "/activelearning/risc_uncertainty")["scored"]
     for image in VOLUMES:
         files = {"label": tmp_path / "label.nii.gz"}
@@ -418,7 +295,7 @@ def test_a_label_is_kept_and_its_image_does_not_come_again(server: Server, tmp_p
 
 
 @pytest.mark.parametrize("model", TRAINED)
-def test_a_training_reads_the_labels_and_its_weights_answer_from_then_on(server: Server, model: str) -> None:
+def test_a_training_reads_the_labels_and_its_weights_answer_from_then_on(server: Any, model: str) -> None:
     before = server.json("GET", f"/model/info/{model}")["checksum"]
     request = {"max_epochs": 1, "batch_size": 2}
     assert server.json("POST", f"/train/{model}", body=request)["status"] in ("SUBMITTED", "RUNNING")
@@ -430,13 +307,13 @@ def test_a_training_reads_the_labels_and_its_weights_answer_from_then_on(server:
 
 
 @pytest.mark.parametrize("model", TRAINED)
-def test_a_setting_of_a_training_is_a_number(server: Server, model: str) -> None:
+def test_a_setting_of_a_training_is_a_number(server: Any, model: str) -> None:
     status, found = server.ask("POST", f"/train/{model}?run_sync=true", body={"max_epochs": "$print(1)"})
     assert status == 400
     assert "$print" in json.loads(found)["detail"]
 
 
-def test_the_server_stops_and_has_written_nothing_into_the_package(server: Server) -> None:
+def test_the_server_stops_and_has_written_nothing_into_the_package(server: Any) -> None:
     server.process.send_signal(signal.SIGINT)
     server.process.wait(60)
     package = Path(make_app_folder.__code__.co_filename).parent
@@ -444,7 +321,7 @@ def test_the_server_stops_and_has_written_nothing_into_the_package(server: Serve
     assert b"Traceback" not in server.log.read_bytes()
 
 
-def _wait(server: Server, path: str, seconds: float = 600) -> Any:
+def _wait(server: Any, path: str, seconds: float = 600) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         task = server.json("GET", path)

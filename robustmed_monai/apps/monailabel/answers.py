@@ -1,11 +1,9 @@
-"""Bad requests are answered with a 4xx and the reason, where MONAI Label 0.8.5 answers 500 or not at all."""
+"""Errors of MONAI Label and of the package become a status and one sentence of JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
-
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -13,10 +11,14 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
-from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 
-from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
+from robustmed_monai.utils.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    RequestError,
+    RobustMedError,
+)
 
 # What MONAI Label reports as its own fault.
 _OF_THE_REQUEST = (
@@ -25,29 +27,19 @@ _OF_THE_REQUEST = (
 )
 
 
-def answer_bad_requests(server: FastAPI, known: Callable[[], Mapping[str, Collection[str]]]) -> None:
-    """Teach a server to answer bad requests.
+def answer_in_sentences(server: FastAPI) -> None:
+    """Teach a server to say what is wrong.
 
     Args:
         server: MONAI Label's own application.
-        known: function that returns the names that exist for each route, such as ``{"infer": ["ra"]}``.
     """
-
-    async def refuse_unknown(request: Request, proceed: Callable[[Request], Any]) -> Response:
-        route, _, name = request.url.path.strip("/").rpartition("/")
-        names = known().get(route) if request.method == "POST" else None
-        if names is not None and name not in names:
-            return _answer(404, f"{route}: there is no {name!r}; there are {sorted(names)}.")
-        answer: Response = await proceed(request)
-        return answer
-
     for kind in (ImageError, ConfigError, DataError, ValueError, TypeError):
         server.add_exception_handler(kind, _fault_of_request)
+    server.add_exception_handler(RequestError, _refused)
+    server.add_exception_handler(RobustMedError, _fault_of_server)
     server.add_exception_handler(MONAILabelException, _label_error)
     server.add_exception_handler(HTTPException, _http_error)
-    server.user_middleware.append(Middleware(BaseHTTPMiddleware, dispatch=refuse_unknown))
-    # The app is made while the server starts; it has built its layers by then and builds them again.
-    server.middleware_stack = None
+    server.add_exception_handler(RequestValidationError, _invalid)
 
 
 def _answer(status: int, reason: str) -> Response:
@@ -58,6 +50,14 @@ async def _fault_of_request(request: Request, error: Exception) -> Response:
     return _answer(400, f"{type(error).__name__}: {error}")
 
 
+async def _refused(request: Request, error: RequestError) -> Response:
+    return _answer(error.status, str(error))
+
+
+async def _fault_of_server(request: Request, error: RobustMedError) -> Response:
+    return _answer(500, f"the server cannot answer: {error}")
+
+
 async def _label_error(request: Request, error: MONAILabelException) -> Response:
     if isinstance(error, ImageNotFoundException | LabelNotFoundException):
         return _answer(404, error.msg)
@@ -65,4 +65,9 @@ async def _label_error(request: Request, error: MONAILabelException) -> Response
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return _answer(400 if error.detail in _OF_THE_REQUEST else error.status_code, error.detail)
+    return _answer(400 if error.detail in _OF_THE_REQUEST else error.status_code, str(error.detail))
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return _answer(422, f"{told}.")

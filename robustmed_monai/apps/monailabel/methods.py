@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from robustmed_monai.data.image_list import list_images
 from robustmed_monai.metrics.calibration import threshold_at
 from robustmed_monai.utils.bundle import literal
 from robustmed_monai.utils.errors import ImageError, original_error
@@ -17,6 +19,8 @@ from robustmed_monai.utils.weights import load_info
 
 Report = Mapping[str, Any]
 
+# Keys of a config that name images.
+_IMAGES = ("input", "fixed", "moving")
 # Keys of a config that name files of weights which it reads.
 _WEIGHTS = ("weights", "features_weights")
 
@@ -162,6 +166,8 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
     Raises:
         RobustMedError: what the bundle says of an image, weights or settings that it cannot use.
     """
+    for path in (settings[key] for key in _IMAGES if key in settings):
+        _check_single(path)
     parser = _parser(root, "inference.json")
     overrides = {**settings, "output_dir": str(output_dir)}
     parser.update({key: literal(value) for key, value in overrides.items()})
@@ -170,10 +176,16 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
             parser.get_parsed_content(key)
     except Exception as error:
         raise original_error(error) from None
-    folders = [path for path in output_dir.iterdir() if path.is_dir()]
-    if len(folders) != 1:
-        raise ImageError(f"{len(folders)} images in {settings}; give one image, or a folder of one series.")
-    return folders[0]
+    (results,) = [path for path in output_dir.iterdir() if path.is_dir()]
+    return results
+
+
+def _check_single(path: str) -> None:
+    """Refuse what stands for other images before any of them is looked at."""
+    if path.lower().endswith(".json"):
+        raise ImageError(f"{path}: a list of images; give one image, or a folder of one series.")
+    if os.path.isdir(path) and len(found := list_images(path)) != 1:
+        raise ImageError(f"{path}: holds {len(found)} images; give one image, or a folder of one series.")
 
 
 def _parser(root: Path, config: str) -> ConfigParser:
