@@ -60,6 +60,10 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes], seconds: float =
         try:
             with urllib.request.urlopen(f"{url}/info/", timeout=5):
                 return True
+        except urllib.error.HTTPError as error:
+            # It answers, if only that it wants the token.
+            error.close()
+            return True
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.5)
     return False

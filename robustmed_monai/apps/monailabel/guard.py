@@ -20,7 +20,7 @@ from starlette.requests import Request
 from robustmed_monai.apps.monailabel import checks
 from robustmed_monai.apps.monailabel.access import Access
 from robustmed_monai.apps.monailabel.lanes import ClientGoneError, Lane
-from robustmed_monai.apps.monailabel.routes import Route, find
+from robustmed_monai.apps.monailabel.routes import LANES, Route, find
 from robustmed_monai.utils.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# How many requests may wait for each thread.
-LANES = {"light": 64, "files": 16, "models": 8, "tasks": 2}
 _CHUNK = 1 << 16
 _IN_MEMORY = 1 << 20
 _SMALL_BODY = 4 * checks.MAX_TEXT
@@ -116,6 +114,7 @@ class Guard:
             try:
                 answer = await self._answer(scope, receive)
             except RequestError as error:
+                logger.warning("refused: %s %r: %s", scope["method"], scope["path"], error)
                 answer = _refusal(error)
             with answer.body:
                 await answer.send(send, self.limits.seconds)

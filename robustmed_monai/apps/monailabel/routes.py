@@ -14,6 +14,8 @@ from robustmed_monai.data.image_folder import SUFFIXES
 from robustmed_monai.transforms.image_readers.dicom import DICOM_SUFFIXES
 from robustmed_monai.utils.errors import RequestError
 
+# The threads that work, and how many requests may wait for each.
+LANES = {"light": 64, "files": 16, "models": 8, "tasks": 2}
 IMAGES = (*SUFFIXES, *DICOM_SUFFIXES)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _IMAGE_KEYS = ("ts", "name", "path", "urgency", "strategy")
@@ -70,7 +72,7 @@ class Route:
     Args:
         methods: HTTP methods, with spaces between them.
         path: regular expression of the address; a group is a name.
-        lane: thread that does the work, see ``guard.LANES``.
+        lane: thread that does the work, see ``LANES``.
         name: check of the name in the address.
         query: parameters of the address; those in ``needed`` have to be there.
         fields: parts of a form that are text.

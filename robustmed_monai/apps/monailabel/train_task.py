@@ -68,10 +68,10 @@ class BundleTrainTask(TrainTask):
         datalist = write_json(self.output / "datalist.json", {"name": "MONAI Label", **sections})
         run = self.output / "run"
         shutil.rmtree(run, ignore_errors=True)
-        # Numbers only: text would be an expression that the config runs.
         numbers = {key: type(default)(request.get(key, default)) for key, default in self.config().items()}
-        settings = numbers | {"bundle_root": self.root, "dataset_dir": datalist, "output_dir": run}
-        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(self.config_file)]
+        settings = numbers | {"dataset_dir": datalist, "output_dir": run}
+        # Nothing that the command is given is evaluated.
+        command = [sys.executable, "-m", "robustmed_monai.cli", "train", self.root.name]
         for key, value in settings.items():
             command += [f"--{key}", str(value)]
         code = subprocess.run(command, check=False).returncode
