@@ -126,23 +126,26 @@ class Guard:
         ]
         self.access.check(headers, local and local[0], peer and peer[0])
         route, name = find(self.routes, scope["method"], scope["path"])
-        upload = bool(route.files)
-        if upload and self.uploads >= self.limits.uploads:
-            raise RequestError(503, f"busy: {self.uploads} uploads arrive; send it again in a while.")
-        self.uploads += upload
         try:
             with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
-                await self._read(receive, body, self.limits.upload if upload else _SMALL_BODY)
+                await (self._read_upload if route.files else self._read)(receive, body)
                 job = partial(self._work, scope, route, name, body)
                 return await self.lanes[route.lane].run(job, partial(_gone, receive))
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise RequestError(507, "the disk of the server is full; make room there.") from error
-        finally:
-            self.uploads -= upload
 
-    async def _read(self, receive: Receive, body: IO[bytes], limit: int) -> None:
+    async def _read_upload(self, receive: Receive, body: IO[bytes]) -> None:
+        if self.uploads >= self.limits.uploads:
+            raise RequestError(503, f"busy: {self.uploads} uploads arrive; send it again in a while.")
+        self.uploads += 1
+        try:
+            await self._read(receive, body, self.limits.upload)
+        finally:
+            self.uploads -= 1
+
+    async def _read(self, receive: Receive, body: IO[bytes], limit: int = _SMALL_BODY) -> None:
         size, more = 0, True
         while more:
             try:
