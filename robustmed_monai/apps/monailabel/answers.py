@@ -69,5 +69,5 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-    return _answer(422, f"{told}.")
+    told = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+    return _answer(422, f"the request lacks something, or has it in another form: {told}.")

@@ -20,8 +20,8 @@ class HighestScoreFirst(Strategy):
     """Chooses the unlabelled image with the highest score.
 
     Scores are kept in the datastore, so that each image is scored once. A request scores for at most
-    ``max_seconds``, so that the server, which does one thing at a time, answers again; the next request goes
-    on. Images of which nothing could be assessed have no score and come last. Images that cannot be used are
+    ``max_seconds``, so that other requests for models, which wait for it, get their turn; the next request
+    goes on. Images of which nothing could be assessed have no score and come last. Images that cannot be used are
     passed over. The reason for either is in the image's info.
 
     Args:
