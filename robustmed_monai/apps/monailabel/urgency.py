@@ -21,8 +21,8 @@ class HighestScoreFirst(Strategy):
 
     Scores are kept in the datastore, so that each image is scored once. A request scores for at most
     ``max_seconds``, so that other requests for models, which wait for it, get their turn; the next request
-    goes on. Images of which nothing could be assessed have no score and come last. Images that cannot be used are
-    passed over. The reason for either is in the image's info.
+    goes on. Images of which nothing could be assessed have no score and come last. Images that cannot be used
+    are passed over. The reason for either is in the image's info.
 
     Args:
         urgency: name under which scores are kept, and how to make one of a report.
