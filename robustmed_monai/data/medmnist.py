@@ -23,6 +23,7 @@ from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.slice_dataset import ReadItem, SliceDataset, slice_transforms
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data.tensor_dataset import TensorDataset
+from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C
 from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.utils.errors import ConfigError, DataError
 
@@ -120,6 +121,11 @@ def read_official(path: Path, info: Mapping[str, Any], names: Sequence[str]) -> 
 def image_channels(dataset: str | None) -> int:
     """Channels of the images of a MedMNIST data set; 1 without one (slices of a datalist)."""
     return 1 if dataset is None else int(medmnist_info(dataset)["n_channels"])
+
+
+def lacks_medmnist_c(dataset: str | None) -> bool:
+    """Whether MedMNIST-C has no corruptions for a data set."""
+    return dataset not in MEDMNIST_C
 
 
 def scaling(dataset: str | None) -> str:

@@ -108,7 +108,9 @@ class Probe:
     """Notes each attempt, kills rank 1 of the first one if told to, and keeps the weights of every rank."""
 
     def __init__(self, networks, folder):
-        self.networks, self.folder = networks, Path(folder)
+        parts = isinstance(networks, torch.nn.Module)
+        self.networks = dict(networks.named_children()) if parts else networks
+        self.folder = Path(folder)
         self.rank = os.environ.get("RANK", "0")
         self.attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 

@@ -164,8 +164,3 @@ _OTHERS: dict[str, Callable[..., Corruption]] = {
     "black_corner": black_corner,
     "characters": characters,
 }
-
-
-def is_missing(dataset: str | None) -> bool:
-    """Whether MedMNIST-C has no corruptions for a data set."""
-    return dataset not in MEDMNIST_C
