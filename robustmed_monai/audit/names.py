@@ -38,9 +38,9 @@ def judge_name(dotted: str) -> Opinion:
     found, seen = meanings(dotted)
     if kind_of(dotted):
         return safe("allowed by name")
-    denied = [(name, why) for name in sorted(seen, key=len) if (why := _denied(name)) and not kind_of(name)]
-    if denied:
-        name, why = denied[0]
+    against = [(name, why) for name in sorted(seen, key=len) if (why := denied(name)) and not kind_of(name)]
+    if against:
+        name, why = against[0]
         return dangerous(f"{why}" if name == dotted else f"resolves to {name}, which {why}")
     if inner := next((reason for name in sorted(seen) if (reason := _inside(name))), None):
         return unknown(f"{inner}")
@@ -85,7 +85,7 @@ def is_denied(dotted: str) -> bool:
     """Whether a text names something on the deny-list: a function below a denied module, not the module."""
     if "." not in dotted or not _DOTTED.fullmatch(dotted) or _FILES.fullmatch(dotted.rpartition(".")[2]):
         return False
-    names = [name for name in meanings(dotted)[1] if _denied(name) and not kind_of(name)]
+    names = [name for name in meanings(dotted)[1] if denied(name) and not kind_of(name)]
     return any(may_exist(name) and not module_exists(name) for name in names)
 
 
@@ -98,12 +98,26 @@ def importable(module: str) -> bool:
     if any(name.startswith(f"{module}.") for name in _allowed().values()):
         return True
     known = {"monai", "torch", "ignite", "robustmed_monai", "numpy"}
-    return module.partition(".")[0] in known and not _denied(module)
+    return module.partition(".")[0] in known and not denied(module)
 
 
 def top_levels() -> set[str]:
     """Top-level packages that configs rely on: a module of the bundle by such a name would replace them."""
     return {name.partition(".")[0] for name in _allowed().values()} | set(sys.stdlib_module_names)
+
+
+def denied(name: str) -> str:
+    """Why a name is denied, or nothing: it, or what it lies below, is on the deny-list."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if why := _deny_list().get(".".join(parts[:length])):
+            return why
+    return ""
+
+
+def allowed() -> list[str]:
+    """All allowed names as they are listed."""
+    return sorted(set(_allowed().values()))
 
 
 def _kind(resolved: str, lasts: set[str]) -> str:
@@ -115,15 +129,6 @@ def _kind(resolved: str, lasts: set[str]) -> str:
     enum = resolved.rpartition(".")[0]
     listed_enums = _by_last().get(enum.rpartition(".")[2], ())
     return "object" if any(k == "enum" and enum in meanings(n)[0] for k, n in listed_enums) else ""
-
-
-def _denied(name: str) -> str:
-    """Why a name is denied: it, or what it lies below, is on the deny-list."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        if why := _deny_list().get(".".join(parts[:length])):
-            return why
-    return ""
 
 
 def _inside(dotted: str) -> str:

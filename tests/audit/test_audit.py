@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustmed_monai import cli
-from robustmed_monai.audit import Verdict, audit_bundle
+from robustmed_monai.audit import Verdict, audit_bundle, names
 from robustmed_monai.audit.arguments import judge_argument
 from robustmed_monai.audit.names import judge_name, judge_target
 from robustmed_monai.audit.values import Value
@@ -67,6 +68,14 @@ def test_names(name: str, word: str) -> None:
 )
 def test_targets_without_a_module(name: str, word: str) -> None:
     assert judge_target(name).verdict.word == word
+
+
+def test_every_allowed_name_exists_and_none_is_denied() -> None:
+    missing = {name for name in names.allowed() if pydoc.locate(name) is None}
+    # Its module is hidden by a function of the same name.
+    assert missing <= {"robustmed_monai.transforms.corruption.medmnist_c.is_missing"}
+    below = {name for name in names.allowed() if names.denied(name)}
+    assert {name.rpartition(".")[0] for name in below} == {"os", "os.path", "monai.auto3dseg"}
 
 
 def test_arguments_that_are_what_they_are_by_default() -> None:
