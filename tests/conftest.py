@@ -95,3 +95,14 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.fail(f"ROBUSTMED_DATA={value}: no such folder")
     return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the counts of the fuzz tests, which pytest's dots do not tell."""
+    passed = {report.nodeid for report in terminalreporter.getreports("passed")}
+    # The counts are complete when a test is torn down, which is a report of its own.
+    torn_down = [r for r in terminalreporter.getreports("") if r.when == "teardown" and r.nodeid in passed]
+    lines = [text for report in torn_down for name, text in report.user_properties if name == "fuzz"]
+    if lines:
+        terminalreporter.section("fuzz")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
