@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.transforms.volume_slices import filled_slices, has_voxel_size
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.grids import evenly_spaced
@@ -17,6 +18,10 @@ from robustmed_monai.visualize.labels import label_sheet
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Where fewer of the slices look like the training images, the image is no head: of whole heads with neck and
+# face about half do, of a leg, an abdomen or a phantom none.
+_LEAST_SHARE = 0.25
+
 TISSUES = ("background", "CSF", "grey matter", "white matter")
 
 
@@ -24,25 +29,34 @@ def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None =
     """What ``volumes.json`` says about an image.
 
     Args:
-        output: of a FileEvaluator: `pred` (1, X, Y[, Z]) classes on the source's grid, and in
-            `network_space` `pred` (classes, ...) of the network.
+        output: of a FileEvaluator: `pred` (1, X, Y[, Z]) classes on the source's grid, in `network_space`
+            `pred` (classes, ...) of the network, and `ood_reasons` where ``OODSlicesd`` looked at it.
         class_names: see ``names_of_classes``.
 
     Returns:
-        `volumes`: name of a class to `voxels` and `ml` (None where the image has no size of a voxel).
+        `volumes`: name of a class to `voxels` and `ml`, which is None where the image has no size of a voxel,
+        and where less than a quarter of its slices, or none, looks like the training images.
     """
     labels = output["pred"]
     names = names_of_classes(class_names, output["network_space"]["pred"].shape[0])
     plain = torch.as_tensor(labels).as_subclass(torch.Tensor).long()
     counts = torch.bincount(plain.flatten(), minlength=len(names)).tolist()
-    solid = plain.ndim == 4 and has_voxel_size(output["image"])
+    solid = _is_known(output.get("ood_reasons")) and plain.ndim == 4 and has_voxel_size(output["image"])
     voxel = float(labels.affine[:3, :3].det().abs()) / 1000 if solid else None
     return {
         "volumes": {
             name: {"voxels": count, "ml": None if voxel is None else round(count * voxel, 3)}
             for name, count in zip(names, counts, strict=True)
-        }
+        },
     }
+
+
+def _is_known(reasons: Mapping[int, Sequence[str]] | None) -> bool:
+    """Whether enough slices look like the training images; True where nobody has looked."""
+    if reasons is None:
+        return True
+    kept = len(in_distribution(reasons))
+    return kept > 0 and kept >= _LEAST_SHARE * len(reasons)
 
 
 def write_volume_table(

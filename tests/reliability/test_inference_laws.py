@@ -306,6 +306,12 @@ def test_what_is_no_head_comes_with_a_warning_or_an_error(bundle: str, name: str
     assert output.get("error") or output["warnings"]
 
 
+@pytest.mark.parametrize("name", ["ball", "empty"])
+def test_what_is_no_head_has_no_volume_in_ml(name: str, tmp_path: Path) -> None:
+    (output,) = infer("cifl_segmentation", written({name: _phantom(name)}, tmp_path), statistics=True)
+    assert {volume["ml"] for volume in volume_report(output)["volumes"].values()} == {None}
+
+
 def test_no_label_lies_in_the_air(base: Volume, found: Found) -> None:
     air = ~ndimage.binary_dilation(base[0] > 16, np.ones((7, 7, 1)))
     labels = found("cifl_segmentation")["base"]["pred"].as_subclass(torch.Tensor)[0].numpy()
