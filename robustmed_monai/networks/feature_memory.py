@@ -1,0 +1,252 @@
+"""Memory of healthy features: an image is abnormal where its features resemble none seen at that place.
+
+The method is PatchCore (Roth et al., CVPR 2022) with SPADE's place (Cohen and Hoshen, 2020): features of a
+fixed network at several scales, a coreset of those of healthy images, and the distance to the nearest of it.
+Images of one anatomy lie in one frame, so each place keeps its own memory and looks into its neighbours'.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0, is_installed
+from robustmed_monai.networks.ra import ReversedAutoEncoder
+from robustmed_monai.transforms.blur import gaussian_blur
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+from robustmed_monai.utils.weights import load_into
+
+logger = logging.getLogger(__name__)
+
+# A vector that no feature comes near: in the place of vectors that there are none of.
+FAR = 100.0
+_FLOOR = 1e-3  # of the usual distance: in air all images are alike
+
+
+class FeatureMemory(nn.Module):
+    """Image to anomaly map: the distance of its features to those of healthy images at the same place.
+
+    Feature maps are averaged over 3 x 3, brought to one grid, and each made of unit length; joined, they are
+    one vector per cell. A cell's value is the mean distance to the ``neighbours`` nearest vectors of the
+    memory within ``reach`` cells, over the distance that is usual between healthy images there.
+
+    Args:
+        backbone: has ``features(images) -> list of (B, C_k, X_k, Y_k)``; it is never trained.
+        image_size: side in pixels that images are brought to before the backbone.
+        in_channels: channels of the images.
+        grid: cells along a side.
+        per_cell: vectors that the memory keeps of each cell.
+        components: numbers that are kept of a vector, its principal components.
+        neighbours: how many nearest vectors count.
+        reach: cells to each side that are searched.
+        sigma: standard deviation in pixels of the Gaussian that smooths the map.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        image_size: int = 128,
+        in_channels: int = 1,
+        grid: int = 32,
+        per_cell: int = 96,
+        components: int = 64,
+        neighbours: int = 3,
+        reach: int = 1,
+        sigma: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.image_size, self.grid = image_size, grid
+        self.neighbours, self.reach, self.sigma = neighbours, reach, sigma
+        size = self.features(torch.zeros(1, in_channels, image_size, image_size)).shape[1]
+        kept = min(components, size)
+        self.center: torch.Tensor
+        self.components: torch.Tensor
+        self.vectors: torch.Tensor
+        self.usual: torch.Tensor
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("components", torch.zeros(size, kept))
+        self.register_buffer("vectors", torch.zeros(grid * grid, per_cell, kept, dtype=torch.float16))
+        self.register_buffer("usual", torch.ones(grid * grid))
+
+    @torch.no_grad()
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        """Feature vectors (B, D, grid, grid) of images (B, C, X, Y) in [0, 1], of length 1 each."""
+        if image.ndim != 4:
+            raise ImageShapeError(f"feature memory: takes images (B, C, X, Y), got {tuple(image.shape)}.")
+        size = (self.image_size, self.image_size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        vectors = [self._on_grid(maps) for maps in cast(Any, self.backbone).features(image)]
+        return torch.cat(vectors, 1) / len(vectors) ** 0.5
+
+    def _on_grid(self, features: torch.Tensor) -> torch.Tensor:
+        smooth = F.avg_pool2d(features.float(), 3, stride=1, padding=1, count_include_pad=False)
+        placed = F.interpolate(smooth, (self.grid, self.grid), mode="bilinear", align_corners=False)
+        return F.normalize(placed, dim=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Anomaly map (B, 1, X, Y), >= 0, of images (B, C, X, Y) in [0, 1]; 1 is usual for healthy ones."""
+        distance = self.distances(self.project(self.features(image)))
+        cells = (distance / self.usual[:, None]).T.reshape(-1, 1, self.grid, self.grid)
+        placed = F.interpolate(cells, image.shape[-2:], mode="bilinear", align_corners=False)
+        return gaussian_blur(placed, self.sigma)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Principal components (cells, B, K) of features (B, D, grid, grid)."""
+        by_cell = features.flatten(2).permute(2, 0, 1)
+        return (by_cell - self.center) @ self.components
+
+    def distances(self, vectors: torch.Tensor, owner: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean distance to the nearest vectors of the memory.
+
+        Args:
+            vectors: from ``project``.
+            owner: (cells, per_cell, B), true where a vector of the memory comes from that image itself and
+                does not count; None counts all.
+
+        Returns:
+            (cells, B).
+        """
+        index = torch.arange(self.grid, device=vectors.device)
+        memory = self.vectors.float()
+        nearest = []
+        for right in range(-self.reach, self.reach + 1):
+            for down in range(-self.reach, self.reach + 1):
+                rows, columns = ((index + step).clamp(0, self.grid - 1) for step in (right, down))
+                place = (rows[:, None] * self.grid + columns).flatten()
+                found = squared_distances(vectors, memory[place])
+                if owner is not None:
+                    found = found.masked_fill(owner[place].transpose(1, 2), 4 * FAR**2)
+                nearest.append(found.topk(min(self.neighbours, found.shape[-1]), largest=False).values)
+        joined = torch.cat(nearest, -1)
+        return joined.topk(min(self.neighbours, joined.shape[-1]), largest=False).values.sqrt().mean(-1)
+
+    @torch.no_grad()
+    def remember(self, features: torch.Tensor, checked: int = 64) -> None:
+        """Replace the memory by a coreset of healthy images' features.
+
+        Args:
+            features: (N, D, grid, grid) of at least two images, from ``features``.
+            checked: images, evenly spread, from which the usual distance is measured; their own vectors do
+                not count then.
+
+        Raises:
+            ConfigError: for less than two images.
+        """
+        if len(features) < 2:
+            raise ConfigError(f"{len(features)} healthy images; a memory needs at least 2, better 50.")
+        self._set_components(features)
+        projected = self.project(features)
+        images, size = projected.shape[1:]
+        kept = min(self.vectors.shape[1], images)
+        chosen = coreset(projected, kept)
+        self.vectors.fill_(FAR)
+        self.vectors[:, :kept] = projected.gather(1, chosen[..., None].expand(-1, -1, size)).half()
+        sample = torch.arange(0, images, max(1, images // checked), device=features.device)
+        source = torch.full(self.vectors.shape[:2], -1, device=features.device)
+        source[:, :kept] = chosen
+        found = self.distances(projected[:, sample], source[..., None] == sample)
+        self.usual.copy_(found.mean(1).clamp_min(_FLOOR))
+
+    def _set_components(self, features: torch.Tensor) -> None:
+        step = max(1, features.numel() // features.shape[1] // 100_000)
+        sample = features.movedim(1, -1).reshape(-1, features.shape[1])[::step].double()
+        self.center.copy_(sample.mean(0))
+        centred = sample - sample.mean(0)
+        axes = torch.linalg.eigh(centred.T @ centred / len(sample)).eigenvectors.flip(1)
+        self.components.copy_(axes[:, : self.components.shape[1]])
+
+
+def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Squared distances (cells, A, B) between vectors (cells, A, K) and (cells, B, K)."""
+    lengths = first.square().sum(-1)[..., None] + second.square().sum(-1)[:, None]
+    return torch.baddbmm(lengths, first, second.transpose(1, 2), alpha=-2).clamp_min(0)
+
+
+def coreset(vectors: torch.Tensor, count: int) -> torch.Tensor:
+    """Choose vectors that leave none far away: the next is always the one farthest from those chosen.
+
+    Args:
+        vectors: (cells, N, K); each cell is on its own.
+        count: vectors to choose of each cell, at most N.
+
+    Returns:
+        Indices (cells, count); the first is nearest to the mean.
+
+    Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022 (k-center greedy).
+
+    Example:
+        >>> coreset(torch.tensor([[[0.0], [0.1], [5.0]]]), 2)
+        tensor([[1, 2]])
+    """
+    newest = (vectors - vectors.mean(1, keepdim=True)).square().sum(-1).argmin(1)
+    distance = torch.full(vectors.shape[:2], float("inf"), device=vectors.device)
+    chosen = []
+    for _ in range(count):
+        chosen.append(newest)
+        vector = vectors.gather(1, newest[:, None, None].expand(-1, 1, vectors.shape[2]))
+        distance = torch.minimum(distance, squared_distances(vectors, vector)[..., 0])
+        # Never twice the same, even where all are alike.
+        distance.scatter_(1, newest[:, None], -1.0)
+        newest = distance.argmax(1)
+    return torch.stack(chosen, 1)
+
+
+class RAFeatures(nn.Module):
+    """The encoder of the compact RA as a source of features, at strides 4, 8 and 16.
+
+    Args:
+        weights: weights file of that RA; None leaves them to those of the memory that is loaded.
+    """
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
+        super().__init__()
+        network = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch")
+        if weights is not None:
+            load_into(network, weights)
+        self.stem, self.stages = network.encoder.stem, network.encoder.stages[:3]
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The embeddings 1, 2 and 3 of images (B, 1, X, Y) in [0, 1]."""
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+
+def backbone(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """A source of features.
+
+    Args:
+        name: "efficientnet_lite0" (ImageNet weights of the extra `features`) or "ra" (the encoder of the
+            shipped RA, no extra).
+        weights: weights file of that RA, see ``RAFeatures``.
+
+    Raises:
+        ConfigError: for another name.
+        WeightsError: when the extra is not installed.
+    """
+    if name == "efficientnet_lite0":
+        return EfficientNetLite0()
+    if name == "ra":
+        return RAFeatures(weights)
+    raise ConfigError(f"features={name!r} is unknown; use 'efficientnet_lite0' or 'ra'.")
+
+
+def shipped_memory(models: str | os.PathLike[str]) -> str:
+    """The best memory of a folder that can be used here: that on EfficientNet-Lite0 needs the extra.
+
+    Args:
+        models: folder with ``efficientnet_lite0.pt`` and ``model.pt``, which is on RA's encoder.
+    """
+    name = "efficientnet_lite0" if is_installed() else "model"
+    if name == "model":
+        logger.info("features of RA's encoder; pip install 'robustmed_monai[features]' for better ones")
+    return str(Path(models) / f"{name}.pt")
