@@ -2,6 +2,7 @@
 
 from robustmed_monai.inferers.cifl import FeatureInferer
 from robustmed_monai.inferers.controls import MeanImageControl
+from robustmed_monai.inferers.feature_memory import MemoryInferer
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
@@ -17,6 +18,7 @@ __all__ = [
     "FeatureInferer",
     "LPIPSPerceptual",
     "MeanImageControl",
+    "MemoryInferer",
     "RegistrationInferer",
     "RestorationInferer",
     "RotationCorrectionInferer",

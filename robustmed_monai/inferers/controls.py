@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import DataError
 
@@ -40,21 +41,92 @@ class MeanImageControl(nn.Module):
 
     def __init__(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
         super().__init__()
-        total, count = None, 0
-        for batch in batches:
-            summed = batch["image"].double().sum(0, keepdim=True)
-            total = summed if total is None else total + summed
-            count += len(batch["image"])
-        if total is None:
-            raise DataError("mean image: no training images; give a data set with a training section.")
+        images = _all_images(batches, "mean image")
         self.mean: torch.Tensor
-        self.register_buffer("mean", (total / count).float())
+        self.register_buffer("mean", images.mean(0, keepdim=True, dtype=torch.float64).float())
 
     def forward(self, image: torch.Tensor) -> Scores:
         """Return "pred" (the mean image) and "anomaly_map" = |x - mean| of images in [0, 1]."""
         image = unit_range(image, "MeanImageControl")
         pred = self.mean.to(image.device).expand_as(image)
         return {"pred": pred, "anomaly_map": (image - pred).abs().mean(1, keepdim=True)}
+
+
+class ZScoreControl(nn.Module):
+    """How far each pixel lies from the training images' mean there, in their standard deviations.
+
+    Args:
+        batches: training images, each batch with `image` (B, C, X, Y) in [0, 1].
+        sigma: standard deviation in pixels of the Gaussian that smooths mean and spread, and the map.
+        floor: lowest spread, in units of the image: in air all training images agree.
+
+    Raises:
+        DataError: when there is no image.
+    """
+
+    def __init__(
+        self, batches: Iterable[Mapping[str, torch.Tensor]], sigma: float = 2.0, floor: float = 0.05
+    ) -> None:
+        super().__init__()
+        images = _all_images(batches, "z-score")
+        self.sigma = sigma
+        self.mean: torch.Tensor
+        self.spread: torch.Tensor
+        self.register_buffer("mean", gaussian_blur(images.mean(0, keepdim=True), sigma))
+        variance = gaussian_blur((images - self.mean).square().mean(0, keepdim=True), sigma)
+        self.register_buffer("spread", variance.sqrt().clamp_min(floor))
+
+    def forward(self, image: torch.Tensor) -> Scores:
+        """Return "anomaly_map" of images in [0, 1]."""
+        image = unit_range(image, "ZScoreControl")
+        score = ((image - self.mean.to(image.device)) / self.spread.to(image.device)).abs()
+        return {"anomaly_map": gaussian_blur(score.mean(1, keepdim=True), self.sigma)}
+
+
+class PCAControl(nn.Module):
+    """The pseudo-healthy image is the projection onto principal components of the training images.
+
+    Args:
+        batches: training images, each batch with `image` (B, C, X, Y) in [0, 1].
+        components: number of components; no more than there are images.
+        sigma: standard deviation in pixels of the Gaussian that smooths the map.
+
+    Raises:
+        DataError: when there is no image.
+    """
+
+    def __init__(
+        self, batches: Iterable[Mapping[str, torch.Tensor]], components: int = 32, sigma: float = 2.0
+    ) -> None:
+        super().__init__()
+        images = _all_images(batches, "PCA residual")
+        self.sigma = sigma
+        self.mean: torch.Tensor
+        self.axes: torch.Tensor
+        self.register_buffer("mean", images.mean(0, keepdim=True))
+        centred = (images - self.mean).flatten(1)
+        # Of few images with many pixels: the axes follow from the images' inner products.
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        kept = (values.flip(0) > 1e-6 * values.max()).nonzero().flatten()[:components]
+        self.register_buffer("axes", nn.functional.normalize(vectors.flip(1)[:, kept].T @ centred, dim=1))
+
+    def forward(self, image: torch.Tensor) -> Scores:
+        """Return "pred", the projection of images in [0, 1], and "anomaly_map", the smoothed |x - pred|."""
+        image = unit_range(image, "PCAControl")
+        mean, axes = self.mean.to(image.device), self.axes.to(image.device)
+        codes = (image - mean).flatten(1) @ axes.T
+        pred = (codes @ axes).view_as(image) + mean
+        return {
+            "pred": pred,
+            "anomaly_map": gaussian_blur((image - pred).abs().mean(1, keepdim=True), self.sigma),
+        }
+
+
+def _all_images(batches: Iterable[Mapping[str, torch.Tensor]], name: str) -> torch.Tensor:
+    images = [batch["image"].float() for batch in batches]
+    if not images:
+        raise DataError(f"{name}: no training images; give a data set with a training section.")
+    return torch.cat(images)
 
 
 def brain_intensity(batch: Mapping[str, torch.Tensor], clip: float = 1.5) -> Scores:

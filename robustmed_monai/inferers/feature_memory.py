@@ -9,6 +9,7 @@ import torch
 from monai.inferers.inferer import Inferer
 
 from robustmed_monai.inferers.perceptual import images_at_once
+from robustmed_monai.transforms.unit_range import unit_range
 
 
 class MemoryInferer(Inferer):
@@ -26,6 +27,6 @@ class MemoryInferer(Inferer):
             args: passed on to the network.
             kwargs: passed on to the network.
         """
-        image = torch.as_tensor(inputs).float().clamp(0, 1)
+        image = unit_range(torch.as_tensor(inputs), "MemoryInferer").float()
         parts = [network(part, *args, **kwargs).float() for part in image.split(images_at_once(image))]
         return {"anomaly_map": torch.cat(parts)}

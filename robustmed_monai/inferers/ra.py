@@ -201,19 +201,22 @@ def _reconstruction(output: Any, image: torch.Tensor) -> torch.Tensor:
     return first.float()
 
 
-def slice_scores(output: Mapping[str, Any]) -> torch.Tensor:
-    """Anomaly score (S,) of each slice of a FileEvaluator's output."""
+def slice_scores(output: Mapping[str, Any], reduction: str = "mean") -> torch.Tensor:
+    """Anomaly score (S,) of each slice of a FileEvaluator's output, see ``image_score``."""
     maps: torch.Tensor = output["network_space"]["anomaly_map"].as_subclass(torch.Tensor)
-    return image_score(maps.movedim(-1, 0))
+    return image_score(maps.movedim(-1, 0), reduction)
 
 
-def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> dict[str, Any]:
+def anomaly_report(
+    output: Mapping[str, Any], threshold: float, fpr: float, reduction: str = "mean"
+) -> dict[str, Any]:
     """What ``scores.json`` says about an image.
 
     Args:
         output: of a FileEvaluator whose inferer makes anomaly maps, after ``OODSlicesd``.
         threshold: value of the map from which on the mask is 1.
         fpr: rate among healthy pixels that the threshold stands for.
+        reduction: what of its map is a slice's score, see ``image_score``.
 
     Returns:
         `score` (mean over the slices in distribution, None where there is none), `assessed` (how many these
@@ -221,7 +224,7 @@ def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> d
         `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` (None for one out of
         distribution) and `warnings`.
     """
-    reasons, scores = output["ood_reasons"], slice_scores(output)
+    reasons, scores = output["ood_reasons"], slice_scores(output, reduction)
     kept = in_distribution(reasons)
     return {
         "score": float(scores[kept].mean()) if kept else None,
@@ -238,21 +241,26 @@ def anomaly_report(output: Mapping[str, Any], threshold: float, fpr: float) -> d
 
 
 def worst_slices(
-    output: Mapping[str, Any], vmax: float, threshold: float | None = None, count: int = 6
+    output: Mapping[str, Any],
+    vmax: float,
+    threshold: float | None = None,
+    count: int = 6,
+    reduction: str = "mean",
 ) -> Figure | None:
     """Sheet of the slices with the highest scores of a FileEvaluator's output, its warnings across the top.
 
     Args:
-        output: with `image`, `pred`, `anomaly_map` and maybe `mask` in its `network_space`, after
+        output: with `image`, `anomaly_map` and maybe `pred` and `mask` in its `network_space`, after
             ``OODSlicesd``; slices out of distribution are not shown.
         vmax: see ``anomaly_sheet``.
         threshold: see ``anomaly_sheet``.
         count: number of slices.
+        reduction: see ``anomaly_report``.
 
     Returns:
         The figure, or None where no slice was assessed.
     """
-    scores = slice_scores(output)
+    scores = slice_scores(output, reduction)
     worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
     if not worst:
         return None
@@ -260,8 +268,8 @@ def worst_slices(
     space = output["network_space"]
     shown = [torch.as_tensor(space[k]).movedim(-1, 0)[worst] if k in space else None for k in keys]
     image, pred, maps, mask = shown
-    if image is None or pred is None or maps is None:
-        raise ConfigError(f"sheet: needs image, pred and anomaly_map; the output has {sorted(space)}.")
+    if image is None or maps is None:
+        raise ConfigError(f"sheet: needs image and anomaly_map; the output has {sorted(space)}.")
     titles = [f"slice {i}\nscore {float(scores[i]):.4f}" for i in worst]
     note = "; ".join(output["warnings"]) or None
     return anomaly_sheet(image, pred, maps, mask, titles, vmax, threshold, note)

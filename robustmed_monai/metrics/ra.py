@@ -20,6 +20,7 @@ from robustmed_monai.metrics.pixel import PixelAnomalyMetric
 from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
 from robustmed_monai.metrics.result import Result
+from robustmed_monai.metrics.within import ranking_within
 from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
@@ -58,7 +59,8 @@ def measure_detector(
         device: where the detector runs.
 
     Returns:
-        Figures named image_*, pixel_*, calibrated_*, recall_* and healthy_*; undefined ones are left out.
+        Figures named image_*, pixel_*, calibrated_*, recall_*, within_ap, pointing and healthy_*; undefined
+        ones are left out.
 
     Raises:
         DataError: when a set of images is empty.
@@ -126,17 +128,17 @@ def anomaly_pictures(results: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
     first = next(iter(shown.values()))
     panels, scores, labels = first["panels"], first["scores"], first["labels"]
     titles = [f"{'abnormal' if labels[i] else 'healthy'}\nscore {scores[i]:.4f}" for i in first["chosen"]]
-    figures = {}
-    if "pred" in panels:
-        figures["sheet"] = anomaly_sheet(
+    figures = {
+        "sheet": anomaly_sheet(
             panels["image"],
-            panels["pred"],
+            panels.get("pred"),
             panels["anomaly_map"],
             panels.get("mask"),
             titles=titles,
             vmax=4 * first["threshold"] or None,
             threshold=first["threshold"],
         )
+    }
     if 0 < labels.sum() < len(labels):
         figures["curves"] = roc_pr_curves({row: (s["scores"], s["labels"]) for row, s in shown.items()})
         figures["scores"] = score_histogram(scores[labels == 0], scores[labels == 1])
@@ -191,4 +193,6 @@ def _pixel_figures(
         pixels(part, mask)
         lesions(part, mask)
     figures: Figures = {**pixels.aggregate(), **lesions.aggregate()}
-    return figures | {"calibrated_dice": bootstrap_mean(lesions.dice(), clusters=subjects)}
+    figures["calibrated_dice"] = bootstrap_mean(lesions.dice(), clusters=subjects)
+    within = ranking_within(maps, masks)
+    return figures | {k: bootstrap_mean(v, clusters=subjects) for k, v in within.items()}

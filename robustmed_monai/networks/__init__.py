@@ -1,6 +1,8 @@
 """Networks of the published methods, one file each."""
 
 from robustmed_monai.networks.cifl import CIFL, unit_maps
+from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0
+from robustmed_monai.networks.feature_memory import FeatureMemory
 from robustmed_monai.networks.mind import MINDSSC
 
 # Its function `pchvae` would hide the module of that name, and with it what configs name by their path.
@@ -19,6 +21,8 @@ __all__ = [
     "UNORANIC",
     "VQVAE2",
     "AutoEncoder",
+    "EfficientNetLite0",
+    "FeatureMemory",
     "GroupPooledResNet",
     "HierarchicalVAE",
     "RegistrationNet",

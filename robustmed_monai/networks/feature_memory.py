@@ -24,9 +24,8 @@ from robustmed_monai.utils.weights import load_into
 
 logger = logging.getLogger(__name__)
 
-# A vector that no feature comes near: in the place of vectors that there are none of.
+# A vector that no feature comes near, in the place of those that a small set of images does not have.
 FAR = 100.0
-_FLOOR = 1e-3  # of the usual distance: in air all images are alike
 
 
 class FeatureMemory(nn.Module):
@@ -34,7 +33,8 @@ class FeatureMemory(nn.Module):
 
     Feature maps are averaged over 3 x 3, brought to one grid, and each made of unit length; joined, they are
     one vector per cell. A cell's value is the mean distance to the ``neighbours`` nearest vectors of the
-    memory within ``reach`` cells, over the distance that is usual between healthy images there.
+    memory within ``reach`` cells: 0 to 2. Dividing it by the distance that is usual there between healthy
+    images was tried and is worse: it raises the air around heads of another scanner.
 
     Args:
         backbone: has ``features(images) -> list of (B, C_k, X_k, Y_k)``; it is never trained.
@@ -54,7 +54,7 @@ class FeatureMemory(nn.Module):
         image_size: int = 128,
         in_channels: int = 1,
         grid: int = 32,
-        per_cell: int = 96,
+        per_cell: int = 48,
         components: int = 64,
         neighbours: int = 3,
         reach: int = 1,
@@ -69,11 +69,9 @@ class FeatureMemory(nn.Module):
         self.center: torch.Tensor
         self.components: torch.Tensor
         self.vectors: torch.Tensor
-        self.usual: torch.Tensor
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("components", torch.zeros(size, kept))
         self.register_buffer("vectors", torch.zeros(grid * grid, per_cell, kept, dtype=torch.float16))
-        self.register_buffer("usual", torch.ones(grid * grid))
 
     @torch.no_grad()
     def features(self, image: torch.Tensor) -> torch.Tensor:
@@ -92,9 +90,9 @@ class FeatureMemory(nn.Module):
         return F.normalize(placed, dim=1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Anomaly map (B, 1, X, Y), >= 0, of images (B, C, X, Y) in [0, 1]; 1 is usual for healthy ones."""
+        """Anomaly map (B, 1, X, Y), >= 0, of images (B, C, X, Y) in [0, 1]."""
         distance = self.distances(self.project(self.features(image)))
-        cells = (distance / self.usual[:, None]).T.reshape(-1, 1, self.grid, self.grid)
+        cells = distance.T.reshape(-1, 1, self.grid, self.grid)
         placed = F.interpolate(cells, image.shape[-2:], mode="bilinear", align_corners=False)
         return gaussian_blur(placed, self.sigma)
 
@@ -103,17 +101,8 @@ class FeatureMemory(nn.Module):
         by_cell = features.flatten(2).permute(2, 0, 1)
         return (by_cell - self.center) @ self.components
 
-    def distances(self, vectors: torch.Tensor, owner: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean distance to the nearest vectors of the memory.
-
-        Args:
-            vectors: from ``project``.
-            owner: (cells, per_cell, B), true where a vector of the memory comes from that image itself and
-                does not count; None counts all.
-
-        Returns:
-            (cells, B).
-        """
+    def distances(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Mean distance (cells, B) of vectors (cells, B, K) to the nearest ones of the memory."""
         index = torch.arange(self.grid, device=vectors.device)
         memory = self.vectors.float()
         nearest = []
@@ -122,26 +111,17 @@ class FeatureMemory(nn.Module):
                 rows, columns = ((index + step).clamp(0, self.grid - 1) for step in (right, down))
                 place = (rows[:, None] * self.grid + columns).flatten()
                 found = squared_distances(vectors, memory[place])
-                if owner is not None:
-                    found = found.masked_fill(owner[place].transpose(1, 2), 4 * FAR**2)
                 nearest.append(found.topk(min(self.neighbours, found.shape[-1]), largest=False).values)
         joined = torch.cat(nearest, -1)
         return joined.topk(min(self.neighbours, joined.shape[-1]), largest=False).values.sqrt().mean(-1)
 
     @torch.no_grad()
-    def remember(self, features: torch.Tensor, checked: int = 64) -> None:
+    def remember(self, features: torch.Tensor) -> None:
         """Replace the memory by a coreset of healthy images' features.
 
         Args:
-            features: (N, D, grid, grid) of at least two images, from ``features``.
-            checked: images, evenly spread, from which the usual distance is measured; their own vectors do
-                not count then.
-
-        Raises:
-            ConfigError: for less than two images.
+            features: (N, D, grid, grid), from ``features``.
         """
-        if len(features) < 2:
-            raise ConfigError(f"{len(features)} healthy images; a memory needs at least 2, better 50.")
         self._set_components(features)
         projected = self.project(features)
         images, size = projected.shape[1:]
@@ -149,11 +129,6 @@ class FeatureMemory(nn.Module):
         chosen = coreset(projected, kept)
         self.vectors.fill_(FAR)
         self.vectors[:, :kept] = projected.gather(1, chosen[..., None].expand(-1, -1, size)).half()
-        sample = torch.arange(0, images, max(1, images // checked), device=features.device)
-        source = torch.full(self.vectors.shape[:2], -1, device=features.device)
-        source[:, :kept] = chosen
-        found = self.distances(projected[:, sample], source[..., None] == sample)
-        self.usual.copy_(found.mean(1).clamp_min(_FLOOR))
 
     def _set_components(self, features: torch.Tensor) -> None:
         step = max(1, features.numel() // features.shape[1] // 100_000)

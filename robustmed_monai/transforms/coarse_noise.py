@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.adapters import Batch, BatchTransform
 from robustmed_monai.transforms.params import Params, Shape
+from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -46,7 +47,7 @@ class BatchCoarseNoise(BatchTransform):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with a noisy `image` (B, C, X, Y) and the clean one as `label`; air stays 0."""
-        image = batch["image"]
+        image = unit_range(batch["image"], "BatchCoarseNoise")
         sides = image.shape[-2:]
         noise = F.interpolate(params["noise"] * self.std, sides, mode="bilinear", align_corners=False)
         moved = [

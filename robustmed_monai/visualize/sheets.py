@@ -25,7 +25,7 @@ _MASK, _FOUND = "#00c8d7", "#ff9500"
 
 def anomaly_sheet(
     images: Images,
-    pseudo_healthy: Images,
+    pseudo_healthy: Images | None,
     maps: Images,
     masks: Images | None = None,
     titles: Sequence[str] | None = None,
@@ -40,7 +40,7 @@ def anomaly_sheet(
 
     Args:
         images: (N, C, X, Y) or a list of (C, X, Y), grey (C = 1) or RGB (C = 3), in [0, 1].
-        pseudo_healthy: as images.
+        pseudo_healthy: as images; None leaves the column out.
         maps: (N, 1, X, Y) or a list of (1, X, Y), >= 0.
         masks: as maps, 1 where anomalous; None outlines no mask.
         titles: N short texts, shown beside the rows.
@@ -61,7 +61,9 @@ def anomaly_sheet(
         >>> len(anomaly_sheet(x, x, x + 0.1, vmax=1.0).axes)  # six panels and the colour bar
         7
     """
-    columns = {"Input": images, "Pseudo-healthy": pseudo_healthy, "Anomaly map": maps}
+    columns = {"Input": images, "Anomaly map": maps}
+    if pseudo_healthy is not None:
+        columns["Pseudo-healthy"] = pseudo_healthy
     if masks is not None:
         columns["mask"] = masks
     cases = _cases(columns)
@@ -115,24 +117,26 @@ def _draw(
     cases: list[dict[str, Array]], titles: Sequence[str] | None, top: float, threshold: float | None
 ) -> Figure:
     outlined = "mask" in cases[0] or threshold is not None
-    rows, columns = len(cases), 4 if outlined else 3
+    shown = [name for name in ("Input", "Pseudo-healthy", "Anomaly map") if name in cases[0]]
+    rows, columns = len(cases), len(shown) + outlined
     height, width = cases[0]["Input"].shape[:2]
     figure = new_figure(_PANEL * width / height * columns + 0.9, _PANEL * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, case in zip(axes, cases, strict=True):
-        _show(row[0], case["Input"], "gray", 1.0)
-        _show(row[1], case["Pseudo-healthy"], "gray", 1.0)
-        colours = _show(row[2], case["Anomaly map"], "inferno", top)
+        for axis, name in zip(row, shown[:-1], strict=False):
+            _show(axis, case[name], "gray", 1.0)
+        colours = _show(row[len(shown) - 1], case["Anomaly map"], "inferno", top)
         if outlined:
-            _show(row[3], case["Input"], "gray", 1.0)
-            _outline(row[3], case["mask"] > 0 if "mask" in case else None, _MASK, 2.0)
-            _outline(row[3], case["Anomaly map"] >= threshold if threshold is not None else None, _FOUND, 0.8)
-    for axis, heading in zip(axes[0], ("Input", "Pseudo-healthy", "Anomaly map"), strict=False):
+            _show(row[-1], case["Input"], "gray", 1.0)
+            found = case["Anomaly map"] >= threshold if threshold is not None else None
+            _outline(row[-1], case["mask"] > 0 if "mask" in case else None, _MASK, 2.0)
+            _outline(row[-1], found, _FOUND, 0.8)
+    for axis, heading in zip(axes[0], shown, strict=False):
         axis.set_title(heading, fontsize=10, color=INK)
     for axis, title in zip(axes[:, 0], titles or (), strict=False):
         axis.set_ylabel(fill(title, 24), fontsize=8, color=INK)
     if outlined:
-        _legend(axes[0, 3], "mask" in cases[0], threshold)
+        _legend(axes[0, -1], "mask" in cases[0], threshold)
     bar = figure.colorbar(
         colours, ax=axes, extend="max", extendfrac=0.06 / rows, fraction=0.03, pad=0.01, aspect=15 * rows
     )
