@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.inferers.controls import MeanImageControl, head_area, intensity, no_anomaly
+from robustmed_monai.inferers.controls import (
+    MeanImageControl,
+    PCAControl,
+    ZScoreControl,
+    head_area,
+    intensity,
+    no_anomaly,
+)
 from robustmed_monai.utils.errors import DataError
 
 
@@ -53,3 +60,52 @@ def test_mean_image_does_not_depend_on_the_batches(images: Tensor) -> None:
 def test_mean_image_needs_images() -> None:
     with pytest.raises(DataError, match="no training images; give a data set with a training section"):
         MeanImageControl([])
+
+
+def _heads(count: int, generator: torch.Generator) -> Tensor:
+    """Smooth images in which two patterns vary."""
+    x, y = torch.meshgrid(torch.linspace(0, 1, 24), torch.linspace(0, 1, 20), indexing="ij")
+    first, second = torch.rand(2, count, 1, 1, 1, generator=generator)
+    return 0.2 + 0.3 * first * x + 0.3 * second * y**2
+
+
+def test_models_without_a_network_find_what_no_training_image_has() -> None:
+    generator = torch.Generator().manual_seed(1)
+    training = [{"image": _heads(20, generator)}, {"image": _heads(10, generator)}]
+    for control in (ZScoreControl(training, sigma=1.0), PCAControl(training, components=2, sigma=1.0)):
+        image = _heads(4, generator)
+        healthy = control(image)["anomaly_map"]
+        image[:, :, 10:14, 8:12] += 0.3
+        found = control(image)["anomaly_map"]
+        assert found.shape == image.shape
+        highest = found.flatten(1).argmax(1)
+        rows, columns = highest // 20, highest % 20
+        assert ((rows >= 10) & (rows < 14) & (columns >= 8) & (columns < 12)).all()
+        assert (found.amax((1, 2, 3)) > 2 * healthy.amax((1, 2, 3))).all()
+        assert torch.allclose(control(image[1:2])["anomaly_map"], found[1:2], atol=1e-6)
+
+
+def test_principal_components_reconstruct_what_they_span() -> None:
+    generator = torch.Generator().manual_seed(2)
+    control = PCAControl([{"image": _heads(30, generator)}], components=2)
+    image = _heads(5, generator)
+    assert torch.allclose(control(image)["pred"], image, atol=1e-4)
+    # More components than the images have change nothing.
+    whole = PCAControl([{"image": _heads(30, torch.Generator().manual_seed(2))}], components=30)
+    assert len(whole.axes) < 30
+    assert torch.allclose(whole(image)["pred"], image, atol=1e-4)
+
+
+def test_the_z_score_counts_in_spreads() -> None:
+    training = torch.rand(400, 1, 12, 12, generator=torch.Generator().manual_seed(3))
+    control = ZScoreControl([{"image": training}], sigma=0.0)
+    image = training[:1].clone()
+    image[..., 6, 6] = control.mean[..., 6, 6] + 0.4
+    expected = 0.4 / float(training[:, 0, 6, 6].std(correction=0))
+    assert float(control(image)["anomaly_map"][0, 0, 6, 6]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("control", [ZScoreControl, PCAControl])
+def test_without_training_images_there_is_no_model(control: type) -> None:
+    with pytest.raises(DataError, match="training section"):
+        control([])

