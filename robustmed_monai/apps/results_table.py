@@ -33,8 +33,8 @@ class ResultsTable:
         measure: what ``load`` returns to a Result.
         load: weights file, and the settings of a row, to what ``measure`` takes.
         rows: row name to ``{"checkpoints": name, **settings}``. A row may name several checkpoints, whose
-            files ``load`` then gets together, and a `measure` of its own. Rows whose checkpoints are not
-            given are left out.
+            files ``load`` then gets together, and a `measure` or a `load` of its own. Rows whose checkpoints
+            are not given are left out.
         checkpoints: name to weights files, one per seed. A name that no row has is a row of its own, without
             settings; one without files is left out.
         controls: row name to what ``measure`` takes without any weights; the last rows of the table.
@@ -112,9 +112,10 @@ class ResultsTable:
 
     def _models(self) -> Iterator[tuple[str, Measure, Any]]:
         for row, settings in self.rows.items():
-            given = {k: v for k, v in settings.items() if k not in ("checkpoints", "measure")}
+            given = {k: v for k, v in settings.items() if k not in ("checkpoints", "measure", "load")}
+            load = settings.get("load", self.load)
             for files in zip(*(self.checkpoints[name] for name in _names(settings)), strict=True):
-                yield row, settings.get("measure", self.measure), self.load(*files, **given)
+                yield row, settings.get("measure", self.measure), load(*files, **given)
         for row, control in self.controls.items():
             yield row, self.measure, control
 

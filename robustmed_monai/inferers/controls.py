@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from monai.inferers.inferer import Inferer
 from torch import nn
 
 from robustmed_monai.transforms.blur import gaussian_blur
@@ -120,6 +122,34 @@ class PCAControl(nn.Module):
             "pred": pred,
             "anomaly_map": gaussian_blur((image - pred).abs().mean(1, keepdim=True), self.sigma),
         }
+
+
+class ResizedInferer(Inferer):
+    """Applies the inferer of a network that was trained on images of another size.
+
+    Args:
+        inferer: called with images and the network; returns a dictionary of images.
+        image_size: side in pixels that it is given.
+    """
+
+    def __init__(self, inferer: Callable[..., Scores], image_size: int) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.image_size = image_size
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Scores:
+        """Bring images (B, C, X, Y) in [0, 1] to the size, and what comes out back to theirs."""
+        image = unit_range(torch.as_tensor(inputs), "ResizedInferer")
+        found = self.inferer(_resized(image, (self.image_size, self.image_size)), network, *args, **kwargs)
+        return {key: _resized(value, image.shape[-2:]) for key, value in found.items()}
+
+
+def _resized(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return nn.functional.interpolate(image, tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _all_images(batches: Iterable[Mapping[str, torch.Tensor]], name: str) -> torch.Tensor:

@@ -82,7 +82,8 @@ class FeatureMemory(nn.Module):
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         vectors = [self._on_grid(maps) for maps in cast(Any, self.backbone).features(image)]
-        return torch.cat(vectors, 1) / len(vectors) ** 0.5
+        joined: torch.Tensor = torch.cat(vectors, 1) / len(vectors) ** 0.5
+        return joined
 
     def _on_grid(self, features: torch.Tensor) -> torch.Tensor:
         smooth = F.avg_pool2d(features.float(), 3, stride=1, padding=1, count_include_pad=False)

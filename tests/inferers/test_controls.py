@@ -66,7 +66,8 @@ def _heads(count: int, generator: torch.Generator) -> Tensor:
     """Smooth images in which two patterns vary."""
     x, y = torch.meshgrid(torch.linspace(0, 1, 24), torch.linspace(0, 1, 20), indexing="ij")
     first, second = torch.rand(2, count, 1, 1, 1, generator=generator)
-    return 0.2 + 0.3 * first * x + 0.3 * second * y**2
+    heads: Tensor = 0.2 + 0.3 * first * x + 0.3 * second * y**2
+    return heads
 
 
 def test_models_without_a_network_find_what_no_training_image_has() -> None:

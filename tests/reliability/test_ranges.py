@@ -23,6 +23,7 @@ from monai.transforms import Transform
 from torch import Tensor, nn
 
 from robustmed_monai import inferers, transforms
+from robustmed_monai.inferers.controls import ResizedInferer
 from robustmed_monai.inferers.risc_files import StackCorrectionInferer
 from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.transforms import corruption, synthesis
@@ -34,6 +35,7 @@ from robustmed_monai.transforms.batch_rotation import (
     BatchRandRotation,
     BatchRotationFilter,
 )
+from robustmed_monai.transforms.coarse_noise import BatchCoarseNoise
 from robustmed_monai.transforms.corruption.noise import gaussian_noise
 from robustmed_monai.transforms.corruption.views import CorruptedOrNot, CorruptedViews
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
@@ -142,6 +144,7 @@ HELPERS = "any range: a plain linear operation on tensors"
 NOISE = gaussian_noise(0.1)
 APPLY: dict[str, Apply] = {
     "BatchAllRotations": _batch(lambda _: BatchAllRotations(8)),
+    "BatchCoarseNoise": _batch(lambda _: BatchCoarseNoise()),
     "BatchCorruption": _batch(lambda p: corruption.BatchCorruption(corruption.chain([NOISE], p))),
     "BatchFromLabels": _batch(lambda _: BatchFromLabels()),
     "BatchRandAffine": _batch(lambda _: transforms.BatchRandAffine()),
@@ -191,10 +194,12 @@ APPLY: dict[str, Apply] = {
     ),
     "ElboInferer": _infer(inferers.ElboInferer(), VAE_LIKE),
     "FeatureInferer": _infer(inferers.FeatureInferer(), _same, None),
+    "MemoryInferer": _infer(inferers.MemoryInferer(), _same, "anomaly_map"),
     "RegistrationInferer": lambda image, _: inferers.RegistrationInferer()(
         torch.cat([image, image])[None],
         lambda moving, fixed, represented: {"ddf": torch.ones(1, 2, SIDE, SIDE)},
     )["moved"],
+    "ResizedInferer": _infer(ResizedInferer(inferers.MemoryInferer(), 48), _same, "anomaly_map"),
     "RestorationInferer": _infer(inferers.RestorationInferer(), UNORANIC_LIKE),
     "RotationCorrectionInferer": _infer(
         inferers.RotationCorrectionInferer(num_rotations=8, correction="average", axes="XY"), _classifier

@@ -70,7 +70,7 @@ class Method:
     trainable: bool = False
 
 
-def _ra_score(report: Report) -> float | None:
+def _score_of_volume(report: Report) -> float | None:
     return _number(report["score"])
 
 
@@ -92,7 +92,7 @@ METHODS: Mapping[str, Method] = {
         kind="segmentation",
         result="anomaly_mask",
         labels={"anomaly": 1},
-        urgency=Urgency("ra_anomaly_score", "the study most abnormal to RA first", _ra_score),
+        urgency=Urgency("ra_anomaly_score", "the study most abnormal to RA first", _score_of_volume),
     ),
     "pchvae": Method(
         "pchVAE: where a brain slice is not explained by a model of healthy ones",
@@ -101,6 +101,15 @@ METHODS: Mapping[str, Method] = {
         labels={"anomaly": 1},
         cut=True,
         urgency=Urgency("pchvae_anomaly_score", "the study least likely to pchVAE first", _pchvae_score),
+    ),
+    "feature_memory": Method(
+        "feature memory: where a brain slice has features that no healthy one had there",
+        kind="segmentation",
+        result="anomaly_mask",
+        labels={"anomaly": 1},
+        urgency=Urgency(
+            "feature_memory_score", "the study most abnormal to the memory first", _score_of_volume
+        ),
     ),
     "unoranic": Method("unORANIC: the image without its corruptions", kind="others", result="anatomy_image"),
     "risc": Method(

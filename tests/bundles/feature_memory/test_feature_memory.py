@@ -1,0 +1,89 @@
+"""The bundle from a folder of healthy images to maps, scores and a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, load
+from PIL import Image
+
+from robustmed_monai.networks import FeatureMemory
+from robustmed_monai.utils.bundle import bundles_dir
+from robustmed_monai.utils.files import read_json
+from robustmed_monai.utils.provenance import read_results
+from robustmed_monai.utils.weights import load_info
+
+CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "feature_memory" / "configs"
+
+
+def _run(name: str, kind: str = "infer", **overrides: Any) -> None:
+    workflow = ConfigWorkflow(
+        str(CONFIGS / f"{name}.json"), logging_file=False, workflow_type=kind, device="cpu", **overrides
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+@pytest.fixture(scope="module")
+def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a memory of twelve pictures."""
+    folder = tmp_path_factory.mktemp("memory")
+    _run("train", "train", dataset_dir=str(dataset_dir), output_dir=str(folder), image_size=32, max_epochs=1)
+    return folder / "model.pt"
+
+
+def test_training_keeps_what_applying_needs(memory: Path) -> None:
+    info = load_info(memory)
+    assert (info["features"], info["images"], info["spacing"]) == ("ra", 12, pytest.approx(7.2))
+    thresholds = info["calibration"]["thresholds"]
+    assert thresholds["0.01"] > thresholds["0.05"] > 0
+    assert set(info["training_statistics"]) >= {"brightness", "head_area"}
+
+
+def test_a_picture_gets_a_map_a_mask_and_a_score(memory: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    """The image with the lesion scores higher, and the map is highest in the lesion."""
+    pictures = [str(dataset_dir / f"test-{i}.png") for i in (0, 1)]
+    # Twelve drawn heads are so alike that the lesion alone would put its slice out of distribution.
+    known: dict[str, Any] = {"postprocessing#transforms#0#statistics": None, "image_size": 32}
+    _run("inference", input=pictures, weights=str(memory), output_dir=str(tmp_path / "out"), **known)
+    healthy, abnormal = (read_json(tmp_path / "out" / f"test-{i}" / "scores.json") for i in (0, 1))
+    assert abnormal["score"] > 1.2 * healthy["score"]
+    assert abnormal["assessed"] == healthy["assessed"] == 1
+    with Image.open(tmp_path / "out" / "test-1" / "anomaly_map.png") as picture:
+        found = np.asarray(picture).T
+    with Image.open(dataset_dir / "test-1-mask.png") as picture:
+        lesion = np.asarray(picture).T > 0
+    assert found.shape == lesion.shape
+    assert found[lesion].mean() > 1.5 * found[~lesion].mean()
+    assert (tmp_path / "out" / "test-1" / "worst_slices.png").is_file()
+
+
+def test_the_table_has_the_models_without_a_network(memory: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    _run(
+        "evaluate", weights=str(memory), dataset_dir=str(dataset_dir), output_dir=str(tmp_path), image_size=32
+    )
+    rows = read_results(tmp_path / "results.json")["rows"]
+    found = {(row["row"], row["column"]): row["mean"] for row in rows}
+    assert {row for row, _ in found} == {
+        "feature memory", "z-score", "PCA residual", "mean image", "no anomaly",
+    }  # fmt: skip
+    assert found["feature memory", "image_auroc_top"] == 1.0
+    assert found["feature memory", "pixel_auroc"] > 0.9
+    assert found["feature memory", "within_ap"] > 3 * found["no anomaly", "within_ap"]
+    assert found["z-score", "pointing"] == 1.0, "the drawn lesions are brighter than any head"
+    assert (tmp_path / "results_sheet.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:parsing")
+def test_monai_loads_the_shipped_memory_offline() -> None:
+    network = load("feature_memory", bundle_dir=bundles_dir(), device="cpu")
+    assert isinstance(network, FeatureMemory)
+    assert float(network.vectors.float().abs().max()) < 2, "a full memory"
+    found = network(torch.zeros(1, 1, 128, 128))
+    assert float(found[..., 0, 0]) < 0.1, "air is known"
+    assert float(found[..., 64, 64]) > 0.3, "a head without a brain is not"
