@@ -31,4 +31,4 @@ def test_noise_is_coarse_on_the_head_alone_and_another_in_each_image() -> None:
 def test_no_noise_is_no_task() -> None:
     for settings in ({"std": 0.0}, {"cells": 0}):
         with pytest.raises(ConfigError, match="above 0"):
-            BatchCoarseNoise(**settings)  # type: ignore[arg-type]
+            BatchCoarseNoise(**settings)
