@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.random_fields import enlarge, smooth_noise
+from robustmed_monai.transforms.template_head import brain_distance
 
 Array = NDArray[np.float32]
 
@@ -94,7 +95,7 @@ def _template() -> _Template:
     # The template's own intensities of CSF, grey and white matter.
     by_intensity = np.clip((t1 - 0.26) / 0.39, 0.0, 1.0) + np.clip((t1 - 0.65) / 0.22, 0.0, 1.0)
     tissue = 0.5 * by_intensity + 0.5 * (grey + 2.0 * white)
-    distance = _brain_distance(t1 > 0)
+    distance = brain_distance(t1 > 0)
     inverse = np.linalg.inv(source.affine)
     tissue = _sharpened(tissue)
     ventricles = _ventricles(tissue, distance, inverse)
@@ -110,19 +111,6 @@ def _sharpened(tissue: Array) -> Array:
 
     sharp: Array = tissue + 0.8 * (tissue - gaussian_filter(tissue, 2.0, truncate=2.0))
     return sharp.astype(np.float32)
-
-
-def _brain_distance(brain: NDArray[np.bool_]) -> Array:
-    """Signed distance in mm to the brain's surface, found at 2 mm and interpolated to 1 mm; > 0 outside."""
-    from scipy.ndimage import distance_transform_edt
-
-    margin = 24
-    coarse = np.pad(brain[::2, ::2, ::2], margin // 2)
-    closed = distance_transform_edt(distance_transform_edt(~coarse) <= 3.0) > 3.0
-    signed = distance_transform_edt(~closed) - distance_transform_edt(closed)
-    lattice = np.pad((2.0 * signed).astype(np.float32), ((0, 1),) * 3, mode="edge")
-    full = enlarge(lattice, (2.0,) * 3, [size + 2 * margin for size in brain.shape])
-    return full[(slice(margin, -margin),) * 3]
 
 
 def _ventricles(tissue: Array, distance: Array, inverse: NDArray[np.float64]) -> Array:

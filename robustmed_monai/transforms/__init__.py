@@ -4,6 +4,7 @@ Corruptions have a package of their own, ``robustmed_monai.transforms.corruption
 label shapes and images, ``robustmed_monai.transforms.synthesis``.
 """
 
+from robustmed_monai.transforms.align_to_template import AlignmentWarning, AlignToTemplate, AlignToTemplated
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.brain_zscore import BrainZScored, HeadMaskd, UndoBrainZScored, brain_zscore
@@ -42,6 +43,9 @@ from robustmed_monai.transforms.threshold_map import ThresholdMapd
 from robustmed_monai.transforms.volume_slices import VolumeToSlices, VolumeToSlicesd
 
 __all__ = [
+    "AlignToTemplate",
+    "AlignToTemplated",
+    "AlignmentWarning",
     "BatchRandAffine",
     "BrainRegion",
     "BrainZScored",

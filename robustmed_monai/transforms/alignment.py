@@ -78,7 +78,7 @@ def align_affine(
         raise ImageError(
             f"affine alignment failed ({reason}); check that the images overlap, or leave it out."
         ) from error
-    return _as_matrix(found, axes)
+    return affine_matrix(found, axes)
 
 
 def resample_to(
@@ -156,8 +156,8 @@ def _mapped(points: Matrix, matrix: npt.ArrayLike | None) -> Matrix:
     return moved + full[:axes, 3].reshape(-1, *(1,) * axes)
 
 
-def _as_matrix(transform: Any, axes: int) -> Matrix:
-    """4x4 matrix in (R, A, S) of an affine transform of ITK with 2 or 3 axes."""
+def affine_matrix(transform: Any, axes: int) -> Matrix:
+    """4x4 matrix in (R, A, S), mm, of an affine transform of ITK with 2 or 3 axes."""
     origin = np.asarray(transform.TransformPoint([0.0] * axes))
     steps = [np.asarray(transform.TransformPoint(row.tolist())) - origin for row in np.eye(axes)]
     matrix = np.eye(4)

@@ -141,7 +141,7 @@ class VolumeToSlices(InvertibleTransform):
         Raises:
             ImageError: the image has the wrong shape, complex or non-finite values, or an unusable affine.
         """
-        plain, affine = _as_image(image)
+        plain, affine = plain_image(image)
         where = geometry or self._geometry(plain, affine, has_voxel_size(image))
         name = mode or self.mode
         turned = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in where.flips])
@@ -158,7 +158,7 @@ class VolumeToSlices(InvertibleTransform):
 
     def geometry(self, image: NdarrayOrTensor) -> SliceGeometry:
         """Where the slices of an image lie."""
-        return self._geometry(*_as_image(image), has_voxel_size(image))
+        return self._geometry(*plain_image(image), has_voxel_size(image))
 
     def _geometry(self, plain: Tensor, affine: Tensor, sized: bool) -> SliceGeometry:
         shape = tuple(plain.shape[1:])
@@ -174,7 +174,8 @@ class VolumeToSlices(InvertibleTransform):
         needed = max(int(np.ceil(n / s)) for n, s in zip(shown, step, strict=False))
         size = needed if self.size is None else self.size
         turned = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in flips])
-        middle = _middle(turned.permute(0, *(axis + 1 for axis in order)))
+        box = foreground_box(turned.permute(0, *(axis + 1 for axis in order)))
+        middle = [sum(ends) / 2 for ends in box]
         first = cast(
             tuple[float, float], tuple(m - (size - 1) / 2 * s for m, s in zip(middle, step, strict=True))
         )
@@ -253,16 +254,10 @@ class VolumeToSlicesd(MapTransform, InvertibleTransform):
         """Return a copy of ``data`` with slices in place of the images."""
         result = dict(data)
         geometry: SliceGeometry | None = None
-        first: Hashable = None
         for key, mode in self.key_iterator(result, self.mode):
-            shape = tuple(result[key].shape[1:])
             if geometry is None:
                 first, geometry = key, self.cut.geometry(result[key])
-            elif shape != geometry.spatial_shape:
-                raise ImageShapeError(
-                    f"{_name(data[key], key)}: {key} of {shape} voxels for an image of "
-                    f"{geometry.spatial_shape} ({_name(data[first], first)}); give one on the image's grid."
-                )
+            check_same_shape(data, key, first)
             result[key] = self.cut(result[key], geometry, mode)
         return result
 
@@ -272,6 +267,20 @@ class VolumeToSlicesd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             result[key] = self.cut.inverse(result[key])
         return result
+
+
+def check_same_shape(data: Mapping[Hashable, Any], key: Hashable, first: Hashable) -> None:
+    """Check that an image has the voxels of the first one.
+
+    Raises:
+        ImageShapeError: when it has not.
+    """
+    shape, wanted = (tuple(data[k].shape[1:]) for k in (key, first))
+    if shape != wanted:
+        raise ImageShapeError(
+            f"{image_name(data[key], key)}: {key} of {shape} voxels for an image of {wanted} "
+            f"({image_name(data[first], first)}); give one on the image's grid."
+        )
 
 
 def has_voxel_size(image: Any) -> bool:
@@ -341,7 +350,7 @@ def _resample(stack: Tensor, where: SliceGeometry, mode: ResizeMode, anti_aliasi
     if where.fits_image:
         return resize_to_square(stack, where.size, mode, anti_aliasing=anti_aliasing)
     if mode == "bilinear" and anti_aliasing:
-        stack = _smooth(stack, where.step)
+        stack = smooth_before(stack, where.step)
     for axis, (step, first) in enumerate(zip(where.step, where.first, strict=True)):
         stack = _sample(stack, 2 + axis, first + step * torch.arange(where.size, dtype=torch.float64), mode)
     return stack.contiguous()
@@ -357,20 +366,28 @@ def _resample_back(stack: Tensor, where: SliceGeometry, mode: ResizeMode) -> Ten
         return square[:, :, x : x + shape[0], y : y + shape[1]]
     back = tuple(1 / step for step in where.step)
     if mode == "bilinear":
-        stack = _smooth(stack, back)
+        stack = smooth_before(stack, back)
     for axis, (size, first, step) in enumerate(zip(shape, where.first, where.step, strict=True)):
         stack = _sample(stack, 2 + axis, (torch.arange(size, dtype=torch.float64) - first) / step, mode)
     return stack
 
 
-def _smooth(stack: Tensor, step: Sequence[float]) -> Tensor:
-    """Blur by as much as ``monai.transforms.Resize`` does before it shrinks by ``step``."""
+def smooth_before(images: Tensor, step: Sequence[float]) -> Tensor:
+    """Blur images by as much as ``monai.transforms.Resize`` does before it shrinks them.
+
+    Args:
+        images: (B, C, *S).
+        step: distance of the new voxels along each axis of S, in old ones.
+
+    Returns:
+        (B, C, *S).
+    """
     sigmas = [max((s - 1) / 2, 0) for s in step]
     if not any(sigmas):
-        return stack
+        return images
     # A width of exactly 0 is no filter to MONAI.
-    blur = GaussianFilter(2, [max(s, 1e-3) for s in sigmas])
-    blurred: Tensor = blur(stack.flatten(0, 1)[:, None])[:, 0].unflatten(0, tuple(stack.shape[:2]))
+    blur = GaussianFilter(len(sigmas), [max(s, 1e-3) for s in sigmas])
+    blurred: Tensor = blur(images.flatten(0, 1)[:, None])[:, 0].unflatten(0, tuple(images.shape[:2]))
     return blurred
 
 
@@ -388,20 +405,23 @@ def _sample(images: Tensor, axis: int, places: Tensor, mode: ResizeMode) -> Tens
     return (moved @ weights.to(images).T).movedim(-1, axis)
 
 
-def _middle(image: Tensor) -> tuple[float, float]:
-    """Middle of the foreground of (C, x, y, S) along x and y, in voxels; of the image where it has none."""
+def foreground_box(image: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the foreground of (C, x, y, S) begins and ends along x and y, in voxels, but for outliers.
+
+    An image without any gives its own edges.
+    """
     grey = image.abs().amax(0)
     values = grey[grey > 0]
     if not len(values):
-        return (grey.shape[0] - 1) / 2, (grey.shape[1] - 1) / 2
+        return (-0.5, grey.shape[0] - 0.5), (-0.5, grey.shape[1] - 0.5)
     foreground = grey > _AIR * float(np.percentile(values.cpu().numpy(), _BRIGHTEST))
     found = []
     for axis in (0, 1):
         counts = foreground.sum([a for a in range(3) if a != axis]).double()
         share = counts.cumsum(0) / counts.sum()
-        # Between voxels, so that a finer grid has its middle at the same place.
+        # Between voxels, so that a finer grid has its ends at the same places.
         ends = np.interp([_OUTLIERS, 1 - _OUTLIERS], [0.0, *share.tolist()], np.arange(len(share) + 1) - 0.5)
-        found.append(float(ends.mean()))
+        found.append((float(ends[0]), float(ends[1])))
     return found[0], found[1]
 
 
@@ -421,9 +441,10 @@ def _check_mode(mode: str) -> None:
         raise ConfigError(f"mode is {mode!r}; choose one of {', '.join(_MODES)}.")
 
 
-def _as_image(volume: NdarrayOrTensor) -> tuple[Tensor, Tensor]:
+def plain_image(volume: NdarrayOrTensor) -> tuple[Tensor, Tensor]:
+    """A checked image (C, X, Y[, Z]) as a plain float32 tensor, and its affine, float64 on the CPU."""
     affine: Any = volume.affine if isinstance(volume, MetaTensor) else np.eye(4)
-    name = _name(volume, "volume")
+    name = image_name(volume, "volume")
     is_complex = volume.is_complex() if isinstance(volume, Tensor) else np.iscomplexobj(volume)
     if is_complex:
         raise ImageShapeError(f"{name}: the values are complex, expected real ones; pass the magnitude.")
@@ -437,7 +458,7 @@ def _as_image(volume: NdarrayOrTensor) -> tuple[Tensor, Tensor]:
     return image, torch.as_tensor(check_affine(np.asarray(affine), name)).double()
 
 
-def _name(image: Any, other: Hashable) -> str:
+def image_name(image: Any, other: Hashable) -> str:
     """Path of the file that an image was read from, or its key."""
     return str(getattr(image, "meta", {}).get("filename_or_obj") or other)
 
