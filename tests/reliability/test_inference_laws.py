@@ -33,7 +33,7 @@ BUNDLES = Path(__file__).parents[2] / "bundles"
 LEVELS = slice(28, 48, 4)
 ORIENTATIONS = ["".join(codes) for order in permutations(("RL", "AP", "SI")) for codes in product(*order)]
 # Statistics of training would refuse a virtual head; the laws are about the maps.
-WITHOUT_STATISTICS = {"ra": 0, "pchvae": 2, "unoranic": 0, "cifl_segmentation": 0}
+WITHOUT_STATISTICS = {"ra": 0, "pchvae": 0, "unoranic": 0, "cifl_segmentation": 0}
 Found = Callable[[str], dict[str, Any]]
 
 
