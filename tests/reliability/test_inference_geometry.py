@@ -52,7 +52,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         },
         "corrected",
     ),
-    "unoranic": ({"hidden": 16}, {}, "anatomy_image"),
+    "unoranic": ({}, {}, "anatomy_image"),
     "cifl": ({}, {"spatial_dims": 2, **_FEATURES}, "features"),
     "cifl_segmentation": (
         {},
