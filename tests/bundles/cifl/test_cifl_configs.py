@@ -82,7 +82,6 @@ def test_volumes_are_three_dimensional_everywhere(parsed: Any, tmp_path: Path) -
     assert sum(p.numel() for p in content("network_def").parameters()) > 100_000
     assert content("network_def").spatial_dims == 3
     assert content("train#dataset").size == (64, 64, 64)
-    assert content("channels_last") is False
 
 
 def test_network_maps_one_tensor_to_one_tensor(cifl_configs: Path) -> None:
