@@ -223,12 +223,14 @@ def load_site(
     return site
 
 
-def mask_threshold(site: SiteCalibration | None, otherwise: float | None) -> float | None:
+def mask_threshold(site: SiteCalibration | None = None, otherwise: float | None = None) -> float | None:
     """Threshold of the mask: the site's, when it has a share, else another.
 
     Args:
         site: from ``load_site``.
         otherwise: such as that of a rate of healthy pixels; None for no mask.
+
+    MONAI leaves out an argument whose component returns None.
     """
     own = None if site is None else site.threshold()
     return otherwise if own is None else own
