@@ -12,7 +12,7 @@ BUNDLE := $(PY) -m monai.bundle run --config_file
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl bench \
+.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl results-heads bench \
     label-demo docs clean
 
 help:
@@ -110,6 +110,9 @@ results-pchvae: $(VENV)/.installed ## the results tables of pchVAE on the brains
 
 results-cifl: $(VENV)/.installed ## the results tables of CIFL on OASIS in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_cifl.py
+
+results-heads: $(VENV)/.installed ## the table of whole heads in ROBUSTMED_DATA (half an hour)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_heads.py
 
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _LEAST_SHARE = 0.25
 
 TISSUES = ("background", "CSF", "grey matter", "white matter")
+_INSIDE = "inside of the skull"
 
 
 def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -35,12 +36,15 @@ def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None =
 
     Returns:
         `volumes`: name of a class to `voxels` and `ml`, which is None where the image has no size of a voxel,
-        and where less than a quarter of its slices, or none, looks like the training images.
+        and where less than a quarter of its slices, or none, looks like the training images. Of tissues,
+        `inside of the skull` comes last, all of them together.
     """
     labels = output["pred"]
     names = names_of_classes(class_names, output["network_space"]["pred"].shape[0])
     plain = torch.as_tensor(labels).as_subclass(torch.Tensor).long()
     counts = torch.bincount(plain.flatten(), minlength=len(names)).tolist()
+    if tuple(names) == TISSUES:
+        names, counts = [*names, _INSIDE], [*counts, sum(counts[1:])]
     solid = _is_known(output.get("ood_reasons")) and plain.ndim == 4 and has_voxel_size(output["image"])
     voxel = float(labels.affine[:3, :3].det().abs()) / 1000 if solid else None
     return {

@@ -10,6 +10,7 @@ from robustmed_monai.networks.pchvae import HierarchicalVAE, chvae, high_vae, lo
 from robustmed_monai.networks.ra import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.registration import RegistrationNet
 from robustmed_monai.networks.risc import GroupPooledResNet, RotationCorrectedNet, RotNet
+from robustmed_monai.networks.tissue_mixture import TissueMixture
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
 from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
 from robustmed_monai.networks.vqvae2 import VQVAE2
@@ -29,6 +30,7 @@ __all__ = [
     "ReversedAutoEncoder",
     "RotNet",
     "RotationCorrectedNet",
+    "TissueMixture",
     "chvae",
     "high_vae",
     "low_vae",

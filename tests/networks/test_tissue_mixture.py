@@ -1,0 +1,91 @@
+"""The mixture under a template: right in any contrast, follows the head, refuses what is not in the frame."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
+from robustmed_monai.networks.tissue_mixture import TissueMixture
+from robustmed_monai.transforms import AlignToTemplate
+from robustmed_monai.transforms.alignment import resample_to
+from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
+
+FRAME: dict[str, Any] = {"size": 56, "spacing": 4.0, "heights": (-72.0, 88.0)}
+
+
+@cache
+def head() -> tuple[Tensor, Tensor]:
+    """A virtual subject in the frame at 4 mm: image (1, X, Y, S) in [0, 1] and labels (X, Y, S)."""
+    frame, subject = AlignToTemplate(**FRAME), virtual_subject(0, 1)
+    grid = frame.shape, frame.affine.numpy()
+    image = torch.from_numpy(resample_to(subject.image[None], AFFINE, *grid)).float()
+    labels = torch.from_numpy(resample_to(subject.labels[None], AFFINE, *grid, order=0))[0]
+    return image, labels.long()
+
+
+@cache
+def mixture(bending: int = 60) -> TissueMixture:
+    return TissueMixture(**FRAME, bending=bending).eval()
+
+
+def dice(found: Tensor, true: Tensor) -> list[float]:
+    """Dice of the brain, CSF, grey and white matter."""
+    pairs = [(found > 0, true > 0), *((found == k, true == k) for k in (1, 2, 3))]
+    return [float(2 * (a & b).sum() / (a.sum() + b.sum())) for a, b in pairs]
+
+
+def segmented(image: Tensor, bending: int = 60) -> Tensor:
+    scores: Tensor = mixture(bending)(image[None])
+    return scores[0].argmax(0)
+
+
+@pytest.mark.parametrize("contrast", ["t1", "inverted", "dim", "bent"])
+def test_tissues_are_found_in_any_contrast(contrast: str) -> None:
+    image, labels = head()
+    shown = {
+        "t1": image,
+        "inverted": torch.where(image > 0.08, 1.1 - image, image).clamp(0, 1),
+        "dim": 0.5 * image,
+        # Grey matter becomes the brightest.
+        "bent": (1 - 2.5 * (image - 0.6).abs()).clamp(0, 1),
+    }[contrast]
+    least = (0.93, 0.4, 0.8, 0.8) if contrast == "bent" else (0.94, 0.6, 0.85, 0.87)
+    assert all(a >= b for a, b in zip(dice(segmented(shown), labels), least, strict=True))
+
+
+def test_a_bent_template_follows_a_head_that_lies_elsewhere() -> None:
+    image, labels = (part.roll(2, -2) for part in head())
+    bent, straight = (dice(segmented(image, bending), labels) for bending in (60, 0))
+    assert all(a > b + 0.02 for a, b in zip(bent, straight, strict=True))
+
+
+def test_a_batch_is_its_heads_one_by_one() -> None:
+    image, _ = head()
+    batch = torch.stack([image, 0.5 * image])
+    together = mixture()(batch)
+    assert torch.equal(together, torch.cat([mixture()(one[None]) for one in batch]))
+    torch.testing.assert_close(together.exp().sum(1), torch.ones_like(together[:, 0]), atol=1e-4, rtol=0)
+
+
+def test_nothing_is_no_brain() -> None:
+    assert not segmented(torch.full_like(head()[0], 0.3)).any()
+
+
+def test_what_is_not_in_the_frame_is_refused() -> None:
+    with pytest.raises(ImageShapeError, match="as AlignToTemplate makes them"):
+        mixture()(torch.zeros(1, 1, 56, 56, 40))
+    with pytest.raises(ImageError, match="give images in"):
+        mixture()(255 * head()[0][None])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": (0, 5)}, {"neighbours": -1.0}, {"stiffness": 0.0}, {"bending": -1}]
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="two numbers of rounds"):
+        TissueMixture(**FRAME, **wrong)
