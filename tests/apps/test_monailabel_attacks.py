@@ -426,6 +426,32 @@ def test_who_hangs_up_is_not_served(server: Any) -> None:
     assert server.log.read_bytes().count(b"Infer Request") - before < 5
 
 
+def test_clients_that_never_come_to_an_end_hold_up_nobody_else(server: Any) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    kind = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "1000000"}
+    held = []
+    for _ in range(8):
+        connection = HTTPConnection(host, int(port), timeout=60)
+        connection.putrequest("PUT", "/datastore/image?image=x")
+        for key, value in kind.items():
+            connection.putheader(key, value)
+        connection.endheaders(b"--x\r\n")
+        held.append(connection)
+    time.sleep(0.5)
+    files = {"file": ("x.nii.gz", b"x" * 1_000_000)}
+    assert "uploads arrive" in _refused(server, 503, "PUT", "/datastore/image?image=x", files=files)
+    assert server.json("POST", "/infer/ra?output=json&image=head", fields={"params": "{}"})["model"] == "ra"
+    for connection in held[1:]:
+        connection.close()
+    time.sleep(0.5)
+    broken = server.ask("POST", "/infer/ra", {"params": "{}"}, {"file": ("x.nii.gz", b"x" * 1_000_000)})
+    assert broken[0] == 400
+    answer = held[0].getresponse()
+    assert answer.status == 408
+    assert "send it again" in json.loads(answer.read())["detail"]
+    held[0].close()
+
+
 def test_an_opened_server_wants_the_token_that_it_prints(
     start_server: Callable[..., Any], world: Path
 ) -> None:

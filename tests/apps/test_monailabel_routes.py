@@ -32,6 +32,8 @@ STRANGE = [
 class _Served:
     """An app of the studies ``head`` and what `STRANGE` has."""
 
+    tasks = 0
+
     def known(self) -> Mapping[str, Collection[str]]:
         kinds = {"infer": METHODS, "batch/infer": METHODS, "train": ["cifl_segmentation"]}
         return {**kinds, "activelearning": ["random"], "scoring": []}
@@ -45,11 +47,15 @@ class _Served:
     def has_session(self, name: str) -> bool:
         return False
 
+    def pending(self, kind: str) -> int:
+        return self.tasks
+
     def image_types(self) -> Sequence[str]:
         return [".nii.gz", ".nii", ".png"]
 
 
-ROUTES = table(_Served(), dicomweb=False, sign_on=False)
+SERVED = _Served()
+ROUTES = table(SERVED, dicomweb=False, sign_on=False)
 
 
 def _status(method: str, path: str, **given: Any) -> int:
@@ -175,7 +181,7 @@ def test_text_that_is_no_object_is_refused(text: str) -> None:
 
 
 def test_what_the_server_keeps_of_an_image_is_its_own() -> None:
-    for key in ("urgency", "strategy", "name", "ts", "path"):
+    for key in ("urgency", "strategy", "name", "ts", "path", "id", "score"):
         text = json.dumps({key: {"ra_anomaly_score": {"score": 1}}})
         assert _status("PUT", "/datastore/image/info", query={"image": "head"}, fields={"info": text}) == 400
         named = {"query": {"image": "new"}, "files": {"file": "x.png"}}
@@ -223,3 +229,23 @@ def test_a_setting_of_a_training_is_a_number(value: Any) -> None:
     assert _status("POST", "/train/cifl_segmentation", body={"max_epochs": value}) == 400
     assert _status("POST", "/train/", body={"cifl_segmentation": {"max_epochs": value}}) == 400
     assert _status("POST", "/train/", body={"cifl_segmentation": {"max_epochs": 3, "client_id": "x"}}) == 200
+
+
+@pytest.mark.parametrize("path", ["/train/", "/train/cifl_segmentation", "/batch/infer/ra"])
+def test_long_tasks_wait_in_a_queue_with_a_bound(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SERVED, "tasks", 3)
+    assert _status("POST", path) == 200
+    monkeypatch.setattr(SERVED, "tasks", 4)
+    assert _status("POST", path) == 503
+
+
+@pytest.mark.parametrize(
+    ("path", "found"), [("wado/studies/1.2/series", True), ("../system", False), ("a/%2e%2e/b", False)]
+)
+def test_a_dicomweb_server_is_asked_through_this_one_below_its_address(path: str, found: bool) -> None:
+    routes = table(SERVED, dicomweb=True, sign_on=False)
+    if found:
+        assert find(routes, "GET", f"/proxy/dicom/{path}")[0].lane == "files"
+    else:
+        with pytest.raises(RequestError, match="no such address"):
+            find(routes, "GET", f"/proxy/dicom/{path}")

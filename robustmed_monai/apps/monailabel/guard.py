@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 _CHUNK = 1 << 16
 _IN_MEMORY = 1 << 20
+# What uploads leave of the disk.
+_ROOM = 1 << 30
 _SMALL_BODY = 4 * checks.MAX_TEXT
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -128,7 +131,11 @@ class Guard:
         route, name = find(self.routes, scope["method"], scope["path"])
         try:
             with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
-                await (self._read_upload if route.files else self._read)(receive, body)
+                length = dict(headers).get("content-length", "")
+                if not route.files or (length.isdecimal() and int(length) <= _SMALL_BODY):
+                    await self._read(receive, body, _SMALL_BODY)
+                else:
+                    await self._read_upload(receive, body, length)
                 job = partial(self._work, scope, route, name, body)
                 return await self.lanes[route.lane].run(job, partial(_gone, receive))
         except OSError as error:
@@ -136,7 +143,13 @@ class Guard:
                 raise
             raise RequestError(507, "the disk of the server is full; make room there.") from error
 
-    async def _read_upload(self, receive: Receive, body: IO[bytes]) -> None:
+    async def _read_upload(self, receive: Receive, body: IO[bytes], length: str) -> None:
+        size = int(length) if length.isdecimal() else self.limits.upload
+        if size > self.limits.upload:
+            raise RequestError(413, f"the request holds more than {self.limits.upload} bytes.")
+        # It is kept as it came, as a part of its form, and where MONAI Label puts it.
+        if shutil.disk_usage(tempfile.gettempdir()).free < 3 * size + _ROOM:
+            raise RequestError(507, "the disk of the server is nearly full; make room there.")
         if self.uploads >= self.limits.uploads:
             raise RequestError(503, f"busy: {self.uploads} uploads arrive; send it again in a while.")
         self.uploads += 1
@@ -145,7 +158,7 @@ class Guard:
         finally:
             self.uploads -= 1
 
-    async def _read(self, receive: Receive, body: IO[bytes], limit: int = _SMALL_BODY) -> None:
+    async def _read(self, receive: Receive, body: IO[bytes], limit: int) -> None:
         size, more = 0, True
         while more:
             try:

@@ -19,6 +19,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.random import Random
+from monailabel.utils.async_tasks.utils import tasks
 from starlette.middleware import Middleware
 
 from robustmed_monai.apps.monailabel.access import make_access
@@ -150,6 +151,10 @@ class RobustMedApp(MONAILabelApp):
     def has_session(self, name: str) -> bool:
         """Whether an upload of an earlier request is still there."""
         return self.sessions() is not None and self.sessions().get_session(name) is not None
+
+    def pending(self, kind: str) -> int:
+        """How many tasks of a kind, such as "train", run or wait."""
+        return sum(task["status"] in ("SUBMITTED", "RUNNING") for task in list(tasks(kind)))
 
     def image_types(self) -> Sequence[str]:
         """Suffixes of images that can be among the studies."""

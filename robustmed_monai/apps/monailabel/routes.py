@@ -18,7 +18,10 @@ from robustmed_monai.utils.errors import RequestError
 LANES = {"light": 64, "files": 16, "models": 8, "tasks": 2}
 IMAGES = (*SUFFIXES, *DICOM_SUFFIXES)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_IMAGE_KEYS = ("ts", "name", "path", "urgency", "strategy")
+# What an image's info may not hold: the server's own, and keys of the answer that it becomes a part of.
+_ANSWERED = ("id", "score", "reason", "scored", "unassessed", "waiting", "unusable", "weight")
+_IMAGE_KEYS = ("ts", "name", "path", "urgency", "strategy", *_ANSWERED)
+_MAX_PENDING = 4
 _NAME = "([^/]+)"
 
 _FLAGS: dict[str, Check] = {"all": checks.is_bool, "check_if_running": checks.is_bool}
@@ -60,6 +63,9 @@ class Served(Protocol):
 
     def has_session(self, name: str) -> bool:
         """Whether an upload of an earlier request is still there."""
+
+    def pending(self, kind: str) -> int:
+        """How many tasks of a kind, such as "train", run or wait."""
 
     def image_types(self) -> Sequence[str]:
         """Suffixes of images that can be among the studies."""
@@ -131,7 +137,7 @@ def table(served: Served, dicomweb: bool, sign_on: bool) -> list[Route]:
     ]
     if dicomweb:
         found.append(
-            Route("GET POST", r"/proxy/dicom/(?!.*\.\.)[\w.,/&=-]+", "files", query={"*": checks.is_text})
+            Route("GET POST", r"/proxy/dicom/(?!.*\.\.)[\w.,/&=-]+", "files", query={"*": checks.is_json})
         )
     if sign_on:
         form = {name: checks.is_text for name in ("username", "password", "grant_type", "scope")}
@@ -214,6 +220,14 @@ def _models(served: Served) -> list[Route]:
     ]
 
 
+def _one_more(served: Served, kind: str) -> Callable[[Mapping[str, str], Sequence[str]], None]:
+    def check(query: Mapping[str, str], uploads: Sequence[str]) -> None:
+        if (pending := served.pending(kind)) >= _MAX_PENDING:
+            raise RequestError(503, f"busy: {pending} tasks of the kind {kind!r} run or wait; ask later.")
+
+    return check
+
+
 def _tasks(served: Served) -> list[Route]:
     training = {**_TRAINING, "client_id": checks.is_text}
     sample = {
@@ -225,18 +239,28 @@ def _tasks(served: Served) -> list[Route]:
     batch, train = _known(served, "batch/infer"), _known(served, "train")
     images = {"images": checks.one_of("all", "labeled", "unlabeled")}
     sync = {"run_sync": checks.is_bool, "enqueue": checks.is_bool}
+    batches, trainings = (_one_more(served, kind) for kind in ("batch_infer", "train"))
+    each = dict.fromkeys(served.known()["train"], checks.entries(training))
     return [
         Route("GET", "/batch/infer", query=_FLAGS),
         Route("DELETE", "/batch/infer"),
         *(
-            Route("POST", f"/batch/infer/({m})", name=batch, query=images, body=_settings(m, served) | _BATCH)
-            for m in METHODS
+            Route(
+                "POST",
+                f"/batch/infer/({name})",
+                "tasks",
+                batch,
+                query=images,
+                body=_settings(name, served) | _BATCH,
+                also=batches,
+            )
+            for name in METHODS
         ),
         Route("POST", f"/batch/infer/{_NAME}", name=batch),
         Route("GET", "/train/", query=_FLAGS),
         Route("DELETE", "/train/"),
-        Route("POST", "/train/", body=dict.fromkeys(served.known()["train"], checks.entries(training))),
-        Route("POST", f"/train/{_NAME}", "tasks", train, query=sync, body=training),
+        Route("POST", "/train/", "tasks", body=each, also=trainings),
+        Route("POST", f"/train/{_NAME}", "tasks", train, query=sync, body=training, also=trainings),
         Route("POST", f"/activelearning/{_NAME}", "models", _known(served, "activelearning"), body=sample),
         Route("GET", "/scoring/", query=_FLAGS),
         Route("POST", f"/scoring/{_NAME}", name=_known(served, "scoring")),
@@ -326,7 +350,7 @@ def _pages() -> list[Route]:
     foreign = "this page of MONAI Label runs scripts of other servers beside your data; it is not served."
     logs = "the log is not served: it is logs/app.log in the folder of the app."
     return [
-        Route("GET HEAD", r"/(?:static|ohif)/(?!.*\.\.)[\w./-]*", query={"*": checks.is_text}),
+        Route("GET HEAD", r"/(?:static|ohif)/(?!.*\.\.)[\w./-]*", query={"*": checks.is_json}),
         Route("GET HEAD", "/favicon.ico"),
         Route("GET", "/openapi.json"),
         Route("GET", "/(?:docs)?", refused=foreign),
