@@ -33,6 +33,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 _CHUNK = 1 << 16
 _IN_MEMORY = 1 << 20
+# What is read of a request that is refused.
+_DRAINED = 64 << 20
 # What uploads leave of the disk.
 _ROOM = 1 << 30
 _SMALL_BODY = 4 * checks.MAX_TEXT
@@ -87,6 +89,26 @@ class _Answer:
         await send({"type": "http.response.body", "body": b""})
 
 
+class _Incoming:
+    """What a client sends, and whether it has come to an end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.ended = False
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def drain(self, seconds: float) -> None:
+        """Let a client come to an end within reason: some read no answer before."""
+        left = _DRAINED
+        with suppress(TimeoutError):
+            while not self.ended and left > 0:
+                left -= len((await asyncio.wait_for(self(), seconds)).get("body", b""))
+
+
 class Guard:
     """ASGI middleware that refuses what the table of routes does not list.
 
@@ -113,10 +135,13 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        body = _Incoming(receive)
         with suppress(ClientGoneError, TimeoutError, ConnectionError):
             try:
-                answer = await self._answer(scope, receive)
+                answer = await self._answer(scope, body)
             except RequestError as error:
+                if error.status != 408:
+                    await body.drain(self.limits.seconds)
                 logger.warning("refused: %s %r: %s", scope["method"], scope["path"], error)
                 answer = _refusal(error)
             with answer.body:
