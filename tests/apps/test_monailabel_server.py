@@ -11,6 +11,7 @@ import json
 import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,12 @@ def test_a_label_is_kept_and_its_image_does_not_come_again(server: Any, tmp_path
         kept = server.studies / "labels" / "final" / f"{image}.nii.gz"
         assert kept.read_bytes() == (tmp_path / "label.nii.gz").read_bytes()
     assert server.json("GET", "/datastore/")["completed"] == 2
+    for _ in range(2):
+        status, found = server.ask("GET", "/datastore/dataset")
+        assert status == 200
+        with zipfile.ZipFile(io.BytesIO(found)) as archive:
+            assert {f"label/{image}.nii.gz" for image in VOLUMES} <= set(archive.namelist())
+    assert len(list(server.log.parent.glob("tmp/robustmed-label-*/*"))) == 1, "the second took its place"
     assert before == 3
     assert server.json("POST", "/activelearning/risc_uncertainty")["id"] == "slice"
 

@@ -57,7 +57,7 @@ class ConfinedDatastore(LocalDatastore):
     def __init__(self, folder: str, **arguments: Any) -> None:
         self.lock = threading.RLock()
         self.root = os.path.realpath(folder)
-        self.archive = Path(tempfile.mkdtemp(prefix="robustmed-label-")) / "dataset.zip"
+        self.archives: tempfile.TemporaryDirectory[str] | None = None
         super().__init__(folder, **arguments)
 
     def get_image_uri(self, image_id: str) -> str:
@@ -115,8 +115,10 @@ class ConfinedDatastore(LocalDatastore):
         """One zip of the images that have a final label; the next request replaces it."""
         if not self.datalist():
             raise LabelNotFoundException("no image has a final label, so there is nothing to send.")
-        os.replace(super().get_dataset_archive(limit_cases), self.archive)
-        return str(self.archive)
+        self.archives = self.archives or tempfile.TemporaryDirectory(prefix="robustmed-label-")
+        archive = Path(self.archives.name) / "dataset.zip"
+        os.replace(super().get_dataset_archive(limit_cases), archive)
+        return str(archive)
 
     def has_label(self, image_id: str, tag: str) -> bool:
         """Whether an image has a label of a kind."""
