@@ -9,8 +9,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Pictures are written, never shown.
 os.environ["MPLBACKEND"] = "Agg"
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,6 +97,26 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.fail(f"ROBUSTMED_DATA={value}: no such folder")
     return root
+
+
+@pytest.fixture
+def in_time() -> Callable[[int], AbstractContextManager[None]]:
+    """`with in_time(seconds)`: a test that hangs fails instead."""
+
+    @contextmanager
+    def limit(seconds: int) -> Iterator[None]:
+        def ring(*_: Any) -> NoReturn:
+            pytest.fail(f"hang: more than {seconds} s")
+
+        previous = signal.signal(signal.SIGALRM, ring)
+        signal.alarm(seconds)
+        try:
+            yield
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, previous)
+
+    return limit
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

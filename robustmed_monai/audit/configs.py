@@ -84,6 +84,8 @@ def read_document(path: Path, file: str) -> tuple[Document | None, list[Opinion]
     Returns:
         The document, ``None`` where it cannot be read, and what is wrong with it.
     """
+    if not path.is_file():
+        return None, [unknown("not a regular file, not read")]
     if path.stat().st_size > LARGEST:
         return None, [unknown(f"larger than {LARGEST:,} bytes, not read")]
     problems: list[Opinion] = []

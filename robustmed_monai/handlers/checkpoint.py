@@ -16,8 +16,10 @@ from torch import nn
 from robustmed_monai.utils.archive import read_archive
 from robustmed_monai.utils.bundle import restarted
 from robustmed_monai.utils.errors import ConfigError, TrainingError, WeightsError
-from robustmed_monai.utils.files import atomic_path
+from robustmed_monai.utils.files import atomic_path, read_file
 from robustmed_monai.utils.random_state import random_state, restore_random
+
+_MAX_BYTES = 16 << 30  # of a checkpoint: weights, and what the optimizers keep of them
 
 
 class AtomicCheckpoint:
@@ -286,7 +288,7 @@ class AtomicCheckpoint:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_file(path, _MAX_BYTES)
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path}: no such checkpoint; start without resuming or correct the folder."

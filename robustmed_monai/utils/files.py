@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from robustmed_monai.utils.errors import DataError
+
+_MAX_JSON = 1 << 26  # bytes; a list of a million images has about as many
 
 # Read once: the umask can only be read by setting it, and another thread may make a file in between.
 _UMASK = os.umask(0o077)
@@ -55,19 +59,38 @@ def write_json(path: str | os.PathLike[str], content: Any) -> Path:
     return Path(path)
 
 
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a file whole. A pipe or a device would never end, a sparse file fills the memory.
+
+    Args:
+        path: a regular file.
+        limit: bytes that it may have.
+
+    Raises:
+        OSError: when it is no regular file, is larger, or cannot be read.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than the {limit} that are read", str(path))
+    return Path(path).read_bytes()
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: when the file is missing or not JSON; the message names it.
+        DataError: when the file is missing, not JSON or larger than 64 MiB; the message names it.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_file(path, _MAX_JSON).decode("utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; check the path.") from error
     # Nesting too deep is a RecursionError; text and numbers that are none are ValueErrors.
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); write it again.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read as JSON ({reason}); write it again.") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -23,11 +23,12 @@ from torch import nn
 from robustmed_monai.utils.archive import check_tensor, plain_names, read_archive, serialise
 from robustmed_monai.utils.bundle import rank
 from robustmed_monai.utils.errors import DataError, WeightsError
-from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
+from robustmed_monai.utils.files import atomic_path, read_file, read_json, sha256, write_json
 from robustmed_monai.utils.weight_info import check_info, info_digest
 
 logger = logging.getLogger(__name__)
 
+MAX_BYTES = 4 << 30  # of a file of weights, or of a checkpoint
 WEIGHT_SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".onnx", ".safetensors")
 
 
@@ -271,10 +272,7 @@ def _check_published(path: Path, published: Mapping[str, str] | None, entry: Map
 
 def _read(path: Path) -> bytes:
     try:
-        # A pipe or a device would never end.
-        if path.exists() and not path.is_file():
-            raise WeightsError(f"{path}: cannot be read: it is no file; give the file of the weights.")
-        return path.read_bytes()
+        return read_file(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; train first, or fetch the bundle's weights.") from error
     except OSError as error:

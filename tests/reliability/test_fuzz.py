@@ -11,11 +11,10 @@ import ast
 import gzip
 import json
 import os
-import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ pytestmark = pytest.mark.slow
 
 Written = tuple[bytes, NDArray[Any], NDArray[Any] | None]  # content, voxels (axes of MONAI), affine
 SECONDS = 10  # of one example; more is a hang
+InTime = Callable[[int], AbstractContextManager[None]]
+Ran = Callable[[list[str]], list[str] | None]
 CONFIG = {
     "imports": ["$from pathlib import Path", "$import os"],
     "input": None,
@@ -57,20 +58,6 @@ def fuzz(examples: int) -> settings:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-
-
-@contextmanager
-def time_limit() -> Iterator[None]:
-    def ring(*_: Any) -> None:
-        raise AssertionError(f"hang: more than {SECONDS} s")
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture
@@ -202,12 +189,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_images_are_read_as_others_read_them(name: str, here: Path, counts: Counter[str]) -> None:
+def test_images_are_read_as_others_read_them(
+    name: str, here: Path, counts: Counter[str], in_time: InTime
+) -> None:
     @fuzz(250)
     @given(KINDS[name][0]())
     def check(written: Written) -> None:
         content, wanted, affine = written
-        with time_limit(), warnings.catch_warnings():
+        with in_time(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore", GeometryWarning)
             try:
                 image = LoadCheckedImage()(_named(name, content))
@@ -245,7 +234,9 @@ def _edited(content: bytes, edits: list[tuple[str, float, bool, bytes]]) -> byte
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_images_are_refused_or_read(name: str, here: Path, counts: Counter[str]) -> None:
+def test_damaged_images_are_refused_or_read(
+    name: str, here: Path, counts: Counter[str], in_time: InTime
+) -> None:
     @fuzz(400)
     @given(KINDS[name][0](), _EDITS)
     def check(written: Written, edits: list[tuple[str, float, bool, bytes]]) -> None:
@@ -253,7 +244,7 @@ def test_damaged_images_are_refused_or_read(name: str, here: Path, counts: Count
         checked = KINDS[name][1] or content[:2] == b"\x1f\x8b"
         path = _named(name, content)
         path.write_bytes(_edited(content, edits))
-        with time_limit(), warnings.catch_warnings():
+        with in_time(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore", GeometryWarning)
             try:
                 image = LoadCheckedImage()(path)
@@ -286,29 +277,28 @@ def _encodes(name: str) -> bool:
 
 
 @pytest.fixture
-def bundle(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle whose run writes down what it was given."""
+def ran(here: Path, monkeypatch: pytest.MonkeyPatch, in_time: InTime) -> Ran:
+    """`ran(words)`: what the config of a bundle got from `robustmed infer`; None where that was refused."""
     configs = here / "bundles" / "tiny" / "configs"
     configs.mkdir(parents=True)
     (configs / "metadata.json").write_text('{"version": "0.1.0"}')
     (configs / "inference.json").write_text(json.dumps(CONFIG))
     monkeypatch.setenv(BUNDLES_VARIABLE, str(here / "bundles"))
-    return here
 
+    def run(words: list[str]) -> list[str] | None:
+        Path("read").unlink(missing_ok=True)
+        with in_time(SECONDS):
+            try:
+                status = cli.main(["infer", "tiny", *words])
+            except SystemExit as stop:  # argparse's own refusal or help
+                status = int(stop.code or 0)
+        assert not Path("canary").exists(), "silent: a name was run as code"
+        if not Path("read").exists():
+            return None
+        assert status == 0
+        return os.fsdecode(Path("read").read_bytes()).split("\0")
 
-def _ran(words: list[str]) -> list[str] | None:
-    """What the config of the bundle got; None where the command was refused."""
-    Path("read").unlink(missing_ok=True)
-    with time_limit():
-        try:
-            status = cli.main(["infer", "tiny", *words])
-        except SystemExit as stop:  # argparse's own refusal or help
-            status = int(stop.code or 0)
-    assert not Path("canary").exists(), "silent: a name was run as code"
-    if not Path("read").exists():
-        return None
-    assert status == 0
-    return os.fsdecode(Path("read").read_bytes()).split("\0")
+    return run
 
 
 def _literal(text: str) -> Any:
@@ -324,11 +314,11 @@ def _literal(text: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_names_on_the_command_line_mean_themselves(bundle: Path, counts: Counter[str]) -> None:
+def test_names_on_the_command_line_mean_themselves(ran: Ran, counts: Counter[str]) -> None:
     @fuzz(300)
     @given(_NAMES, _NAMES)
     def check(name: str, folder: str) -> None:
-        found = _ran([name, f"--output_dir={folder}"])
+        found = ran([name, f"--output_dir={folder}"])
         if found is None:
             counts["refused"] += 1
             return
@@ -339,14 +329,14 @@ def test_names_on_the_command_line_mean_themselves(bundle: Path, counts: Counter
     assert counts["as written"] > 200
 
 
-def test_values_on_the_command_line_mean_themselves(bundle: Path, counts: Counter[str]) -> None:
+def test_values_on_the_command_line_mean_themselves(ran: Ran, counts: Counter[str]) -> None:
     @fuzz(300)
     @given(
         _TEXTS
         | st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.integers())).map(repr)
     )
     def check(text: str) -> None:
-        found = _ran(["image", f"--threshold={text}"])
+        found = ran(["image", f"--threshold={text}"])
         if found is None:
             counts["refused"] += 1
             return
@@ -357,7 +347,7 @@ def test_values_on_the_command_line_mean_themselves(bundle: Path, counts: Counte
     assert counts["as written"] > 200
 
 
-def test_any_words_end_in_a_run_or_a_refusal(bundle: Path, counts: Counter[str]) -> None:
+def test_any_words_end_in_a_run_or_a_refusal(ran: Ran, counts: Counter[str]) -> None:
     @fuzz(200)
     @given(
         st.lists(
@@ -365,7 +355,7 @@ def test_any_words_end_in_a_run_or_a_refusal(bundle: Path, counts: Counter[str])
         )
     )
     def check(words: list[str]) -> None:
-        counts["refused" if _ran(words) is None else "run"] += 1
+        counts["refused" if ran(words) is None else "run"] += 1
 
     check()
 
@@ -380,7 +370,7 @@ _JSON = st.recursive(
 )
 
 
-def test_any_json_is_a_datalist_or_refused(here: Path, counts: Counter[str]) -> None:
+def test_any_json_is_a_datalist_or_refused(here: Path, counts: Counter[str], in_time: InTime) -> None:
     items = st.lists(
         st.fixed_dictionaries({"image": st.text(max_size=9)}) | st.text(max_size=9) | _JSON, max_size=3
     )
@@ -390,7 +380,7 @@ def test_any_json_is_a_datalist_or_refused(here: Path, counts: Counter[str]) -> 
     @given((_JSON | listed).map(json.dumps).map(str.encode) | st.binary(max_size=40))
     def check(content: bytes) -> None:
         Path("list.json").write_bytes(content)
-        with time_limit():
+        with in_time(SECONDS):
             try:
                 found = list_images("list.json")
             except RobustMedError as error:
@@ -403,7 +393,7 @@ def test_any_json_is_a_datalist_or_refused(here: Path, counts: Counter[str]) -> 
     assert counts["read"] > 50
 
 
-def test_any_info_of_weights_is_sound_or_refused(counts: Counter[str]) -> None:
+def test_any_info_of_weights_is_sound_or_refused(counts: Counter[str], in_time: InTime) -> None:
     numbers = st.dictionaries(st.sampled_from(("0.01", "0.05", "0.1", "x")), st.floats() | st.integers())
     known = st.fixed_dictionaries(
         {},
@@ -417,7 +407,7 @@ def test_any_info_of_weights_is_sound_or_refused(counts: Counter[str]) -> None:
     @fuzz(500)
     @given(known)
     def check(info: dict[str, Any]) -> None:
-        with time_limit():
+        with in_time(SECONDS):
             try:
                 check_info(info, "model.pt")
             except RobustMedError as error:

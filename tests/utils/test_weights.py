@@ -350,9 +350,3 @@ def test_info_that_no_training_leaves_is_refused(
     save_weights(network().state_dict(), tmp_path / "model.pt", info)
     with pytest.raises(WeightsError, match=message):
         load_info(tmp_path / "model.pt")
-
-
-def test_a_pipe_is_refused_instead_of_read_for_ever(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "model.pt")
-    with pytest.raises(WeightsError, match=r"model\.pt: cannot be read: it is no file"):
-        load_weights(tmp_path / "model.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,8 @@ def read_picture(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     name = _FORMATS[path.suffix.lower()]
     if name == "PNG":
         _check_png(path)
+    if name == "JPEG":
+        _check_jpeg(path)
     with _opened(path, name) as picture:
         frames = getattr(picture, "n_frames", 1)
         _check_size(picture, name, path)
@@ -162,6 +165,22 @@ def _check_size(picture: Image.Image, name: str, path: Path) -> None:
         )
     if name in _RATIOS:
         check_budget(path, pixels * len(picture.getbands()) // 8, _RATIOS[name])
+
+
+def _check_jpeg(path: Path) -> None:
+    """Refuse a JPEG whose segments do not follow each other: Pillow looks for the next one byte by byte."""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        while start == b"\xff\xd8":
+            mark, code = stream.read(1), stream.read(1)
+            while code == b"\xff":  # bytes that fill
+                code = stream.read(1)
+            if code == b"\xda":  # the pixels begin
+                return
+            length = int.from_bytes(stream.read(2))
+            if mark != b"\xff" or length < 2:
+                raise CorruptImageError(f"{path}: no intact JPEG (damaged header); get the file again.")
+            stream.seek(length - 2, os.SEEK_CUR)
 
 
 @contextmanager
