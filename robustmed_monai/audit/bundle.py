@@ -10,7 +10,7 @@ from pathlib import Path
 from robustmed_monai.audit.arguments import judge_argument, judge_text
 from robustmed_monai.audit.configs import SUFFIXES, Configs, Document, Leaf, absolute, flatten, read_document
 from robustmed_monai.audit.logging_conf import judge_logging
-from robustmed_monai.audit.models import judge_numpy, judge_pickle, judge_zip
+from robustmed_monai.audit.models import begins_pickle, judge_numpy, judge_pickle, judge_zip
 from robustmed_monai.audit.references import References, imported, judge_import, references_of
 from robustmed_monai.audit.scripts import judge_script
 from robustmed_monai.audit.values import UNKNOWN, Value
@@ -97,9 +97,17 @@ def _file(path: Path, file: str, root: Path, report: Report, documents: list[Doc
             form, parts = "logging", judge_logging(path)
         elif head.startswith(b"PK\x03\x04"):
             parts = judge_zip(path)
-        elif suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".ts", ".dat") or (
-            head[:1] == b"\x80" and 2 <= head[1:2][0] <= 5
-        ):
+        elif suffix in (
+            ".pt",
+            ".pth",
+            ".pkl",
+            ".pickle",
+            ".ckpt",
+            ".bin",
+            ".joblib",
+            ".ts",
+            ".dat",
+        ) or begins_pickle(head):
             parts = judge_pickle(stream, file, several=True)
         elif head.startswith(b"\x93NUMPY"):
             parts = [judge_numpy(stream, file)]

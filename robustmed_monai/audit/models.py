@@ -117,7 +117,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Part]:
     name = info.filename
     with archive.open(info) as member:
         head = member.read(8)
-    pickled = name.endswith((".pkl", ".pickle")) or _begins_pickle(head)
+    pickled = name.endswith((".pkl", ".pickle")) or begins_pickle(head)
     if name.endswith((".py", ".so", ".dll", ".exe", ".sh")) and "/code/" not in f"/{name}":
         return [(name, name, dangerous("a program inside of an archive"))]
     if head.startswith(b"\x93NUMPY"):
@@ -133,7 +133,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Part]:
     return [(name, text, opinion) for _, text, opinion in parts]
 
 
-def _begins_pickle(head: bytes) -> bool:
+def begins_pickle(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a pickle."""
     return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
