@@ -263,3 +263,10 @@ class TestNames:
         some = name_results(["/in/a/T1.mgz", "/in/b/T1.mgz"])
         more = name_results(["/in/a/T1.mgz", "/in/a/T2.mgz", "/in/b/T1.mgz", "/in/c/T1.mgz"])
         assert some.items() <= more.items()
+
+
+def test_several_inputs_are_listed_one_after_the_other(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "a.nii.gz"):
+        (tmp_path / name).touch()
+    paths = [str(tmp_path / name) for name in ("b.nii.gz", "a.nii.gz")]
+    assert list_images(paths) == [{"image": path} for path in paths]

@@ -216,3 +216,27 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     single.run()
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     torch.testing.assert_close(two, weights(single), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_and_a_loss_stand_for_their_parts() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = ReversedAutoEncoder(image_size=16, channels=(4, 8), latent_size=8, norm="affine")
+    optimizers = {k: torch.optim.Adam(n.parameters(), 1e-3) for k, n in network.named_children()}
+    loss = IntrospectiveLoss(warmup_epochs=1)
+    short = make_trainer(2, networks=network, optimizers=optimizers, objectives=loss)
+    short.run()
+    assert not loss.warming_up, "the loss follows the trainer's epochs"
+    other = IntrospectiveLoss(warmup_epochs=1)
+    long = make_trainer(2, objectives={"encoder": other.encoder, "decoder": other.decoder})
+    other.attach(long)
+    long.run()
+    assert torch.equal(weights(short), weights(long))
+
+
+def test_3d_networks_keep_their_memory_format() -> None:
+    network = torch.nn.Conv3d(1, 1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    given: Any = {"networks": {"n": network}, "optimizers": {"p": optimizer}, "objectives": {"p": None}}
+    assert make_trainer(**given).memory_format == torch.contiguous_format
+    assert make_trainer().memory_format == torch.channels_last

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from robustmed_monai.engines.schedules import TwoStageCosine
+from robustmed_monai.engines.schedules import TwoStageCosine, schedule_steps
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -57,3 +57,14 @@ def test_torch_steps_it_by_completed_epochs() -> None:
 def test_stages_that_do_not_fit_are_refused(first: int) -> None:
     with pytest.raises(ConfigError, match=f"first_epochs={first} does not lie in 0 to max_epochs=10"):
         TwoStageCosine(10, first)
+
+
+@pytest.mark.parametrize("steps", [1, 9, 30, 60, 70, 110, 1230])
+def test_a_share_of_the_steps_rises(steps: int) -> None:
+    assert TwoStageCosine(steps, rise_share=0.1).rise_epochs == steps // 10
+    assert TwoStageCosine(steps, rise_share=0.05).rise_epochs == steps // 20
+
+
+def test_a_schedule_moves_on_per_iteration_or_per_epoch() -> None:
+    assert schedule_steps(4, 25) == 100
+    assert schedule_steps(4, 25, per_epoch=True) == 4

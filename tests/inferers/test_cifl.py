@@ -22,3 +22,10 @@ def test_small_images_are_taken_whole() -> None:
     network, image = CIFL(channels=4), torch.rand(1, 1, 20, 12)
     with torch.no_grad():
         assert torch.equal(FeatureInferer(roi_size=20)(image, network), network(image))
+
+
+def test_volumes_are_tiled_unasked() -> None:
+    network = CIFL(3, channels=2, out_channels=2, depth=2).eval()
+    image = torch.rand(1, 1, 100, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(FeatureInferer()(image, network), FeatureInferer(roi_size=96)(image, network))

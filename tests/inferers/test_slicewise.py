@@ -54,3 +54,9 @@ def test_the_network_is_in_evaluation_mode_and_left_as_it_was(stack: torch.Tenso
     SlicewiseInferer()(stack, network)
     assert modes == [False]
     assert network.training
+
+
+def test_a_3d_network_gets_the_volume() -> None:
+    volume = torch.rand(1, 1, 4, 5, 6)
+    seen = SlicewiseInferer(spatial_dims=3)(volume, lambda x: x.flip(-1))
+    assert torch.equal(seen, volume.flip(-1))

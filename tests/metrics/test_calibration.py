@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustmed_monai.metrics import PixelAnomalyMetric, calibrate_thresholds
+from robustmed_monai.metrics.calibration import map_threshold
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -79,3 +80,12 @@ def test_bad_input_is_refused() -> None:
         calibrate_thresholds(PixelAnomalyMetric())
     with pytest.raises(DataError, match="no healthy pixel was seen"):
         calibrate_thresholds(maps, head=torch.zeros_like(maps))
+
+
+def test_a_threshold_belongs_to_its_map() -> None:
+    info = {"calibration": {"thresholds": {"0.05": 0.25}}, "anomaly_map": "low"}
+    assert map_threshold(info, "low", 0.05) == 0.25
+    assert map_threshold(info, "residual", 0.05) is None
+    assert map_threshold({}, "residual", 0.05) is None
+    with pytest.raises(ConfigError, match="calibrated at"):
+        map_threshold(info, "low", 0.01)

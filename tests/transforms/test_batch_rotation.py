@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -75,3 +77,11 @@ def test_three_rotations_are_refused_at_once() -> None:
             kind(3)
     with pytest.raises(ConfigError, match="must not be negative"):
         BatchRandIntensity(-0.1)
+
+
+def test_lists_are_run_in_their_place_and_none_is_left_out() -> None:
+    def step(number: int) -> Any:
+        return lambda batch, generator: {"image": batch["image"] * 10 + number}
+
+    run = BatchCompose([None, [step(1), step(2)], step(3)])
+    assert run({"image": torch.zeros(1)}, torch.Generator())["image"].item() == 123

@@ -369,3 +369,19 @@ class TestLiteral:
     def test_a_component_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="is no value here"):
             module.literal([{"_target_": "os.system", "command": "true"}])
+
+
+def test_processes_share_a_batch_and_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (module.batch_share(8), module.rank_dir("out"), module.rank_dir("out", "rotnet")) == (
+        8, "out", str(Path("out/rotnet")),
+    )  # fmt: skip
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (module.batch_share(8), module.batch_share(2)) == (2, 1)
+    assert module.rank_dir("out", "rotnet") == str(Path("out/rank2/rotnet"))
+
+
+def test_values_of_configs() -> None:
+    assert (module.given(None, 3), module.given(0, 3)) == (3, 0)
+    assert module.merged({"a": 1, "b": 2}, {"b": 3}) == {"a": 1, "b": 3}
+    assert (module.class_name(None), module.class_name(Path())) == (None, type(Path()).__name__)
