@@ -52,6 +52,29 @@ def evaluate(
     keep("ra", folder / f"{table}.json")
 
 
+def rivals(data: Mapping[str, Path], ra: str, seed: int, output: Path) -> None:
+    """Train what a reviewer would ask for beside RA, one seed each, and evaluate all on the same images.
+
+    Args:
+        data: "ixi" and "lgg" to their folders.
+        ra: weights of RA.
+        seed: seed of all.
+        output: folder of the runs.
+    """
+    shared = {"dataset_dir": data["ixi"], "seed": seed}
+    denoiser = {**shared, "image_size": 64, "max_epochs": 16, "val_interval": 4}
+    weights = {
+        "RA": [ra],
+        "denoising AE": [train(output / "ixi" / f"DAE-{seed}", "ra", ["train", "ixi", "dae"], **denoiser)],
+    }
+    for row, features in (("memory, EfficientNet", "efficientnet_lite0"), ("memory, RA's encoder", "ra")):
+        settings = {**shared, "features": features, "spacing": 233 / 128}
+        weights[row] = [train(output / "ixi" / f"memory-{features}", "feature_memory", ["train"], **settings)]
+    for table, test in (("rivals", "ixi"), ("rivals_lgg", "lgg")):
+        places = {"dataset_dir": data["ixi"], "test_dir": data[test], "seeds": [seed]}
+        evaluate(table, ["rivals"], weights, output, **places)
+
+
 def main() -> None:
     """Run all steps."""
     chosen = options("ra", __doc__)
@@ -74,6 +97,8 @@ def main() -> None:
     evaluate("controlled_lesions", [], brains, output, dataset_dir=data["ixi"], seeds=seeds)
     evaluate("ablation", ["ablation"], brains, output, dataset_dir=data["ixi"], seeds=seeds)
     evaluate("lgg", [], brains, output, dataset_dir=data["ixi"], test_dir=data["lgg"], seeds=seeds)
+
+    rivals(data, brains["RA"][0], seeds[0], output)
 
     chests = train_all("pneumoniamnist", ["pneumoniamnist"], data["pneumoniamnist"], seeds, output)
     settings = {"dataset_dir": data["pneumoniamnist"], "seeds": seeds}

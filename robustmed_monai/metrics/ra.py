@@ -119,10 +119,14 @@ def calibrate_weights(
     return info
 
 
-def anomaly_pictures(results: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
+def anomaly_pictures(results: Mapping[str, Sequence[Result]], top: float = 4.0) -> dict[str, Any]:
     """`sheet` and `scores` of the first row, `curves` of all rows, each of the first seed.
 
     The last two need healthy and abnormal images.
+
+    Args:
+        results: row to one result per seed.
+        top: upper end of the sheet's colours, in units of the row's threshold.
     """
     shown = {row: seeds[0].shown for row, seeds in results.items()}
     first = next(iter(shown.values()))
@@ -135,7 +139,7 @@ def anomaly_pictures(results: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
             panels["anomaly_map"],
             panels.get("mask"),
             titles=titles,
-            vmax=4 * first["threshold"] or None,
+            vmax=top * first["threshold"] or None,
             threshold=first["threshold"],
         )
     }
