@@ -47,6 +47,7 @@ from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics.ra import calibrate_weights
 from robustmed_monai.networks.ra import ReversedAutoEncoder
+from robustmed_monai.transforms import training_statistics
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.provenance import CHECKOUT, data_digest
@@ -73,9 +74,10 @@ def ready_weights(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ReversedAutoEncoder(**COMPACT)
-    save_weights(network.state_dict(), path)
     data = TensorDataset({"image": brain_slices(16)})
-    calibrate_weights(network, str(path), AnomalyMapInferer(), data, [data.tensors])
+    statistics = training_statistics(data.tensors["image"])
+    save_weights(network.state_dict(), path, {"training_statistics": statistics})
+    calibrate_weights(network, str(path), AnomalyMapInferer(), [data.tensors])
     return path
 
 

@@ -55,9 +55,10 @@ class StackCorrectionInferer(Inferer):
         Returns:
             With a first axis of 1: `pred` (classes,), the mean over the slices; `rotation`, `angle`,
             `confidence`, `abstained` and `posterior` (K,) of all of them; of each of the F slices with
-            anything in it `slice`, its index, `slice_pred`, `seen` and `corrected`, what RotNet and the
-            classifier saw; with layers `heat` (layers, F, 1, x, y) of the corrected slices, `heat_back` of
-            these rotated back, `heat_rotnet`, and `heatmap` (1, X, Y, S), that of the last layer.
+            anything in it `slice`, its index, `slice_pred` and `seen`, what RotNet saw; `upright`
+            (C, x, y, S), what the classifier saw, 0 in the other slices; with layers `heat`
+            (layers, F, 1, x, y) of the upright slices, `heat_back` of these rotated back, `heat_rotnet`, and
+            `heatmap` (1, X, Y, S), that of the last layer.
 
         Raises:
             ImageError: when all slices are empty.
@@ -69,16 +70,22 @@ class StackCorrectionInferer(Inferer):
         answer = self.inferer(slices, network, *args, **kwargs)
         found = {key: answer[key][0] for key in ("rotation", "angle", "confidence", "abstained", "posterior")}
         found |= {"pred": answer["pred"].mean(0), "slice": filled, "slice_pred": answer["pred"]}
-        found |= {"seen": slices, "corrected": answer["corrected"]}
+        upright = slices.new_zeros(inputs.shape[-1], *slices.shape[1:])
+        upright[filled] = answer["corrected"]
+        found |= {"seen": slices, "upright": upright.movedim(0, -1)}
         if self.layers and isinstance(network, nn.Module):
-            found |= self._heat(found, network, inputs)
+            found |= self._heat(found, answer["corrected"], network, inputs)
         return {key: value[None] for key, value in found.items()}
 
     def _heat(
-        self, found: Mapping[str, torch.Tensor], network: nn.Module, inputs: torch.Tensor
+        self,
+        found: Mapping[str, torch.Tensor],
+        corrected: torch.Tensor,
+        network: nn.Module,
+        inputs: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         inferer, turns = self.inferer, int(found["rotation"])
-        heat = gradcam(network, found["corrected"], self.layers, found["pred"].argmax())
+        heat = gradcam(network, corrected, self.layers, found["pred"].argmax())
         back = torch.stack([rotate(maps, turns, inferer.num_rotations, inferer.mode) for maps in heat])
         whole = torch.zeros(inputs.shape[-1], 1, *inputs.shape[2:4])
         whole[found["slice"].cpu()] = resize_to_square(back[-1], inputs.shape[2]).clamp(0, 1)
@@ -89,7 +96,7 @@ class StackCorrectionInferer(Inferer):
 
 
 def rotate_back(output: Mapping[str, Any], mode: str = "isotropic") -> dict[str, Any]:
-    """Put the image itself, in its own size, in the place of the `corrected` slices of a network's size.
+    """Turn the image itself, in its own size, as its slices were turned for the classifier.
 
     Args:
         output: of a FileEvaluator: `image` square slices (C, X, Y, S), their `rotation` and the `posterior`
@@ -112,25 +119,30 @@ def class_report(output: Mapping[str, Any], class_names: Sequence[str] | None = 
     """What ``prediction.json`` says about an image.
 
     Args:
-        output: of a FileEvaluator with a StackCorrectionInferer.
+        output: of a FileEvaluator with a StackCorrectionInferer, after ``OODSlicesd`` of what is `upright`.
         class_names: names of the classes; None numbers them.
 
     Returns:
-        `prediction`, `probabilities` by class, `angle` in degrees, its `confidence`, whether it `abstained`,
-        `angles`: the probability of each, and `slices`, where there are several.
+        `prediction`, `probabilities` by class (their mean over the slices that ``OODSlicesd`` left in) and
+        the `confidence` of the angle, None where no slice was left; `assessed`, how many were; `angle` in
+        degrees by which the image is turned back, whether it `abstained`, `angles`: the probability of each,
+        and `slices`, where there are several.
     """
-    pred, posterior = output["pred"], output["posterior"]
-    names = class_names or [f"class {i}" for i in range(len(pred))]
+    posterior, each = output["posterior"], output["slice_pred"]
+    names = class_names or [f"class {i}" for i in range(each.shape[1])]
     step = 360 / len(posterior)
+    kept = output["in_distribution"].as_subclass(torch.Tensor).amax((0, 1, 2))[output["slice"]] > 0
+    pred = each[kept].mean(0) if kept.any() else None
     slices = [
-        {"slice": int(i), "probabilities": _rounded(p)}
-        for i, p in zip(output["slice"], output["slice_pred"], strict=True)
+        {"slice": int(i), "probabilities": _rounded(p) if known else None}
+        for i, p, known in zip(output["slice"], each, kept, strict=True)
     ]
     return {
-        "prediction": names[int(pred.argmax())],
-        "probabilities": dict(zip(names, _rounded(pred), strict=True)),
+        "prediction": None if pred is None else names[int(pred.argmax())],
+        "probabilities": None if pred is None else dict(zip(names, _rounded(pred), strict=True)),
+        "assessed": int(kept.sum()),
         "angle": float(output["angle"]),
-        "confidence": round(float(output["confidence"]), 6),
+        "confidence": None if pred is None else round(float(output["confidence"]), 6),
         "abstained": bool(output["abstained"]),
         "angles": {f"{k * step:g}": p for k, p in enumerate(_rounded(posterior))},
         **({"slices": slices} if len(slices) > 1 else {}),
@@ -157,7 +169,7 @@ def correction_sheet(
     headings += [f"classifier, {name}" for name in layers or ()] + ["rotated back"]
     rows, titles = [], []
     for i in range(0, count, -(-count // max_slices)):
-        image, corrected = space["seen"][i], space["corrected"][i]
+        image, corrected = space["seen"][i], space["upright"][..., output["slice"][i]]
         rotnet = space["heat_rotnet"][i] if "heat_rotnet" in space else None
         heat = [Panel(corrected, maps[i]) for maps in space["heat"]]
         rows.append(
@@ -170,7 +182,7 @@ def correction_sheet(
             ]
         )
         titles.append(f"slice {int(output['slice'][i])}")
-    return heatmap_sheet(rows, headings, titles)
+    return heatmap_sheet(rows, headings, titles, note="; ".join(output["warnings"]))
 
 
 def _rounded(values: torch.Tensor) -> list[float]:

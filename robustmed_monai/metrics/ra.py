@@ -21,7 +21,6 @@ from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
 from robustmed_monai.metrics.result import Result
 from robustmed_monai.metrics.within import ranking_within
-from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
 from robustmed_monai.visualize.curves import roc_pr_curves, score_histogram
@@ -90,30 +89,25 @@ def calibrate_weights(
     network: nn.Module,
     weights: str,
     inferer: Callable[..., dict[str, torch.Tensor]],
-    training: Any | None,
     validation: Batches,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Keep with trained weights what applying them needs: thresholds, and what images they know.
+    """Keep with trained weights the thresholds that applying them needs.
 
     Args:
         network: network of these weights; it is left with them loaded.
         weights: weights file of the training.
         inferer: anomaly map inferer.
-        training: training data as a SliceDataset; None where the info has its statistics already.
         validation: batches of healthy images; where they have "brain", its pixels alone are counted.
         device: where the network runs.
 
     Returns:
-        The ``info`` now stored with the weights: `calibration` and, of training data, `training_statistics`
-        were added.
+        The ``info`` now stored with the weights: `calibration` was added.
     """
     info = load_info(weights)
     load_into(network, weights).eval()
     seen = _detect(lambda x: inferer(x, network), validation, device, "validation")
     info["calibration"] = calibrate_thresholds(seen["anomaly_map"], FPRS, seen.get("brain"))
-    if training is not None:
-        info["training_statistics"] = training_statistics(training.tensors["image"])
     if idist.get_rank() == 0:
         save_weights(network.state_dict(), weights, info)
     return info

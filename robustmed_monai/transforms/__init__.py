@@ -19,6 +19,7 @@ from robustmed_monai.transforms.load import (
     LoadCheckedImaged,
     read_npz_arrays,
 )
+from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.transforms.pair_fields import PairFieldsd, ResampleMovingd, TargetGridd
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.scale_foreground import (
@@ -27,7 +28,7 @@ from robustmed_monai.transforms.scale_foreground import (
     ScaleForegroundd,
     UnscaleIntensityd,
 )
-from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd, training_statistics
+from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd
 from robustmed_monai.transforms.synthesis import (
     DiffeomorphicDeform,
     LabelShapes,

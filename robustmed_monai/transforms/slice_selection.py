@@ -10,74 +10,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
+from robustmed_monai.transforms.ood_statistics import Statistics, ood_reasons
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
 
-# Outside this many standard deviations (and never within this share of the mean) a figure is out of range.
-_DEVIATIONS = 6.0
-_SLACK = 0.1
 _NO_STATISTICS = "the weights hold no training statistics, so nothing says whether they suit this image"
-
-
-def slice_statistics(images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Figures by which images of one kind resemble each other.
-
-    Args:
-        images: (B, C, X, Y) in [0, 1].
-
-    Returns:
-        `brightness` (mean intensity of the head), `contrast` (its standard deviation), `head_area` (share of
-        pixels above 0.1), `head_width` and `head_height` (share of columns and rows that hold the head), each
-        (B,).
-    """
-    grey = unit_range(images, "slice_statistics").float().mean(1)
-    head = grey > 0.1
-    count = head.flatten(1).sum(1).clamp(min=1)
-    mean = (grey * head).flatten(1).sum(1) / count
-    variance = ((grey - mean[:, None, None]).square() * head).flatten(1).sum(1) / count
-    return {
-        "brightness": mean,
-        "contrast": variance.sqrt(),
-        "head_area": head.flatten(1).float().mean(1),
-        "head_width": head.any(2).float().mean(1),
-        "head_height": head.any(1).float().mean(1),
-    }
-
-
-def training_statistics(images: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of the figures of training images (B, C, X, Y), kept with the weights."""
-    figures = slice_statistics(images)
-    return {k: {"mean": float(v.mean()), "std": float(v.std(correction=0))} for k, v in figures.items()}
-
-
-def ood_reasons(images: torch.Tensor, statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Say in which figures images lie far outside the training data.
-
-    Args:
-        images: slices (B, C, X, Y) in [0, 1]; the median over them counts.
-        statistics: from ``training_statistics``.
-
-    Returns:
-        One sentence per figure out of range; empty when the images look like the training data.
-
-    Example:
-        >>> grey = torch.full((4, 1, 8, 8), 0.5)
-        >>> ood_reasons(grey, training_statistics(grey))
-        []
-        >>> ood_reasons(grey * 0, training_statistics(grey))[0]
-        'brightness is 0.00; the training images have 0.50 +- 0.00'
-    """
-    sentences = []
-    for name, values in slice_statistics(images).items():
-        trained, found = statistics[name], float(values.median())
-        allowed = max(_DEVIATIONS * trained["std"], _SLACK * abs(trained["mean"]))
-        if abs(found - trained["mean"]) > allowed:
-            sentences.append(
-                f"{name} is {found:.2f}; the training images have {trained['mean']:.2f} +- "
-                f"{trained['std']:.2f}"
-            )
-    return sentences
 
 
 class SelectSlicesd(MapTransform):
@@ -131,6 +69,7 @@ class OODSlicesd(MapTransform):
             the training images, and all slices count as in distribution.
         mask_key: where the mask of the slices in distribution goes.
         reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
+        tolerance: see ``ood_reasons``.
         refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
             slices are in the mask.
         value_range: values of the stack that are 0 and 1 to the statistics.
@@ -142,13 +81,15 @@ class OODSlicesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        statistics: Mapping[str, Mapping[str, float]] | None,
+        statistics: Statistics | None,
         mask_key: str = "in_distribution",
         reasons_key: str = "ood_reasons",
+        tolerance: float = 1.0,
         refuse: bool = True,
         value_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__(keys)
+        self.tolerance = tolerance
         self.refuse = refuse
         low, high = value_range
         self.scale = None if (low, high) == (0, 1) else ScaleIntensityRange(low, high, 0.0, 1.0)
@@ -163,9 +104,7 @@ class OODSlicesd(MapTransform):
         stack = stack if self.scale is None else self.scale(stack)
         slices = unit_range(torch.as_tensor(stack), "OODSlicesd").movedim(-1, 0)
         index = filled_slices(slices.movedim(0, -1)).tolist()
-        reasons = {
-            i: ood_reasons(slices[i : i + 1], self.statistics) if self.statistics else [] for i in index
-        }
+        reasons = {i: self._reasons(slices[i : i + 1]) for i in index}
         mask = torch.zeros_like(slices[:, :1])
         mask[in_distribution(reasons) if self.refuse else index] = 1
         placed = MetaTensor(mask.movedim(0, -1))
@@ -188,7 +127,10 @@ class OODSlicesd(MapTransform):
             share = (
                 f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
             )
-        return [share, *ood_reasons(slices[list(reasons)], self.statistics)]
+        return [share, *self._reasons(slices[list(reasons)])]
+
+    def _reasons(self, slices: torch.Tensor) -> list[str]:
+        return ood_reasons(slices, self.statistics, self.tolerance) if self.statistics else []
 
 
 def in_distribution(reasons: Mapping[int, Sequence[str]]) -> list[int]:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _MAX_JSON = 1 << 26  # bytes; a list of a million images has about as many
 # Read once: the umask can only be read by setting it, and another thread may make a file in between.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
+# A list of numbers that json.dumps broke into lines; no text has a line break.
+_NUMBERS = re.compile(r"\[\n\s*([-+.\deE]+(?:,\n\s*[-+.\deE]+)*)\n\s*\]")
 
 
 @contextmanager
@@ -52,8 +55,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> Path:
-    """Write ``content`` as indented JSON atomically and return the path."""
+    """Write ``content`` as indented JSON, numbers of a list on one line, atomically and return the path."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return Path(path)

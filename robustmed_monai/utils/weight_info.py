@@ -31,7 +31,8 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Refuse numbers that no training leaves: results would be wrong without a word.
 
     Thresholds (`calibration`) must be numbers that fall while their false positive rates rise;
-    `training_statistics` numbers with no standard deviation below 0; `spacing` above 0 mm, or none.
+    `training_statistics` numbers with no empty range and no standard deviation below 0; `spacing` above 0 mm,
+    or none. What is known of a part of the weights is looked at as well.
 
     Args:
         info: what lies beside the weights.
@@ -51,6 +52,9 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     for key, fault in faults.items():
         if fault:
             raise WeightsError(f"{path}: info '{key}' {fault}; fetch the weights again, or train anew.")
+    for part in info.values():
+        if isinstance(part, Mapping) and "training_statistics" in part:
+            check_info(part, path)
 
 
 def _calibration_fault(calibration: Any) -> str | None:
@@ -73,11 +77,18 @@ def _statistics_fault(statistics: Any) -> str | None:
     if not isinstance(statistics, Mapping):
         return f"is a {type(statistics).__name__}, not statistics by name"
     for name, known in statistics.items():
-        if not isinstance(known, Mapping) or not all(map(_is_number, known.values())):
+        if not isinstance(known, Mapping) or not all(_is_number(v) for v in _flat(list(known.values()))):
             return f"has a '{name}' that is not made of numbers"
-        if known.get("std", 0) < 0:
+        if any(value < 0 for value in _flat([known.get("std", 0)])):
             return f"has a '{name}' with a standard deviation below 0"
+        limits = [known[key] for key in ("low", "high") if key in known]
+        if limits and not (len(limits) == 2 and all(map(_is_number, limits)) and limits[0] <= limits[1]):
+            return f"has a '{name}' with an empty range"
     return None
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    return [v for value in values for v in (_flat(value) if isinstance(value, list) else [value])]
 
 
 def _is_number(value: Any) -> bool:

@@ -87,6 +87,7 @@ def heatmap_sheet(
     headings: Sequence[str],
     titles: Sequence[str],
     strength: float = 0.6,
+    note: str = "",
 ) -> Figure:
     """One row per case, one column per question; heat maps are laid over their images.
 
@@ -97,6 +98,7 @@ def heatmap_sheet(
         headings: one per column.
         titles: one per row, shown at its left.
         strength: opacity of a heat map where it is 1.
+        note: shown above.
 
     Returns:
         The figure, for ``save_png`` or ``to_array``.
@@ -129,6 +131,8 @@ def heatmap_sheet(
         axis.set_title(fill(heading, 18), fontsize=7, color=INK)
     for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set_ylabel(fill(title, 18), fontsize=7, color=INK)
+    if note:
+        figure.suptitle(fill(note, 24 * len(headings)), fontsize=7, color=INK)
     return figure
 
 

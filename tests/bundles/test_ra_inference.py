@@ -184,7 +184,7 @@ class TestFamiliarity:
         assert report["score"] is None
         assert not (tmp_path / "out" / "inverted" / "worst_slices.png").exists()
         assert any(
-            w.startswith("head_area is ") and "the training images have" in w for w in report["warnings"]
+            w.startswith("foreground is ") and "the training images have" in w for w in report["warnings"]
         )
         assert report["slices"][0]["warnings"] == report["warnings"][1:]
 

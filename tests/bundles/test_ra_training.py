@@ -65,9 +65,10 @@ class TestOutputs:
         assert set(info["training_statistics"]) == {
             "brightness",
             "contrast",
-            "head_area",
-            "head_width",
-            "head_height",
+            "foreground",
+            "foreground_width",
+            "foreground_height",
+            "appearance",
         }
         load_into(ReversedAutoEncoder(1, 32, tiny["channels"], 8, "batch"), trained / "model.pt")
 

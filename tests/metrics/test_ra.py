@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from robustmed_monai.metrics.bootstrap import Estimate
 from robustmed_monai.metrics.ra import anomaly_pictures, calibrate_weights, measure_detector
 from robustmed_monai.metrics.result import Result
 from robustmed_monai.networks.ra import ReversedAutoEncoder
-from robustmed_monai.transforms.slice_selection import training_statistics
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.weights import load_info, save_weights
 
@@ -160,22 +157,17 @@ class TestCalibrateWeights:
             torch.manual_seed(0)
             return ReversedAutoEncoder(1, 32, (4, 8), 8, "batch")
 
-    @pytest.fixture
-    def training(self, images: Tensor) -> Any:
-        return SimpleNamespace(tensors={"image": images})
-
     def test_adds_what_applying_needs_and_keeps_the_rest(
-        self, network: ReversedAutoEncoder, validation: list[Batch], training: Any, tmp_path: Path
+        self, network: ReversedAutoEncoder, validation: list[Batch], tmp_path: Path
     ) -> None:
         path = tmp_path / "model.pt"
         digest = save_weights(network.state_dict(), path, {"metric": "val_l1", "value": 0.25})
         inferer = AnomalyMapInferer(equalize=False, perceptual="none")
         # The network at hand may have been trained on since: the weights in the file count.
         other = ReversedAutoEncoder(1, 32, (4, 8), 8, "batch")
-        info = calibrate_weights(other, str(path), inferer, training, validation)
+        info = calibrate_weights(other, str(path), inferer, validation)
         assert load_info(path) == info
         assert (info["metric"], info["value"]) == ("val_l1", 0.25)
-        assert info["training_statistics"] == training_statistics(training.tensors["image"])
         image = torch.cat([b["image"] for b in validation])
         with torch.no_grad():
             maps = (network.eval()(image) - image).abs()
@@ -187,7 +179,7 @@ class TestCalibrateWeights:
         )
 
     def test_without_weights_is_refused(
-        self, network: ReversedAutoEncoder, validation: list[Batch], training: Any, tmp_path: Path
+        self, network: ReversedAutoEncoder, validation: list[Batch], tmp_path: Path
     ) -> None:
         with pytest.raises(WeightsError, match=r"model.pt: no such file; train first"):
-            calibrate_weights(network, str(tmp_path / "model.pt"), AnomalyMapInferer(), training, validation)
+            calibrate_weights(network, str(tmp_path / "model.pt"), AnomalyMapInferer(), validation)

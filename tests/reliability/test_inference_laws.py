@@ -23,6 +23,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
+from robustmed_monai.inferers.risc_files import class_report
 from robustmed_monai.inferers.segmentation import volume_report
 from robustmed_monai.transforms import ScaleForeground, VolumeToSlices
 
@@ -293,14 +294,8 @@ def _phantom(name: str) -> Volume:
     return voxels.astype(np.float32), np.diag([3.5, 3.5, 7.0, 1.0])
 
 
-# Noise over the whole field is within what unORANIC's statistics of chest X-rays allow.
-@pytest.mark.parametrize(
-    ("bundle", "name"),
-    [
-        *product(["ra", "pchvae", "cifl_segmentation"], ["ball", "noise", "empty"]),
-        *product(["unoranic"], ["ball", "empty"]),
-    ],
-)
+@pytest.mark.parametrize("name", ["ball", "noise", "empty"])
+@pytest.mark.parametrize("bundle", ["ra", "pchvae", "cifl_segmentation", "unoranic", "risc"])
 def test_what_is_no_head_comes_with_a_warning_or_an_error(bundle: str, name: str, tmp_path: Path) -> None:
     (output,) = infer(bundle, written({name: _phantom(name)}, tmp_path), statistics=True, errors=True)
     assert output.get("error") or output["warnings"]
@@ -310,6 +305,16 @@ def test_what_is_no_head_comes_with_a_warning_or_an_error(bundle: str, name: str
 def test_what_is_no_head_has_no_volume_in_ml(name: str, tmp_path: Path) -> None:
     (output,) = infer("cifl_segmentation", written({name: _phantom(name)}, tmp_path), statistics=True)
     assert {volume["ml"] for volume in volume_report(output)["volumes"].values()} == {None}
+
+
+def test_risc_gives_a_head_no_class(base: Volume, tmp_path: Path) -> None:
+    (output,) = infer("risc", written({"head": base}, tmp_path))
+    report = class_report(output, ["normal", "pneumonia"])
+    assert (report["prediction"], report["probabilities"], report["confidence"]) == (None, None, None)
+    assert output["warnings"][0].startswith("assessed 0 of 5 slices")
+    asked = {"postprocessing#transforms#0#refuse": False}
+    (output,) = infer("risc", written({"head": base}, tmp_path), **asked)
+    assert class_report(output, ["normal", "pneumonia"])["prediction"] in ("normal", "pneumonia")
 
 
 def test_no_label_lies_in_the_air(base: Volume, found: Found) -> None:

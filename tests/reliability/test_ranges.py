@@ -187,7 +187,7 @@ APPLY: dict[str, Apply] = {
         transforms.sample_lesion(_numpy(image), np.random.default_rng(0)).area
     ),
     "training_statistics": lambda image, _: torch.tensor(
-        [figure["mean"] for figure in transforms.training_statistics(image[None]).values()]
+        [figure.get("high", 0.0) for figure in transforms.training_statistics(image[None]).values()]
     ),
     "AnomalyMapInferer": _infer(
         inferers.AnomalyMapInferer(perceptual="none"), lambda x: x.flip(2), "anomaly_map"

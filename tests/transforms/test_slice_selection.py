@@ -1,22 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import Tensor
 
-from robustmed_monai.transforms.slice_selection import (
-    OODSlicesd,
-    SelectSlicesd,
-    in_distribution,
-    ood_reasons,
-    slice_statistics,
-    training_statistics,
-)
+from robustmed_monai.transforms.ood_statistics import training_statistics
+from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd, in_distribution
 from robustmed_monai.utils.errors import ConfigError
-
-NAMES = ("brightness", "contrast", "head_area", "head_width", "head_height")
 
 
 def _head(
@@ -37,82 +27,6 @@ def training() -> Tensor:
         _head(0.5 + 0.03 * s, round(16 + 2 * s), round(20 + 2 * s), seed=i) for i, s in enumerate(spread)
     ]
     return torch.cat(heads)
-
-
-def test_figures_are_what_they_say() -> None:
-    image = _head(noise=0.0)
-    image[0, 0, 4:12, 6:26] = 0.7
-    figures = {k: float(v) for k, v in slice_statistics(image).items()}
-    assert figures == pytest.approx(
-        {
-            "brightness": 0.6,
-            "contrast": 0.1,
-            "head_area": 16 * 20 / 32**2,
-            "head_width": 16 / 32,
-            "head_height": 20 / 32,
-        }
-    )
-
-
-def test_an_empty_image_has_figures_of_nothing() -> None:
-    assert all(float(v) == 0 for v in slice_statistics(torch.zeros(1, 1, 8, 8)).values())
-
-
-def test_figures_of_a_batch_are_those_of_its_images(training: Tensor) -> None:
-    together = slice_statistics(training)
-    for name in NAMES:
-        torch.testing.assert_close(together[name][3:4], slice_statistics(training[3:4])[name])
-
-
-def test_statistics_goes_through_json(training: Tensor) -> None:
-    statistics = training_statistics(training)
-    again = json.loads(json.dumps(statistics))
-    assert tuple(again) == NAMES
-    values = slice_statistics(training)["brightness"].double().numpy()
-    assert again["brightness"]["mean"] == pytest.approx(values.mean(), rel=1e-5)
-    assert again["brightness"]["std"] == pytest.approx(values.std(), rel=1e-4)
-
-
-def test_training_images_are_in_distribution(training: Tensor) -> None:
-    statistics = training_statistics(training)
-    assert all(ood_reasons(training[i : i + 1], statistics) == [] for i in range(len(training)))
-    assert ood_reasons(training, statistics) == []
-
-
-@pytest.mark.parametrize(
-    ("image", "outside"),
-    [
-        (_head(brightness=0.9), "brightness"),
-        (_head(noise=0.4), "contrast"),
-        (_head(width=27, height=20), "head_width"),
-        (_head(width=16, height=6), "head_height"),
-        (1 - _head(), "head_area"),
-    ],
-    ids=(*NAMES[:2], "head_width", "head_height", "head_area"),
-)
-def test_what_is_outside_is_named_with_both_figures(training: Tensor, image: Tensor, outside: str) -> None:
-    sentences = ood_reasons(image, training_statistics(training))
-    named = [s for s in sentences if s.startswith(f"{outside} is ")]
-    assert len(named) == 1
-    found = float(slice_statistics(image)[outside])
-    assert named[0].startswith(f"{outside} is {found:.2f}; the training images have ")
-
-
-def test_a_small_deviation_counts_only_beyond_the_spread() -> None:
-    statistics = {name: {"mean": 0.5, "std": 0.0} for name in NAMES}
-    close, far = (
-        {**training_statistics(_head()), "brightness": {"mean": m, "std": 0.0}} for m in (0.52, 0.6)
-    )
-    assert not [s for s in ood_reasons(_head(), close) if s.startswith("brightness")]
-    assert [s for s in ood_reasons(_head(), far) if s.startswith("brightness")]
-    assert ood_reasons(_head() * 0, statistics)
-
-
-def test_ends_of_a_volume_do_not_count(training: Tensor) -> None:
-    statistics = training_statistics(training)
-    volume = torch.cat([torch.zeros(3, 1, 32, 32), training[:9], torch.zeros(3, 1, 32, 32)])
-    assert ood_reasons(volume, statistics) == []
-    assert ood_reasons(torch.cat([torch.zeros(20, 1, 32, 32), training[:9]]), statistics)
 
 
 def _stack(slices: Tensor) -> Tensor:

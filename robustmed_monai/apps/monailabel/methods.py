@@ -83,7 +83,8 @@ def _number(score: Any) -> float | None:
 
 
 def _class_uncertainty(report: Report) -> float:
-    return 1 - float(max(report["probabilities"].values()))
+    # An image that RISC gives no class is what it is least sure of.
+    return 1 - float(max((report["probabilities"] or {"": 0.0}).values()))
 
 
 METHODS: Mapping[str, Method] = {

@@ -42,7 +42,7 @@ def test_training_keeps_what_applying_needs(memory: Path) -> None:
     assert (info["features"], info["images"], info["spacing"]) == ("ra", 12, pytest.approx(7.2))
     thresholds = info["calibration"]["thresholds"]
     assert thresholds["0.01"] > thresholds["0.05"] > 0
-    assert set(info["training_statistics"]) >= {"brightness", "head_area"}
+    assert set(info["training_statistics"]) >= {"brightness", "foreground", "appearance"}
 
 
 def test_a_picture_gets_a_map_a_mask_and_a_score(memory: Path, dataset_dir: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class TestTraining:
         for name, folder in trained.items():
             info = load_info(folder / "model.pt")
             assert (info["method"], info["epoch"], info["clip"]) == (name, 2, 1.5)
-            assert set(info["training_statistics"]) > {"brightness", "head_area"}
+            assert set(info["training_statistics"]) > {"brightness", "foreground", "appearance"}
 
     def test_same_seed_same_weights(
         self, trained: dict[str, Path], bundle: Run, settings: dict[str, Any], tmp_path: Path

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from robustmed_monai.networks.pchvae import Components, Posterior
-from robustmed_monai.transforms.slice_selection import training_statistics
+from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.utils.errors import ImageError
 from robustmed_monai.utils.files import read_json
 
@@ -105,4 +105,4 @@ def test_pictures_failures_and_strangers(volume: Path, tmp_path: Path, rng: np.r
     summary = read_json(tmp_path / "out/summary.json")
     assert [entry["folder"] for entry in summary["images"]] == ["slice", "brain"]
     assert list(summary["failed"]) == [str(tmp_path / "empty.png")]
-    assert any("head_area" in text for text in summary["images"][0]["warnings"])
+    assert any("foreground is" in text for text in summary["images"][0]["warnings"])

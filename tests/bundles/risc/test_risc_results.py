@@ -111,7 +111,10 @@ class TestInference:
             pixels = np.asarray(Image.open(pictures / "test" / "disk" / "disk-0.png"))
             Image.fromarray(np.rot90(pixels, k)).save(source / f"turned-{90 * k}.png")
         out = tmp_path / "out"
-        risc("inference.json", weights=str(trained / "model.pt"), input=str(source), output_dir=str(out))
+        # After two epochs RotNet leaves some on their side, which are unlike the training images.
+        asked = {"postprocessing#transforms#0#refuse": False}
+        weights = str(trained / "model.pt")
+        risc("inference.json", weights=weights, input=str(source), output_dir=str(out), **asked)
         found = {d["folder"]: d for d in json.loads((out / "summary.json").read_text())["images"]}
         assert len(found) == 4
         for name, entry in found.items():
