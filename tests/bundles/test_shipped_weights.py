@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import monai.bundle
 import pytest
@@ -19,7 +20,7 @@ NAMES = sorted(path.parents[1].name for path in Path(bundles_dir()).glob("*/mode
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bundle_load_gives_the_network_of_inference_with_the_shipped_weights(name: str) -> None:
-    network = monai.bundle.load(name, bundle_dir=bundles_dir(), workflow_type="inference")
+    network: Any = monai.bundle.load(name, bundle_dir=bundles_dir(), workflow_type="inference")
     shipped, own = load_weights(Path(bundles_dir()) / name / "models" / "model.pt"), network.state_dict()
     assert shipped.keys() == own.keys()
     assert all(torch.equal(own[key], tensor) for key, tensor in shipped.items())

@@ -394,7 +394,9 @@ def test_any_json_is_a_datalist_or_refused(here: Path, counts: Counter[str], in_
 
 
 def test_any_info_of_weights_is_sound_or_refused(counts: Counter[str], in_time: InTime) -> None:
-    numbers = st.dictionaries(st.sampled_from(("0.01", "0.05", "0.1", "x")), st.floats() | st.integers())
+    numbers = st.dictionaries(
+        st.sampled_from(("0.01", "0.05", "0.1", "x")), st.floats() | st.integers() | st.just(10**400)
+    )
     known = st.fixed_dictionaries(
         {},
         optional={
@@ -416,7 +418,7 @@ def test_any_info_of_weights_is_sound_or_refused(counts: Counter[str], in_time: 
         if info.get("calibration") is not None:
             thresholds = info["calibration"]["thresholds"]
             assert all(0 < float(rate) < 1 for rate in thresholds), "silent"
-            assert all(np.isfinite(value) for value in thresholds.values()), "silent"
+            assert all(abs(value) < float("inf") for value in thresholds.values()), "silent"
         counts["taken"] += 1
 
     check()

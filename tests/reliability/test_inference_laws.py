@@ -301,7 +301,7 @@ def test_what_is_no_head_comes_with_a_warning_or_an_error(bundle: str, name: str
     assert output.get("error") or output["warnings"]
 
 
-@pytest.mark.parametrize("name", ["ball", "empty"])
+@pytest.mark.parametrize("name", ["ball", "noise", "empty"])
 def test_what_is_no_head_has_no_volume_in_ml(name: str, tmp_path: Path) -> None:
     (output,) = infer("cifl_segmentation", written({name: _phantom(name)}, tmp_path), statistics=True)
     assert {volume["ml"] for volume in volume_report(output)["volumes"].values()} == {None}
