@@ -87,7 +87,7 @@ def _listable(name: str) -> bool:
 
 
 def _kind(name: str) -> str:
-    """Whether a function returns plain data, by its annotation; a class makes objects."""
+    """What a function returns, by its annotations: data, a path, its arguments. A class makes objects."""
     meaning = sorted(meanings(name)[0])[0]
     module, _, last = meaning.rpartition(".")
     path = _ROOT.joinpath(*module.split(".")).with_suffix(".py")
@@ -96,6 +96,8 @@ def _kind(name: str) -> str:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == last and node.returns is not None:
             returns = ast.unparse(node.returns)
+            if re.search(r"\bAny\b", returns) and re.search(r"\bAny\b", ast.unparse(node.args)):
+                return "passed"
             return "path" if returns == "Path" else "data" if _DATA.match(returns) else "object"
     return "object"
 

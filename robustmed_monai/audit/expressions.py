@@ -197,6 +197,8 @@ class Expression:
             return NUMBER
         if name in _CONTAINERS:
             return container([value.called() for value in [*arguments, *keywords.values()]])
+        if kind == "passed":
+            return container([value.called() for value in [*arguments, *keywords.values()]])
         return {"data": DATA, "path": PATH}.get(kind, OBJECT)
 
     def _of_binop(self, node: ast.BinOp) -> Value:

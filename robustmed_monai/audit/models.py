@@ -7,6 +7,8 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +41,7 @@ def judge_zip(path: Path) -> list[Part]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _members(archive, path)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, zlib.error, LZMAError) as error:
         return [("", path.name, unknown(f"a damaged archive ({type(error).__name__})"))]
 
 

@@ -144,9 +144,15 @@ class References:
         for opinion, name in self.targets(f"{key}{SEPARATOR}_target_"):
             if opinion.verdict is not Verdict.SAFE:
                 return UNKNOWN
-            kinds.add({"data": DATA, "path": PATH}.get(kind_of(name), OBJECT))
+            passed = self._of_arguments(key) if kind_of(name) == "passed" else OBJECT
+            kinds.add({"data": DATA, "path": PATH}.get(kind_of(name), passed))
         # `_mode_` can make it a function, which is called later.
         return OBJECT if f"{key}{SEPARATOR}_mode_" in self._nodes else join(kinds)
+
+    def _of_arguments(self, key: str) -> Value:
+        """What is known of all arguments of a component together."""
+        parts = [child for child in self._children.get(key, []) if not child.endswith("_")]
+        return container([self.value(child) or UNKNOWN for child in parts])
 
     def targets(self, key: str) -> list[tuple[Opinion, str]]:
         """Judge everything that a ``_target_`` can be: texts, also behind references, and callables."""

@@ -129,6 +129,18 @@ KEYS: dict[str, dict[str, Any]] = {
         "imports": ["$import pathlib"],
         "x": "$pathlib.Path('a').replace('/root/.profile')",
     },
+    "a rename by a copied path": {
+        "imports": ["$import pathlib", "$import copy"],
+        "x": "$copy.copy(pathlib.Path('a')).replace('/root/.profile')",
+    },
+    "a rename by a path that is handed on": {
+        "p": {
+            "_target_": "robustmed_monai.utils.bundle.given",
+            "value": {"_target_": "pathlib.Path", "a": 1},
+            "default": 1,
+        },
+        "x": "$@p.replace('/root/.profile')",
+    },
     "a power without end": {"x": "$10 ** 10 ** 10"},
     "a text without end": {"x": "$'x' * 10000 * 10000 * 10000"},
     "a range without end": {"x": "$list(range(10 ** 12))"},
