@@ -75,7 +75,6 @@ NOT_RUN = {
     r"python (-W ignore )?benchmarks/\S+\.py.*": "takes hours; tests/benchmarks",
     r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
     r"python -m robustmed_monai\.data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py",
-    r".*whole_head.*": "tests/bundles/cifl_segmentation/test_whole_head.py has a whole head",
     r"python tools/\w+_gallery\.py.*": "tests/tools draws both galleries small",
     r"robustmed (audit|run)( .*)?|python tools/audit_\w+\.py.*": "tests/audit",
     r"python tools/format_configs\.py.*": "`make lint` checks what it does",
