@@ -1,4 +1,4 @@
-"""Pipes, devices and files of 20 GB that hold nothing are refused by name at once, wherever one is read."""
+"""Pipes, devices, 20 GB of nothing and headers without an end are refused by name at once, wherever read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustmed_monai.data.image_list import list_images
 from robustmed_monai.transforms.load import LoadCheckedImage, read_npz_arrays
 from robustmed_monai.utils.errors import RobustMedError
 from robustmed_monai.utils.files import read_json
-from robustmed_monai.utils.weights import load_info, load_weights
+from robustmed_monai.utils.weights import load_weights
 
 # How files of these types begin, so that a reader goes on.
 STARTS = {
@@ -37,20 +37,22 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "JSON": ("file.json", read_json),
     "datalist": ("file.json", list_images),
     "weights": ("model.pt", lambda path: load_weights(path, allow_unverified=True)),
-    "info": ("model.pt", load_info),
     "JSON beside weights": ("model.json", lambda path: load_weights(path.with_suffix(".pt"))),
 }
 MADE: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
-    "sparse": lambda path: _sparse(path),
+    "sparse": lambda path: _write(path, b"", 20 << 30),
+    "lines": lambda path: _write(path, b"# a comment\n" * 700_000),
 }
 
 
-def _sparse(path: Path) -> None:
+def _write(path: Path, content: bytes, size: int = 0) -> None:
+    """A file that begins as its name says, goes on with the content and is made as long as is asked for."""
     with path.open("wb") as stream:
         stream.write(STARTS.get("".join(path.suffixes[-2:]), b"PK\3\4" if path.suffix != ".json" else b"{"))
-        stream.truncate(20 << 30)
+        stream.write(content)
+        stream.truncate(size or None)
 
 
 @pytest.mark.parametrize("made", MADE)

@@ -55,7 +55,11 @@ def test_json_with_nan_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xff\xfe\x00", b"", b"[" * 200_000, b"1" * 10_000],
+    ids=["cut", "bytes", "empty", "deep", "digits"],
+)
 def test_what_is_not_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "datalist.json"
     path.write_bytes(content)
