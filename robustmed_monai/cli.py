@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     leading = list(takewhile(lambda word: not word.startswith("-"), words))
     own = leading[: 1 + _WORDS.get(words[0], len(words))] or words[:1]
     rest = words[len(own) :]
-    if words[0] in _CONFIGS and {"-h", "--help"} & set(rest):
+    if words[0] in (*_CONFIGS, "run") and {"-h", "--help"} & set(rest):
         own.append("--help")
     options = _parser().parse_args([*own, *(w for w in rest if words[0] == "prepare" and len(own) == 1)])
     try:
@@ -310,7 +310,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         "Run a config of any MONAI bundle",
         "[--audited] BUNDLE [--config NAME[,NAME]] [--key value ...]",
-        "With --audited it is refused unless `robustmed audit` finds all of it safe. " + _MORE,
+        "With --audited it is refused unless `robustmed audit` finds all of it safe. --config names a config of "
+        "it (inference) and those laid over it. All else goes to the config: --device cpu, dataset_dir=images.",
     )
     run.add_argument("bundle", help="folder of the bundle, or one of this package's methods")
     commands.add_parser("audit", help=DESCRIPTION.partition(":")[0])

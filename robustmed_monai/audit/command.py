@@ -10,6 +10,7 @@ from pathlib import Path
 from robustmed_monai.audit.bundle import audit_bundle
 from robustmed_monai.audit.report import FORMATS, as_json, as_sarif, as_text
 from robustmed_monai.audit.verdicts import Report, Verdict
+from robustmed_monai.utils.bundle import bundle_names, bundle_root
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import atomic_path
 
@@ -30,7 +31,7 @@ def audit_command(words: Sequence[str]) -> int:
         0 for safe, 1 for unknown, 2 for dangerous, 3 when there was nothing to audit.
     """
     parser = argparse.ArgumentParser(prog="robustmed audit", description=DESCRIPTION, exit_on_error=False)
-    parser.add_argument("bundle", help="folder of the bundle, or one config file")
+    parser.add_argument("bundle", help="folder of the bundle, one config file, or a method of this package")
     parser.add_argument(
         "configs", nargs="*", help="configs from elsewhere that are laid over it (args files)"
     )
@@ -39,7 +40,8 @@ def audit_command(words: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="list in the text what is safe, too")
     try:
         options = parser.parse_intermixed_args(words)
-        report = audit_bundle(options.bundle, options.configs)
+        known = not Path(options.bundle).exists() and options.bundle in bundle_names()
+        report = audit_bundle(bundle_root(options.bundle) if known else options.bundle, options.configs)
         texts = {"json": as_json, "sarif": as_sarif}
         write = texts.get(options.format)
         _put(write(report) if write else as_text(report, options.all), report, options.output)

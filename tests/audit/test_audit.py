@@ -158,6 +158,10 @@ class TestCommand:
         ]
         assert len(capsys.readouterr().out.splitlines()) == 1
 
+    def test_a_method_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["audit", "ra"]) == 0
+
     def test_nothing_to_audit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["audit", str(tmp_path / "none")]) == 3
         assert cli.main(["audit", str(tmp_path), "--format", "xml"]) == 3
