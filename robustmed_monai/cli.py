@@ -310,8 +310,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         "Run a config of any MONAI bundle",
         "[--audited] BUNDLE [--config NAME[,NAME]] [--key value ...]",
-        "With --audited it is refused unless `robustmed audit` finds all of it safe. --config names a config of "
-        "it (inference) and those laid over it. All else goes to the config: --device cpu, dataset_dir=images.",
+        "With --audited it is refused unless `robustmed audit` finds all of it safe. --config names a config "
+        "of it (inference), and those laid over it. All else goes to the config: --device cpu, x=1.",
     )
     run.add_argument("bundle", help="folder of the bundle, or one of this package's methods")
     commands.add_parser("audit", help=DESCRIPTION.partition(":")[0])
