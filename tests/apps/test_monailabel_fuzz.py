@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from robustmed_monai.apps.monailabel import checks
 from robustmed_monai.apps.monailabel.access import Access
@@ -35,11 +37,32 @@ KEYS = (
     "result", "threshold", "save_label", "label_tag", "device", "images", "uncompress", "expiry",
     "run_sync", "max_epochs", "max_seconds", "check_sum", "limit_cases", "weights", "model", "_target_",
 )  # fmt: skip
+_BYTES = io.BytesIO()
+Image.new("L", (40, 44), 90).save(_BYTES, "png")
+PICTURE = _BYTES.getvalue()
 JUNK = (
     "../../etc/passwd", "/etc/passwd", "$print(1)", "@weights", "%x", "a#b", "..", ".", "", "\0", "a\nb",
     "NaN", "1e999", "{", "[1]", "true", "-1", "9" * 400, "x" * 300, "\u202e", "é", "::", "~root", "C:\\x",
     "file:///x", "%2e%2e%2f",
 )  # fmt: skip
+# Requests that are answered; one part of each is exchanged.
+_LABEL, _SLICE = {"label": "slice", "tag": "original"}, {"image": "slice"}
+SOUND: tuple[tuple[str, str, dict[str, str], dict[str, str]], ...] = (
+    ("GET", "/info/", {}, {}),
+    ("GET", "/model/info/ra", {}, {}),
+    ("GET", "/datastore/", {"output": "all"}, {}),
+    ("GET", "/datastore/image", _SLICE, {}),
+    ("HEAD", "/datastore/image", _SLICE, {}),
+    ("GET", "/datastore/image/info", _SLICE, {}),
+    ("PUT", "/datastore/image/info", _SLICE, {"info": "{}"}),
+    ("PUT", "/datastore/label", {**_SLICE, "tag": "original"}, {"params": "{}", "label": "x.png"}),
+    ("GET", "/datastore/label", _LABEL, {}),
+    ("GET", "/datastore/label/info", _LABEL, {}),
+    ("PUT", "/datastore/label/info", _LABEL, {"info": '{"note": 1}'}),
+    ("PUT", "/session/", {"uncompress": "false", "expiry": "5"}, {"files": "x.png"}),
+    ("POST", "/infer/ra", {"output": "json"}, {"params": '{"result": "anomaly_map"}', "file": "x.png"}),
+    ("POST", "/activelearning/random", {}, {}),
+)
 TEXTS = st.sampled_from(JUNK) | st.text(st.characters(codec="utf-8"), max_size=40)
 # Real names too, so that more than the first check is reached.
 NAMES = TEXTS | st.sampled_from(("ra", "slice", "healthy", "broken", "final", "random", "cifl_segmentation"))
@@ -74,26 +97,58 @@ def counts(
     )
 
 
+Request = tuple[str, str, Any, bytes, dict[str, str]]  # method, path, query, body, headers
+
+
+def _form(parts: Any) -> bytes:
+    """Parts of a form: keys with text, or with a file's name and content."""
+    found = b""
+    for key, text, content in parts:
+        named = "" if content is None else f'; filename="{quote(text, safe=" .$#@")}"'
+        head = f'--x\r\nContent-Disposition: form-data; name="{key}"{named}\r\n\r\n'
+        found += head.encode() + (text.encode() if content is None else content) + b"\r\n"
+    return found + b"--x--\r\n"
+
+
 @st.composite
-def forms(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A body and its type: a form with files, JSON, or noise under either name."""
-    kind = draw(st.sampled_from(("form", "json", "noise")))
-    if kind == "json":
-        return json.dumps(draw(OBJECTS)).encode(), "application/json"
-    if kind == "noise":
-        types = st.sampled_from(
-            ("application/json", "multipart/form-data; boundary=x", "multipart/form-data", "x/y", "")
+def wild(draw: st.DrawFn) -> Request:
+    """A request of any parts: a form with files, JSON, or noise under either name."""
+    method = draw(st.sampled_from(("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS")))
+    path = draw(st.sampled_from(PATHS)).format(draw(NAMES))
+    query = draw(st.lists(st.tuples(st.sampled_from(KEYS) | TEXTS, NAMES), max_size=3))
+    if "/batch/" in path or "/train/" in path:
+        # One that could begin would run for minutes.
+        query.append(("junk", ""))
+    content = st.none() | st.binary(max_size=50)
+    parts = st.lists(st.tuples(st.sampled_from(KEYS), TEXTS, content), max_size=3)
+    kind, body = draw(
+        st.one_of(
+            st.tuples(st.just("multipart/form-data; boundary=x"), parts.map(_form)),
+            st.tuples(st.just("application/json"), OBJECTS.map(lambda value: json.dumps(value).encode())),
+            st.tuples(
+                st.sampled_from(("application/json", "multipart/form-data", "")), st.binary(max_size=200)
+            ),
         )
-        return draw(st.binary(max_size=200)), draw(types)
-    parts = []
-    for _ in range(draw(st.integers(0, 3))):
-        name = draw(st.sampled_from(KEYS))
-        file = draw(st.none() | TEXTS.map(lambda text: f"{text}.nii.gz") | TEXTS)
-        named = "" if file is None else f'; filename="{quote(file, safe=" .$#@")}"'
-        head = f'--x\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'
-        content = draw(st.binary(max_size=50) | OBJECTS.map(lambda value: json.dumps(value).encode()))
-        parts.append(head.encode() + content + b"\r\n")
-    return b"".join(parts) + b"--x--\r\n", "multipart/form-data; boundary=x"
+    )
+    headers = draw(st.dictionaries(st.sampled_from(("Host", "Origin", "Via")), TEXTS, max_size=1))
+    plain = {key: quote(value, safe=" :/.") for key, value in headers.items() if len(value) < 5}
+    return method, path, query, body, {"Content-Type": kind, **plain}
+
+
+@st.composite
+def near(draw: st.DrawFn) -> Request:
+    """A sound request with at most one part exchanged or added."""
+    method, path, query, parts = draw(st.sampled_from(SOUND))
+    key = draw(st.none() | st.sampled_from((*query, *parts, *KEYS)))
+    value = draw(NAMES | OBJECTS.map(json.dumps))
+    if key in parts or (key and draw(st.booleans())):
+        parts = {**parts, key: value}
+    elif key:
+        query = {**query, key: value}
+    files = draw(st.just(PICTURE) | st.binary(max_size=50)) if key is None else PICTURE
+    content = {name: files for name in ("file", "files", "label")}
+    form = _form((name, text, content.get(name)) for name, text in parts.items())
+    return method, path, query, form, {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 @pytest.fixture(scope="module")
@@ -107,27 +162,12 @@ def test_every_request_is_answered_or_refused_in_a_sentence(
     host, port = server.url.removeprefix("http://").split(":")
 
     @fuzz(600)
-    @given(
-        method=st.sampled_from(("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS")),
-        path=st.sampled_from(PATHS),
-        name=NAMES,
-        query=st.lists(st.tuples(st.sampled_from(KEYS) | TEXTS, NAMES), max_size=3),
-        body=forms(),
-        headers=st.dictionaries(
-            st.sampled_from(("Host", "Origin", "Sec-Fetch-Site", "Via")), TEXTS, max_size=1
-        ),
-    )
-    def ask(
-        method: str, path: str, name: str, query: Any, body: tuple[bytes, str], headers: dict[str, str]
-    ) -> None:
-        if "/batch/" in path or "/train/" in path:
-            # One that could begin would run for minutes.
-            query = [*query, ("junk", "")]
+    @given(wild() | near())
+    def ask(request: Request) -> None:
+        method, path, query, body, headers = request
         connection = HTTPConnection(host, int(port), timeout=SECONDS)
-        address = f"{quote(path.format(name))}?{urlencode(query)}"
-        plain = {key: quote(value, safe=" :/.") for key, value in headers.items() if len(value) < 5}
         try:
-            connection.request(method, address, body[0], {"Content-Type": body[1], **plain})
+            connection.request(method, f"{quote(path)}?{urlencode(query)}", body, headers)
             answer = connection.getresponse()
             content = answer.read()
         finally:
@@ -145,6 +185,7 @@ def test_every_request_is_answered_or_refused_in_a_sentence(
     assert time.monotonic() - started < 600
     after = {path: path.read_bytes() for path in studies.iterdir() if path.suffix in (".gz", ".png")}
     assert {path: content for path, content in after.items() if path in before} == before
+    assert min(counts.values()) > 30, counts
     assert b"a request was not answered" not in server.log.read_bytes()
     assert server.json("GET", "/info/")["name"] == "robustmed_monai"
 

@@ -97,6 +97,7 @@ def _status(method: str, path: str, **given: Any) -> int:
         ("GET", "/auth/", 404),
         ("GET", "/ohif/../../x", 404),
         ("GET", "/ohif/viewer", 200),
+        ("GET", "/static//etc/passwd", 404),
         ("GET", "/static/..\\x", 404),
         ("TRACE", "/info/", 405),
         ("OPTIONS", "/datastore/image", 405),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import (
@@ -11,6 +13,7 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
+from starlette.exceptions import HTTPException
 
 from robustmed_monai.utils.errors import (
     ConfigError,
@@ -65,7 +68,10 @@ async def _label_error(request: Request, error: MONAILabelException) -> Response
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return _answer(400 if error.detail in _OF_THE_REQUEST else error.status_code, str(error.detail))
+    reason, path = str(error.detail), request.url.path
+    if reason == HTTPStatus(error.status_code).phrase:
+        reason = f"{request.method} {path!r}: the answer is {error.status_code}, {reason.lower()}."
+    return _answer(400 if reason in _OF_THE_REQUEST else error.status_code, reason)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

@@ -350,7 +350,7 @@ def _pages() -> list[Route]:
     foreign = "this page of MONAI Label runs scripts of other servers beside your data; it is not served."
     logs = "the log is not served: it is logs/app.log in the folder of the app."
     return [
-        Route("GET HEAD", r"/(?:static|ohif)/(?!.*\.\.)[\w./-]*", query={"*": checks.is_json}),
+        Route("GET HEAD", r"/(?:static|ohif)/(?!.*(?:\.\.|//))(?!/)[\w./-]*", query={"*": checks.is_json}),
         Route("GET HEAD", "/favicon.ico"),
         Route("GET", "/openapi.json"),
         Route("GET", "/(?:docs)?", refused=foreign),
