@@ -135,7 +135,7 @@ class OODSlicesd(MapTransform):
         return ood_reasons(slices, self.statistics, self.tolerance) if self.statistics else []
 
 
-def _coarse(stack: torch.Tensor) -> list[str]:
+def _coarse(stack: Any) -> list[str]:
     """A warning where the file's voxels are much larger than the pixels that the network was trained on."""
     for step in getattr(stack, "applied_operations", ()):
         where = step.get("extra_info", {}).get("geometry")
