@@ -59,6 +59,8 @@ class RotationCorrectionInferer(Inferer):
         outputs: what the classifier gives: "logits" (one column: of two classes), "multilabel" (logits, any
             number of classes at once) or "probabilities"; None: logits, unless all lie in [0, 1] as
             probabilities do, which is refused.
+        exported_from: the RotNet that ``rotnet`` was exported from, for its rotations and temperature, which
+            an export does not hold; None: ``rotnet`` itself.
 
     Raises:
         ConfigError: when an argument is out of range.
@@ -82,9 +84,10 @@ class RotationCorrectionInferer(Inferer):
         axes: str | None = None,
         value_range: ValueRange | None = None,
         outputs: str | None = None,
+        exported_from: Network | None = None,
     ) -> None:
         super().__init__()
-        count: int = num_rotations or getattr(rotnet, "num_rotations", None) or 4
+        count: int = num_rotations or getattr(exported_from or rotnet, "num_rotations", None) or 4
         check_rotations(count, mode)
         for name, value, choices in (
             ("correction", correction, CORRECTIONS),
@@ -110,7 +113,7 @@ class RotationCorrectionInferer(Inferer):
         self.correction = correction
         self.rotation_set = rotation_set
         self.min_confidence = min_confidence
-        self.temperature = temperature
+        self.temperature = temperature or getattr(exported_from, "temperature", None)
         self.min_weight = min_weight
         self.pool = pool
         self.mode = mode
