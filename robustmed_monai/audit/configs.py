@@ -55,8 +55,9 @@ class Leaf:
 
     @property
     def last(self) -> str:
-        """Last part of the id: ``_target_``, ``reader``, ``0``."""
-        return self.key.rpartition(SEPARATOR)[2]
+        """Name of the argument that it belongs to: the last part of its id that is no position in a list."""
+        parts = [part for part in self.key.split(SEPARATOR) if not part.isdecimal()]
+        return parts[-1] if parts else ""
 
 
 @dataclass

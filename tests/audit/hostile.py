@@ -175,6 +175,68 @@ KEYS: dict[str, dict[str, Any]] = {
     "other processes by name": {"x": "$torch.distributed.init_process_group(init_method='tcp://10.0.0.1:1')"},
     "outputs on another machine": {"x": {"_target_": "TensorBoardStatsHandler", "log_dir": "s3://bucket/x"}},
     "weights from an address": {"x": {"_target_": "HoVerNet", "pretrained_url": "http://x"}},
+    # More ways to the same.
+    "a target in a target": {"x": {"_target_": {"_target_": "os.system"}}},
+    "a target with an empty part": {"x": {"_target_": "os..system"}},
+    "a reader in a list": {
+        "x": {
+            "_target_": "LoadImaged",
+            "keys": "i",
+            "reader": ["NibabelReader", "$''.join(['os','.system'])"],
+        }
+    },
+    "a reader by an unpacked dictionary": {
+        "x": "$monai.transforms.LoadImage(**{'reader': ''.join(['os','.system'])})"
+    },
+    "a function in a dictionary": {"x": "${'a': os.system}['a']('id')"},
+    "a module through a function": {
+        "imports": ["$import os"],
+        "x": "$list(map(lambda m: m.system('id'), [os]))",
+    },
+    "a function as a key": {"imports": ["$import os"], "x": "$sorted(['id'], key=os.system)"},
+    "a function as a default": {"imports": ["$import os"], "x": "$(lambda f=os.system: f('id'))()"},
+    "an import of an import": {"imports": ["$from torch import os"], "x": "$os.system('id')"},
+    "a rename of a path that was found": {
+        "imports": ["$import pathlib"],
+        "x": "$sorted(pathlib.Path('.').glob('*'))[0].replace('/root/.bashrc')",
+    },
+    "a rename in a loop": {
+        "imports": ["$import pathlib"],
+        "x": "$[a.replace('/root/.x') for a, b in zip([pathlib.Path('a')], [1])]",
+    },
+    "a rename of one of two": {
+        "imports": ["$import pathlib"],
+        "x": "$(pathlib.Path('a') or 'x').replace('b')",
+    },
+    "a rename from a sum of lists": {
+        "imports": ["$import pathlib"],
+        "x": "$([pathlib.Path('a')] + ['b'])[0].replace('b')",
+    },
+    "the inside of a class": {"x": "$monai.utils.CommonKeys.mro()"},
+    "getattr under another name": {"imports": ["$from builtins import getattr as g"], "x": "$g(1,'x')"},
+    "an alias three modules away": {
+        "imports": ["$import glob"],
+        "x": "$glob.os.path.genericpath.os.system('id')",
+    },
+    "processes": {"x": "$torch.multiprocessing.spawn(print)"},
+    "pickle by way of MONAI": {"x": "$monai.data.utils.pickle.loads(b'x')"},
+    "a module by its name": {"x": "$monai.utils.optional_import('os')[0].system('id')"},
+    "a write of an array": {"x": "$np.array([1]).tofile('/root/.bashrc')"},
+    "curves on another machine": {"x": "$torch.utils.tensorboard.SummaryWriter('s3://x')"},
+    "a print into a file": {
+        "imports": ["$import pathlib"],
+        "x": "$print('x', file=pathlib.Path('a').open('w'))",
+    },
+    "a text that is filled by a method": {"x": "$'x'.ljust(10**9)"},
+    "a function as a handler": {"x": "$@evaluator.add_event_handler('x', os.system, 'id')"},
+    "a function as a collation": {"dataloader#collate_fn": "$os.system"},
+    "a function in a function": {
+        "x": {"_target_": "Lambdad", "keys": "a", "func": "$lambda x: os.system(x)"}
+    },
+    "metadata in a config": {"_meta_": {"x": "$os.system('id')"}},
+    "a target that is none": {"x": {"_target_": None}},
+    "a tower of powers": {"x": "$9**9**9"},
+    "a shift without end": {"x": "$1<<10**9"},
     # Bombs, and what cannot be followed.
     "references in a ring": {"a": "@b", "b": "@c", "c": "@a"},
     "macros in a ring": {"a": {"x": "%b"}, "b": {"y": "%a"}},
