@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.transforms.slice_selection import OODSlicesd, SelectSlicesd, in_distribution
+from robustmed_monai.transforms.volume_slices import VolumeToSlicesd
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -60,6 +62,15 @@ def test_without_statistics_all_slices_count_and_a_warning_says_so(training: Ten
     found = OODSlicesd("image", None)({"image": _stack(training[:3])})
     assert found["ood_reasons"] == {0: [], 1: [], 2: []}
     assert "no training statistics" in found["warnings"][0]
+
+
+@pytest.mark.parametrize(("voxel", "warned"), [(2.0, False), (5.4, True)])
+def test_voxels_coarser_than_the_networks_pixels_come_with_a_warning(voxel: float, warned: bool) -> None:
+    image = MetaTensor(torch.rand(1, 12, 20, 3), affine=torch.diag(torch.tensor([voxel, 2.0, 4.0, 1.0])))
+    cut = VolumeToSlicesd("image", 32, 1.8)({"image": image})
+    warnings = OODSlicesd("image", None)(cut)["warnings"]
+    assert any("up to 3.0 times as large as the network's pixels" in text for text in warnings) == warned
+    assert len(warnings) == 1 + warned
 
 
 def test_a_range_counts_the_filled_slices_alone() -> None:
