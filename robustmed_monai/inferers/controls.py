@@ -141,7 +141,7 @@ class ResizedInferer(Inferer):
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Scores:
         """Bring images (B, C, X, Y) in [0, 1] to the size, and what comes out back to theirs."""
-        image = unit_range(torch.as_tensor(inputs), "ResizedInferer")
+        image = unit_range(torch.as_tensor(inputs), "ResizedInferer").float()
         found = self.inferer(_resized(image, (self.image_size, self.image_size)), network, *args, **kwargs)
         return {key: _resized(value, image.shape[-2:]) for key, value in found.items()}
 

@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser, onnx_export
 from torch import nn
 
 from robustmed_monai.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
+from robustmed_monai.networks import FeatureMemory
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.files import read_json, write_json
 from robustmed_monai.utils.fingerprint import digest_objects
@@ -37,6 +38,10 @@ CASES: dict[str, Overrides] = {
     "ra": {
         "overrides": {"image_size": 32, "channels": [4, 8, 8], "latent_size": 8},
         "info": {"calibration": {"thresholds": {"0.05": 1e-5}}},
+    },
+    "feature_memory": {
+        "overrides": {},
+        "info": {"features": "ra", "calibration": {"thresholds": {"0.05": 0.1}}},
     },
     "unoranic": {
         "overrides": {},
@@ -301,6 +306,8 @@ def _fit(network: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
             for part in (network, *network.children()):
                 if part is network or _takes_images(part):
                     part.train()(*inputs.values())
+        if isinstance(network, FeatureMemory):
+            network.remember(network.features(*inputs.values()))
     network.eval()
 
 

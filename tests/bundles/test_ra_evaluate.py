@@ -13,7 +13,7 @@ from robustmed_monai.utils.provenance import data_digest, read_results
 
 Overrides = dict[str, Any]
 
-CONTROLS = {"mean image", "intensity", "head area", "no anomaly"}
+CONTROLS = {"mean image", "z-score", "PCA residual", "intensity", "head area", "no anomaly"}
 COLUMNS = {
     "image_auroc", "image_ap", "image_fpr95", "image_auroc_top", "image_auroc_max", "pixel_auroc", "pixel_ap",
     "pixel_best_dice", "pixel_pro", "calibrated_dice",
@@ -52,7 +52,7 @@ def test_table_has_methods_and_controls(
     # What is known of the controls beforehand.
     assert cells["no anomaly"]["image_auroc"] == cells["no anomaly"]["pixel_auroc"] == 0.5
     reconstructing = {row for row, figures in cells.items() if "healthy_l1" in figures}
-    assert reconstructing == {"RA", "VAE", "VAE, RA map", "mean image"}
+    assert reconstructing == {"RA", "VAE", "VAE, RA map", "mean image", "PCA residual"}
     assert cells["intensity"]["pixel_auroc"] > 0.95, "the drawn lesions are the brightest pixels"
     one = next(r for r in content["rows"] if (r["row"], r["column"]) == ("RA", "pixel_ap"))
     assert (one["n"], one["std"]) == (2, 0.0)

@@ -45,6 +45,8 @@ _TISSUE = {"image_size": 32, "channels": [4, 4, 4, 4], "batch_size": 8}
 SHORT: dict[str, dict[str, Any]] = {
     "ra/train": {**_SMALL, **_RA, "warmup_epochs": 0},
     "ra/evaluate": {"dataset_dir": "my_slices", **_RA},
+    "feature_memory/train": {"dataset_dir": "my_slices"},
+    "feature_memory/evaluate": {"dataset_dir": "my_slices"},
     "unoranic/train": {**_SMALL, "channels": [4, 4, 4, 8], "batch_size": 8},
     "risc/train": {"dataset_dir": "my_slices", **_RISC},
     "risc/evaluate": {key: _RISC[key] for key in ("depth", "width")},
@@ -71,6 +73,7 @@ NOT_RUN = {
     r"(export|cd|source|mkdir) .*": "sets up a shell",
     r"curl .*|.*-m monailabel\.main .*": "tests/apps/test_monailabel_server.py has the real server",
     r"python -c .*push_to_hf_hub.*": "uploads",
+    r".*efficientnet_lite0.*": "needs the extra features; tests/networks/test_feature_memory.py",
     r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
     r"python (-W ignore )?benchmarks/\S+\.py.*": "takes hours; tests/benchmarks",
     r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
