@@ -42,6 +42,10 @@ class AlignmentWarning(UserWarning):
     """An image is not aligned to the template; the message says why."""
 
 
+# Values below 0 that interpolation leaves, as a share of the largest.
+_OVERSHOOT = 0.1
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the voxels of the frame lie in a source.
@@ -114,7 +118,7 @@ class AlignToTemplate(InvertibleTransform):
         """Carry an image into the frame.
 
         Args:
-            image: (C, X, Y, Z) or (C, X, Y); a ``MetaTensor`` brings its affine.
+            image: (C, X, Y, Z) or (C, X, Y) with a background of 0; a ``MetaTensor`` brings its affine.
             place: that of another image on the same grid; None finds it for this one.
             mode: in place of that of the constructor.
 
@@ -122,8 +126,9 @@ class AlignToTemplate(InvertibleTransform):
             (C, size, size, S) float32 ``MetaTensor``; of an aligned volume its affine is that of the frame.
 
         Raises:
-            ImageError: the image cannot be used or not be aligned.
+            ImageError: the image cannot be used or not be aligned, or its background is not 0.
         """
+        _check_background(image)
         where = self.place(image) if place is None else place
         if isinstance(where, SliceGeometry):
             return self.cut(image, where, mode)
@@ -211,6 +216,18 @@ class AlignToTemplate(InvertibleTransform):
         result.copy_meta_from(data)
         result.affine = extra["affine"]
         return result
+
+
+def _check_background(image: NdarrayOrTensor) -> None:
+    """Refuse an image whose dark is far below 0, the value that comes in from outside."""
+    values = torch.as_tensor(image).as_subclass(Tensor)
+    values = values if values.is_floating_point() else values.float()
+    low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
+    if low < -_OVERSHOOT * max(high, 0.0):
+        raise ImageError(
+            f"AlignToTemplate: values from {low:.4g} to {high:.4g}; give an image whose background is 0, "
+            "such as ScaleForeground makes."
+        )
 
 
 class AlignToTemplated(MapTransform, InvertibleTransform):

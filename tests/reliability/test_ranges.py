@@ -143,6 +143,7 @@ HELPERS = "any range: a plain linear operation on tensors"
 
 NOISE = gaussian_noise(0.1)
 APPLY: dict[str, Apply] = {
+    "AlignToTemplate": _array(lambda _: transforms.AlignToTemplate(48, 4.0, (0, 0))),
     "BatchAllRotations": _batch(lambda _: BatchAllRotations(8)),
     "BatchCoarseNoise": _batch(lambda _: BatchCoarseNoise()),
     "BatchCorruption": _batch(lambda p: corruption.BatchCorruption(corruption.chain([NOISE], p))),
@@ -222,6 +223,8 @@ OTHERS = {
     "RandLabelShapes": LABELS,
     "RandLabelsToImage": LABELS,
     "ResampleMovingd": PAIR,
+    "TargetGridd": PAIR,
+    "ThresholdMapd": "takes maps",
     "UndoBrainZScored": "takes what BrainZScored made",
     "UnscaleIntensityd": "takes what ScaleForegroundd made",
     "apply_affine": HELPERS,
