@@ -13,13 +13,14 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from robustmed_monai.transforms.align_to_template import AlignmentWarning
 from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
 from robustmed_monai.utils.errors import ImageError, RobustMedError, original_error
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
-_OF_THE_IMAGE = (GeometryWarning, IntensityWarning)
+_OF_THE_IMAGE = (AlignmentWarning, GeometryWarning, IntensityWarning)
 
 
 class FileEvaluator(SupervisedEvaluator):

@@ -10,11 +10,10 @@ from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
 
 from robustmed_monai.inferers.perceptual import images_at_once
-from robustmed_monai.inferers.slicewise import map_maximum
+from robustmed_monai.inferers.slicewise import assessed, map_maximum, slice_places, slice_title
 from robustmed_monai.losses.pchvae import code_cost, negative_log_likelihood
 from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.transforms.blur import gaussian_blur
-from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.utils.errors import ConfigError, ImageError
 from robustmed_monai.visualize.grids import image_grid
 
@@ -181,10 +180,15 @@ def elbo_report(
         `warnings`, `map_maximum` (highest value of the map in the assessed slices, 0 without any); with a
         threshold also `anomalous_voxels`, `threshold` and `threshold_fpr`.
     """
-    reasons, scores = output["ood_reasons"], slice_scores(output)
-    kept = in_distribution(reasons)
+    reasons, scores, places = output["ood_reasons"], slice_scores(output), slice_places(output)
+    kept = assessed(output)
     slices = [
-        {"slice": i, **{k: None if why else float(v[i]) for k, v in scores.items()}, "warnings": why}
+        {
+            "slice": i,
+            **places[i],
+            **{k: float(v[i]) if i in kept else None for k, v in scores.items()},
+            "warnings": why,
+        }
         for i, why in reasons.items()
     ]
     report = {
@@ -214,7 +218,7 @@ def component_sheet(
         The figure, or None where no slice was assessed.
     """
     scores = slice_scores(output)["elbo"]
-    worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
+    worst = sorted(assessed(output), key=lambda i: -float(scores[i]))[:count]
     if not worst:
         return None
     headings = {"image": "input", "high": "x_high", "low": "x_low", "pred": "x_sum"}
@@ -226,7 +230,8 @@ def component_sheet(
         if key in space
     }
     shown = {k: v / vmax if k == heading_of_map else (v + clip) / (2 * clip) for k, v in columns.items()}
-    rows = [f"slice {i}\nscore {float(scores[i]):.0f}" for i in worst]
+    places = slice_places(output)
+    rows = [f"{slice_title(places[i], i)}\nscore {float(scores[i]):.0f}" for i in worst]
     return image_grid(shown, rows, "; ".join(output["warnings"]) or None)
 
 

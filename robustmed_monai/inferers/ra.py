@@ -11,10 +11,9 @@ from monai.networks.utils import eval_mode
 from torch import nn
 
 from robustmed_monai.inferers.perceptual import images_at_once, perceptual_backend
-from robustmed_monai.inferers.slicewise import map_maximum
+from robustmed_monai.inferers.slicewise import assessed, map_maximum, slice_places, slice_title
 from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.clahe import equalize_adapthist
-from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, NonFiniteImageError
 from robustmed_monai.visualize.sheets import anomaly_sheet
@@ -224,8 +223,8 @@ def anomaly_report(
         `threshold`, `threshold_fpr` and, per filled slice, `slice`, `score` (None for one out of
         distribution) and `warnings`.
     """
-    reasons, scores = output["ood_reasons"], slice_scores(output, reduction)
-    kept = in_distribution(reasons)
+    reasons, scores, places = output["ood_reasons"], slice_scores(output, reduction), slice_places(output)
+    kept = assessed(output)
     return {
         "score": float(scores[kept].mean()) if kept else None,
         "assessed": len(kept),
@@ -234,7 +233,7 @@ def anomaly_report(
         "threshold": threshold,
         "threshold_fpr": fpr,
         "slices": [
-            {"slice": i, "score": None if sentences else float(scores[i]), "warnings": sentences}
+            {"slice": i, **places[i], "score": float(scores[i]) if i in kept else None, "warnings": sentences}
             for i, sentences in reasons.items()
         ],
     }
@@ -261,7 +260,7 @@ def worst_slices(
         The figure, or None where no slice was assessed.
     """
     scores = slice_scores(output, reduction)
-    worst = sorted(in_distribution(output["ood_reasons"]), key=lambda i: -float(scores[i]))[:count]
+    worst = sorted(assessed(output), key=lambda i: -float(scores[i]))[:count]
     if not worst:
         return None
     keys = ("image", "pred", "anomaly_map", "mask")
@@ -270,6 +269,7 @@ def worst_slices(
     image, pred, maps, mask = shown
     if image is None or maps is None:
         raise ConfigError(f"sheet: needs image and anomaly_map; the output has {sorted(space)}.")
-    titles = [f"slice {i}\nscore {float(scores[i]):.4f}" for i in worst]
+    places = slice_places(output)
+    titles = [f"{slice_title(places[i], i)}\nscore {float(scores[i]):.4f}" for i in worst]
     note = "; ".join(output["warnings"]) or None
     return anomaly_sheet(image, pred, maps, mask, titles, vmax, threshold, note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from monai.inferers.inferer import Inferer, SimpleInferer
 from monai.networks.utils import eval_mode
 from torch import nn
 
+from robustmed_monai.transforms.align_to_template import frame_heights
+from robustmed_monai.transforms.slice_selection import in_distribution
 from robustmed_monai.transforms.volume_slices import filled_slices
 
 
@@ -90,3 +93,25 @@ def map_maximum(output: Mapping[str, Any], kept: Sequence[int]) -> float:
     """Highest value of the anomaly map in some slices of a FileEvaluator's output, 0 without any."""
     maps = output["network_space"]["anomaly_map"].as_subclass(torch.Tensor)
     return float(maps[..., list(kept)].max()) if kept else 0.0
+
+
+def assessed(output: Mapping[str, Any]) -> list[int]:
+    """Slices of a FileEvaluator's output that have a verdict, after ``OODSlicesd``."""
+    return list(output.get("assessed_slices", in_distribution(output["ood_reasons"])))
+
+
+def slice_places(output: Mapping[str, Any]) -> Mapping[int, dict[str, float]]:
+    """``{"height_mm": ...}`` of each slice of a FileEvaluator's output, empty for stacks in no frame."""
+    heights = frame_heights(output["network_space"].get("image")) or []
+    places = {i: {"height_mm": round(height, 3)} for i, height in enumerate(heights)}
+    return defaultdict(dict, places)
+
+
+def slice_title(place: Mapping[str, float], index: int) -> str:
+    """Name of a slice on a sheet: its height where that is known, else its number.
+
+    Example:
+        >>> slice_title({"height_mm": 22.0}, 3), slice_title({}, 3)
+        ('+22 mm', 'slice 3')
+    """
+    return f"{place['height_mm']:+.0f} mm" if place else f"slice {index}"

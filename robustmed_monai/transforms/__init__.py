@@ -4,7 +4,13 @@ Corruptions have a package of their own, ``robustmed_monai.transforms.corruption
 label shapes and images, ``robustmed_monai.transforms.synthesis``.
 """
 
-from robustmed_monai.transforms.align_to_template import AlignmentWarning, AlignToTemplate, AlignToTemplated
+from robustmed_monai.transforms.align_to_template import (
+    AlignmentWarning,
+    AlignToTemplate,
+    AlignToTemplated,
+    SayAssessedd,
+    frame_heights,
+)
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.brain_zscore import BrainZScored, HeadMaskd, UndoBrainZScored, brain_zscore
@@ -77,6 +83,7 @@ __all__ = [
     "RandRotateKd",
     "ResampleMovingd",
     "RotateK",
+    "SayAssessedd",
     "ScaleForeground",
     "ScaleForegroundd",
     "SelectSlicesd",
@@ -94,6 +101,7 @@ __all__ = [
     "equalize_adapthist",
     "find_brain_region",
     "folding",
+    "frame_heights",
     "integrate",
     "jacobian_determinant",
     "read_npz_arrays",

@@ -292,3 +292,50 @@ def _resampled(image: Tensor, matrix: Tensor, shape: Sequence[int], mode: Resize
     )
     carried: Tensor = sample(batch, theta=matrix[None].to(batch), spatial_size=tuple(shape))[0]
     return carried
+
+
+def frame_heights(stack: Any) -> list[float] | None:
+    """Heights of the slices of a stack in mm of MNI152, lowest first; None of one that was not aligned."""
+    applied = stack.applied_operations if isinstance(stack, MetaTensor) else []
+    places = [
+        each["extra_info"]["placement"] for each in applied if each["class"] == AlignToTemplate.__name__
+    ]
+    if not places or places[-1].matrix is None:
+        return None
+    matrix = stack.affine
+    return [float(matrix[2, 3] + matrix[2, 2] * i) for i in range(stack.shape[-1])]
+
+
+class SayAssessedd(MapTransform):
+    """Add to ``warnings`` which heights of a head were assessed, and in how many slices of its volume.
+
+    Args:
+        keys: one key, the mask of what was assessed (1, X, Y, Z), brought back onto the grid of the source.
+        stack_key: the stack in the frame, as the network saw it; nothing is said of one that is in none.
+        slices_key: the slices of the stack that were assessed, as ``OODSlicesd`` lists them.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, stack_key: str = "image", slices_key: str = "assessed_slices"
+    ) -> None:
+        super().__init__(keys)
+        self.stack_key = stack_key
+        self.slices_key = slices_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the sentence first among its warnings."""
+        result = dict(data)
+        heights = frame_heights(result[self.stack_key])
+        mask = result[self.first_key(result)]
+        if heights is None or mask.ndim != 4:
+            return result
+        # The source's slices are those along its axis that runs most upwards.
+        axis = int(mask.affine[2, :3].abs().argmax()) + 1
+        seen = int((mask > 0).any(dim=[a for a in range(4) if a != axis]).sum())
+        kept = [heights[i] for i in result[self.slices_key]]
+        said = f"assessed 0 of {mask.shape[axis]} slices"
+        if kept:
+            # A slice of a tilted head passes through many heights: parts of it are assessed.
+            where = f"the heights {min(kept):+.0f} to {max(kept):+.0f} mm"
+            said = f"assessed {where}, parts of {seen} of {mask.shape[axis]} slices"
+        return {**result, "warnings": [said, *result.get("warnings", [])]}

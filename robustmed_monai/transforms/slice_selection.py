@@ -76,8 +76,8 @@ class OODSlicesd(MapTransform):
             slices are in the mask.
         value_range: values of the stack that are 0 and 1 to the statistics.
 
-    The mask is (1, X, Y, S), 1 in the filled slices in distribution. Sentences about the whole image, and
-    about voxels that are coarse for the network, are added to ``warnings``.
+    The mask is (1, X, Y, S), 1 in the slices that are assessed; `assessed_slices` lists these. Sentences
+    about the whole image, and about voxels that are coarse for the network, are added to ``warnings``.
     """
 
     def __init__(
@@ -108,12 +108,14 @@ class OODSlicesd(MapTransform):
         index = filled_slices(slices.movedim(0, -1)).tolist()
         reasons = {i: self._reasons(slices[i : i + 1]) for i in index}
         mask = torch.zeros_like(slices[:, :1])
-        mask[in_distribution(reasons) if self.refuse else index] = 1
+        assessed = in_distribution(reasons) if self.refuse else index
+        mask[assessed] = 1
         placed = MetaTensor(mask.movedim(0, -1))
         if isinstance(stack, MetaTensor):
             placed.copy_meta_from(stack)
         warnings = [*result.get("warnings", []), *_coarse(stack), *self._about_slices(slices, reasons)]
-        return {**result, self.mask_key: placed, self.reasons_key: reasons, "warnings": warnings}
+        result |= {self.mask_key: placed, self.reasons_key: reasons, "assessed_slices": assessed}
+        return {**result, "warnings": warnings}
 
     def _about_slices(self, slices: torch.Tensor, reasons: Mapping[int, list[str]]) -> list[str]:
         if not reasons:
