@@ -240,7 +240,8 @@ def test_the_study_with_the_highest_score_comes_first(server: Any, name: str) ->
     # One image at a time when there is no time, the rest with the next request.
     assert server.json("POST", f"/activelearning/{name}", body={"max_seconds": 0})["waiting"] >= 1
     found = server.json("POST", f"/activelearning/{name}")
-    assert found["id"] == max(scores, key=lambda image: scores[image])
+    # RISC is equally unsure of all to which it gives no class.
+    assert scores[found["id"]] == pytest.approx(max(scores.values()), rel=1e-4)
     assert found["score"] == pytest.approx(scores[found["id"]], rel=1e-4)
     assert (found["scored"], found["unassessed"], found["waiting"], found["unusable"]) == (3, 0, 0, 1)
 
