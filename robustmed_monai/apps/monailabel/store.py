@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class ConfinedDatastore(LocalDatastore):
         self.lock = threading.RLock()
         self.root = os.path.realpath(folder)
         self.archives: tempfile.TemporaryDirectory[str] | None = None
+        for name in _ONE_AT_A_TIME:
+            setattr(self, name, _one_at_a_time(self.lock, getattr(self, name)))
         super().__init__(folder, **arguments)
 
     def get_image_uri(self, image_id: str) -> str:
@@ -146,17 +148,13 @@ class ConfinedDatastore(LocalDatastore):
             raise ImageError(f"{name!r}: leads out of the folder of studies; put the file itself there.")
 
 
-def _one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
+def _one_at_a_time(lock: AbstractContextManager[Any], method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def locked(self: ConfinedDatastore, *arguments: Any, **named: Any) -> Any:
-        with self.lock:
-            return method(self, *arguments, **named)
+    def locked(*arguments: Any, **named: Any) -> Any:
+        with lock:
+            return method(*arguments, **named)
 
     return locked
-
-
-for _name in _ONE_AT_A_TIME:
-    setattr(ConfinedDatastore, _name, _one_at_a_time(getattr(ConfinedDatastore, _name)))
 
 
 @contextmanager
