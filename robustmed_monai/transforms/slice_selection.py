@@ -75,6 +75,7 @@ class OODSlicesd(MapTransform):
         refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
             slices are in the mask.
         value_range: values of the stack that are 0 and 1 to the statistics.
+        advice: what to do about a volume of which no slice is in distribution; added to its warnings.
 
     The mask is (1, X, Y, S), 1 in the slices that are assessed; `assessed_slices` lists these. Sentences
     about the whole image, and about voxels that are coarse for the network, are added to ``warnings``.
@@ -89,9 +90,11 @@ class OODSlicesd(MapTransform):
         tolerance: float = 1.0,
         refuse: bool = True,
         value_range: Sequence[float] = (0.0, 1.0),
+        advice: str | None = None,
     ) -> None:
         super().__init__(keys)
         self.tolerance = tolerance
+        self.advice = advice
         self.refuse = refuse
         low, high = value_range
         self.scale = None if (low, high) == (0, 1) else ScaleIntensityRange(low, high, 0.0, 1.0)
@@ -131,7 +134,9 @@ class OODSlicesd(MapTransform):
             share = (
                 f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
             )
-        return [share, *self._reasons(slices[list(reasons)])]
+        lost = len(outside) == len(reasons) > 1
+        advice = [self.advice] if self.advice and lost else []
+        return [share, *advice, *self._reasons(slices[list(reasons)])]
 
     def _reasons(self, slices: torch.Tensor) -> list[str]:
         return ood_reasons(slices, self.statistics, self.tolerance) if self.statistics else []
