@@ -139,6 +139,12 @@ def _check_pair(moving: MetaTensor, fixed: MetaTensor, spatial_dims: int) -> Non
             f"{_name(moving)}: {moving.ndim - 1} dimensions, to be registered to one of {axes} "
             f"({_name(fixed)}) by a network of {spatial_dims}; give two images of the same kind."
         )
+    thin = [_name(image) for image in (moving, fixed) if axes == 3 and 1 in image.shape[1:]]
+    if thin:
+        raise ImageShapeError(
+            f"{' and '.join(thin)}: one voxel thick, 2 dimensions in a file of 3, whose field ITK would read as "
+            f"2-D ({_name(moving)} to {_name(fixed)}); give two volumes, or two pictures."
+        )
     for image in (moving, fixed):
         if not (image > 0).any():
             raise ImageError(f"{_name(image)}: is empty, no voxel is above 0; give another image.")

@@ -336,3 +336,15 @@ class TestInference:
         with pytest.raises(RuntimeError) as caught:
             bundle(configs("inference"), given, weights=str(network_file(2)), output_dir=str(tmp_path / "o"))
         assert "give two images of the same kind" in str(caught.value.__cause__)
+
+    def test_a_slice_and_a_volume_are_refused_by_name(
+        self, bundle: Any, network_file: Any, volumes: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        source: Any = nib.load(volumes[0])
+        flat = tmp_path / "flat.nii.gz"
+        nib.save(nib.Nifti1Image(source.get_fdata(dtype=np.float32)[:, :, 8], source.affine), flat)
+        given = {"moving": str(flat), "fixed": str(volumes[1])}
+        with pytest.raises(RuntimeError) as caught:
+            bundle(configs("inference"), given, weights=str(network_file(2)), output_dir=str(tmp_path / "o"))
+        assert f"{flat}: one voxel thick, 2 dimensions" in str(caught.value.__cause__)
+        assert str(volumes[1]) in str(caught.value.__cause__)
