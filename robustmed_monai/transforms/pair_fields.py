@@ -142,7 +142,7 @@ def _check_pair(moving: MetaTensor, fixed: MetaTensor, spatial_dims: int) -> Non
     thin = [_name(image) for image in (moving, fixed) if axes == 3 and 1 in image.shape[1:]]
     if thin:
         raise ImageShapeError(
-            f"{' and '.join(thin)}: one voxel thick, 2 dimensions in a file of 3, whose field ITK would read as "
+            f"{' and '.join(thin)}: one voxel thick, 2 dimensions, whose field ITK would read as "
             f"2-D ({_name(moving)} to {_name(fixed)}); give two volumes, or two pictures."
         )
     for image in (moving, fixed):
