@@ -67,7 +67,6 @@ STANDS_FOR = {
 # Commands that are not run here, and why. The files that they name have to exist all the same.
 NOT_RUN = {
     r"python -m monai\.bundle run( --config_file \S+inference\.json)?": "a name in a sentence",
-    r"robustmed calibrate( METHOD FOLDER)?": "a name in a sentence",
     r"robustmed .*--overlay whole_head.*": "aligns a whole head: tests/bundles",
     r"make \S+": "CI runs `make test`; the other targets are its parts, take hours, or start a server",
     r"(pip|\S+/pip) install .*|python3 -m venv .*|hf .*|\S+/pre-commit install": "installs from the index",

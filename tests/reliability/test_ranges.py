@@ -224,6 +224,7 @@ OTHERS = {
     "RandLabelsToImage": LABELS,
     "ResampleMovingd": PAIR,
     "TargetGridd": PAIR,
+    "SayAssessedd": "reads positions, no intensities",
     "ThresholdMapd": "takes maps",
     "UndoBrainZScored": "takes what BrainZScored made",
     "UnscaleIntensityd": "takes what ScaleForegroundd made",
