@@ -103,7 +103,8 @@ def bare_epoch(
 ) -> Work:
     """The same steps on the same data as a plain loop: no engine, no events, no checks."""
     content = bundle(output, count, device, quick, **(overrides or {})).parser.get_parsed_content
-    networks, optimizers, objectives = (content(k) for k in ("networks", "optimizers", "objectives"))
+    networks = dict(content("network").named_children())
+    optimizers, objectives = content("optimizers"), dict(content("objectives"))
     loader, augment = content("train#dataloader"), content("train#augmentation")
     generator = torch.Generator().manual_seed(0)
     for network in networks.values():

@@ -67,13 +67,12 @@ STANDS_FOR = {
 # Commands that are not run here, and why. The files that they name have to exist all the same.
 NOT_RUN = {
     r"python -m monai\.bundle run( --config_file \S+inference\.json)?": "a name in a sentence",
-    r"robustmed .*--overlay whole_head.*": "aligns a whole head: tests/bundles",
+    r".*whole_head.*": "aligns a whole head: tests/bundles",
     r"make \S+": "CI runs `make test`; the other targets are its parts, take hours, or start a server",
     r"(pip|\S+/pip) install .*|python3 -m venv .*|hf .*|\S+/pre-commit install": "installs from the index",
     r"(export|cd|source|mkdir) .*": "sets up a shell",
     r"curl .*|.*-m monailabel\.main .*": "tests/apps/test_monailabel_server.py has the real server",
     r"python -c .*push_to_hf_hub.*": "uploads",
-    r".*efficientnet_lite0.*": "needs the extra features; tests/networks/test_feature_memory.py",
     r"antsApplyTransforms .*": "ANTs is not here; tests/transforms/test_field_files.py",
     r"python (-W ignore )?benchmarks/\S+\.py.*": "takes hours; tests/benchmarks",
     r"python docs/notebooks\.py.*": "tests/docs/test_gallery.py runs the scripts",
