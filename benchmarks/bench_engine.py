@@ -104,7 +104,7 @@ def bare_epoch(
     """The same steps on the same data as a plain loop: no engine, no events, no checks."""
     content = bundle(output, count, device, quick, **(overrides or {})).parser.get_parsed_content
     networks = dict(content("network").named_children())
-    optimizers, objectives = content("optimizers"), dict(content("objectives"))
+    optimizers, loss = content("optimizers"), content("objectives")
     loader, augment = content("train#dataloader"), content("train#augmentation")
     generator = torch.Generator().manual_seed(0)
     for network in networks.values():
@@ -118,7 +118,7 @@ def bare_epoch(
                 for name, network in networks.items():
                     network.requires_grad_(name == phase)
                 optimizer.zero_grad()
-                objectives[phase](networks, batch, generator)["loss"].backward()
+                getattr(loss, phase)(networks, batch, generator)["loss"].backward()
                 optimizer.step()
 
     return epoch
