@@ -213,15 +213,15 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
     if missing := [path for path in files if not Path(path).is_file()]:
         known = "cannot be calibrated" if options.command == "calibrate" else f"--overlay {overlays}"
         raise ConfigError(f"{options.method}: {known}: there is no {missing[0]}.")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    launch = launch if processes != "1" else []
+    several = ["--standalone", "--nproc_per_node", processes] if processes != "1" else []
     # MONAI's own command would rewrite what `literal` has to protect.
     if world_size() == 1 and not any(isinstance(value, dict) for value in values.values()):
-        _show([*launch, *_words(files, values)])
-    if not launch:
+        _show([*(["-m", "torch.distributed.run", *several] if several else []), *_words(files, values)])
+    if not several:
         return run_bundle(files, values)
     words = [f"--{key}={text}" for key, text in given.items()] + [f"--overlay={overlays}"] * bool(overlays)
     command = "infer" if options.command == "demo" else options.command
+    launch = ["-m", "robustmed_monai.utils.launch", *several]
     return _started([*launch, "-m", "robustmed_monai.cli", command, options.method, *words])
 
 

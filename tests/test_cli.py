@@ -66,7 +66,7 @@ class TestBundles:
 
     def test_several_processes_get_the_same_words(self, main: Main) -> None:
         _, command, written = main("infer", "risc", "case#1", "--fpr=0.01", "--processes", "3")
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+        launch = ["-m", "robustmed_monai.utils.launch", "--standalone", "--nproc_per_node", "3"]
         assert command[1:] == [
             *launch,
             "-m",
@@ -250,3 +250,20 @@ def test_help_comes_within_a_second(tmp_path: Path) -> None:
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1
     assert not {"torch", "monai", "numpy", "ignite"} & set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_failure_in_one_of_several_processes_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    words = [
+        "infer",
+        "ra",
+        str(tmp_path / "broken.nii.gz"),
+        "--processes=2",
+        f"--output_dir={tmp_path / 'out'}",
+    ]
+    command = [sys.executable, "-m", "robustmed_monai.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "broken.nii.gz" in done.stderr
