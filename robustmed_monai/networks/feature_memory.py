@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0, is_installed
 from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.transforms.blur import gaussian_blur
-from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
 from robustmed_monai.utils.weights import load_into
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class FeatureMemory(nn.Module):
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("components", torch.zeros(size, kept))
         self.register_buffer("vectors", torch.zeros(grid * grid, per_cell, kept, dtype=torch.float16))
+        self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def features(self, image: torch.Tensor) -> torch.Tensor:
@@ -138,6 +139,17 @@ class FeatureMemory(nn.Module):
         centred = sample - sample.mean(0)
         axes = torch.linalg.eigh(centred.T @ centred / len(sample)).eigenvectors.flip(1)
         self.components.copy_(axes[:, : self.components.shape[1]])
+
+
+def _check_loaded(memory: nn.Module, _: Any) -> None:
+    """MONAI's ``copy_model_state`` leaves out tensors of another size: the components of other features."""
+    own = cast(FeatureMemory, memory)
+    if own.vectors.any() and not own.components.any():
+        raise WeightsError(
+            "feature memory: these weights were made with the features of another backbone than this "
+            "network's; take its own: monai.bundle.load('feature_memory', "
+            "model_file='models/efficientnet_lite0.pt') where the extra `features` is installed."
+        )
 
 
 def squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -20,11 +20,13 @@ NAMES = sorted(path.parents[1].name for path in Path(bundles_dir()).glob("*/mode
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bundle_load_gives_the_network_of_inference_with_the_shipped_weights(name: str) -> None:
-    network: Any = monai.bundle.load(name, bundle_dir=bundles_dir(), workflow_type="inference")
-    parser = ConfigParser()
-    parser.read_config(Path(bundles_dir()) / name / "configs" / "inference.json")
+    root, parser = Path(bundles_dir()) / name, ConfigParser()
+    parser.read_config(root / "configs" / "inference.json")
     # One bundle chooses its weights by what is installed.
-    shipped, own = load_weights(parser.get_parsed_content("weights")), network.state_dict()
+    weights = Path(parser.get_parsed_content("weights"))
+    more: dict[str, Any] = {"model_file": str(weights.relative_to(root)), "workflow_type": "inference"}
+    network: Any = monai.bundle.load(name, bundle_dir=bundles_dir(), **more)
+    shipped, own = load_weights(weights), network.state_dict()
     assert shipped.keys() == own.keys()
     assert all(torch.equal(own[key], tensor) for key, tensor in shipped.items())
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.utils import copy_model_state
 from skimage import data
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -180,3 +181,22 @@ class TestEfficientNet:
 def test_another_backbone_is_unknown() -> None:
     with pytest.raises(ConfigError, match="features='resnet'"):
         backbone("resnet")
+
+
+def test_weights_of_other_features_are_refused_when_monai_copies_what_fits() -> None:
+    small, large = (
+        FeatureMemory(_Features(n), image_size=16, grid=4, per_cell=2, components=2) for n in (2, 3)
+    )
+    filled = small.state_dict() | {"vectors": torch.ones_like(small.vectors), "components": torch.ones(2, 2)}
+    assert copy_model_state(small, filled)[1]
+    with pytest.raises(WeightsError, match="features of another backbone"):
+        copy_model_state(large, filled)
+
+
+class _Features(torch.nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images.expand(-1, self.channels, -1, -1)]
