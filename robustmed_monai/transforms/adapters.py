@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from robustmed_monai.utils.errors import ConfigError
 Batch = dict[str, Tensor]
 
 
-class BatchTransform:
+class BatchTransform(ABC):
     """A ``batch_transform`` of a MultiOptimizerTrainer: a whole batch on its device, one draw per sample.
 
     Under torchrun each process takes its rows of the draw for the global batch. A subclass defines ``apply``,
@@ -29,6 +30,7 @@ class BatchTransform:
         """Draw for images of a shape (B, C, *spatial): tensors on the CPU whose first axis is the batch."""
         return {}
 
+    @abstractmethod
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Return a new batch.
 
@@ -36,7 +38,6 @@ class BatchTransform:
             batch: `image` (B, C, *spatial) and what else there is.
             params: what ``sample`` gave for B images, on the device of `image`.
         """
-        raise NotImplementedError
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Draw and apply.

@@ -17,17 +17,19 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from robustmed_monai.transforms.head_alignment import align_head
+from robustmed_monai.transforms.same_grid import image_name, placed_as_first
 from robustmed_monai.transforms.template_head import CENTRE
 from robustmed_monai.transforms.volume_slices import (
     ResizeMode,
     SliceGeometry,
     VolumeToSlices,
-    check_same_shape,
+    check_maps,
     foreground_box,
     has_voxel_size,
-    image_name,
+    mode_back,
     plain_image,
     smooth_before,
+    upright,
 )
 from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
 
@@ -171,8 +173,7 @@ class AlignToTemplate(InvertibleTransform):
 
     def _by_box(self, plain: Tensor, where: SliceGeometry) -> SliceGeometry:
         """The geometry under which the foreground's box becomes that of a head in the frame."""
-        upright = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in where.flips])
-        found = foreground_box(upright.permute(0, *(axis + 1 for axis in where.order)))
+        found = foreground_box(upright(plain, where.flips, where.order))
         spacing, middle = float(self.affine[0, 0]), (where.size - 1) / 2
         steps, firsts = [], []
         for (low, high), (head_low, head_high) in zip(found, HEAD_BOX, strict=True):
@@ -200,17 +201,12 @@ class AlignToTemplate(InvertibleTransform):
             return self.cut.inverse(data)
         extra = self.pop_transform(data)["extra_info"]
         where: Placement = extra["placement"]
-        if data.ndim != 4 or tuple(data.shape[1:]) != self.shape:
-            raise ImageShapeError(
-                f"maps: expected shape (C, {', '.join(map(str, self.shape))}), got {tuple(data.shape)}; pass "
-                "the maps of all slices of this image."
-            )
+        check_maps(data, self.shape)
         plain = data.detach().as_subclass(Tensor).float()
         if where.matrix is None:
             carried = plain.new_zeros(len(plain), *where.spatial_shape)
         else:
-            # Invertd(nearest_interp=True) writes the plain name, of whatever class.
-            mode: ResizeMode = "nearest" if "nearest" in str(extra["mode"]) else "bilinear"
+            mode = mode_back(extra["mode"])
             carried = _resampled(plain, torch.linalg.inv(where.matrix), where.spatial_shape, mode)
         result = MetaTensor(carried)
         result.copy_meta_from(data)
@@ -264,14 +260,7 @@ class AlignToTemplated(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images in the frame."""
-        result = dict(data)
-        where: Placement | SliceGeometry | None = None
-        for key, mode in self.key_iterator(result, self.mode):
-            if where is None:
-                first, where = key, self.align.place(result[key])
-            check_same_shape(data, key, first)
-            result[key] = self.align(result[key], where, mode)
-        return result
+        return placed_as_first(data, self.key_iterator(data, self.mode), self.align.place, self.align)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the maps on the grid of the source."""

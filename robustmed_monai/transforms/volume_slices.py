@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robustmed_monai.transforms.image_checks import check_affine, check_finite, check_shape
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
+from robustmed_monai.transforms.same_grid import image_name, placed_as_first
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, NonFiniteImageError
 
 ResizeMode: TypeAlias = Literal["bilinear", "nearest"]
@@ -173,8 +174,7 @@ class VolumeToSlices(InvertibleTransform):
         step = cast(tuple[float, float], tuple(float(self.spacing / voxel[axis]) for axis in order[:2]))
         needed = max(int(np.ceil(n / s)) for n, s in zip(shown, step, strict=False))
         size = needed if self.size is None else self.size
-        turned = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in flips])
-        box = foreground_box(turned.permute(0, *(axis + 1 for axis in order)))
+        box = foreground_box(upright(plain, flips, order))
         middle = [sum(ends) / 2 for ends in box]
         first = cast(
             tuple[float, float], tuple(m - (size - 1) / 2 * s for m, s in zip(middle, step, strict=True))
@@ -199,14 +199,8 @@ class VolumeToSlices(InvertibleTransform):
             raise ImageShapeError("maps: no MetaTensor, so nothing says where their slices lie; use Invertd.")
         extra = self.pop_transform(data)["extra_info"]
         where: SliceGeometry = extra["geometry"]
-        # Invertd(nearest_interp=True) writes the plain name, of whatever class.
-        mode: ResizeMode = "nearest" if "nearest" in str(extra["mode"]) else "bilinear"
-        expected = (where.size, where.size, where.turned_shape[2])
-        if data.ndim != 4 or tuple(data.shape[1:]) != expected:
-            raise ImageShapeError(
-                f"maps: expected shape (C, {', '.join(map(str, expected))}), got {tuple(data.shape)}; pass "
-                "the maps of all slices of this image."
-            )
+        mode = mode_back(extra["mode"])
+        check_maps(data, (where.size, where.size, where.turned_shape[2]))
         stack = data.detach().as_subclass(Tensor).float().permute(3, 0, 1, 2)
         turned = _resample_back(stack, where, mode).permute(1, 2, 3, 0)
         back = turned.permute(0, *(int(axis) + 1 for axis in np.argsort(where.order)))
@@ -252,14 +246,7 @@ class VolumeToSlicesd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with slices in place of the images."""
-        result = dict(data)
-        geometry: SliceGeometry | None = None
-        for key, mode in self.key_iterator(result, self.mode):
-            if geometry is None:
-                first, geometry = key, self.cut.geometry(result[key])
-            check_same_shape(data, key, first)
-            result[key] = self.cut(result[key], geometry, mode)
-        return result
+        return placed_as_first(data, self.key_iterator(data, self.mode), self.cut.geometry, self.cut)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the maps on the grid of the source."""
@@ -269,17 +256,23 @@ class VolumeToSlicesd(MapTransform, InvertibleTransform):
         return result
 
 
-def check_same_shape(data: Mapping[Hashable, Any], key: Hashable, first: Hashable) -> None:
-    """Check that an image has the voxels of the first one.
+def upright(plain: Tensor, flips: Sequence[int], order: Sequence[int]) -> Tensor:
+    """An image (C, X, Y[, Z]) with axes flipped and ordered as those of a ``SliceGeometry``, (C, X, Y, Z)."""
+    whole = plain if plain.ndim == 4 else plain[..., None]
+    return whole.flip([axis + 1 for axis in flips]).permute(0, *(axis + 1 for axis in order))
 
-    Raises:
-        ImageShapeError: when it has not.
-    """
-    shape, wanted = (tuple(data[k].shape[1:]) for k in (key, first))
-    if shape != wanted:
+
+def mode_back(mode: Any) -> ResizeMode:
+    """Mode of the way back; ``Invertd(nearest_interp=True)`` writes the plain name, of whatever class."""
+    return "nearest" if "nearest" in str(mode) else "bilinear"
+
+
+def check_maps(data: Tensor, expected: Sequence[int]) -> None:
+    """Refuse maps that are not (C, *expected)."""
+    if data.ndim != 4 or tuple(data.shape[1:]) != tuple(expected):
         raise ImageShapeError(
-            f"{image_name(data[key], key)}: {key} of {shape} voxels for an image of {wanted} "
-            f"({image_name(data[first], first)}); give one on the image's grid."
+            f"maps: expected shape (C, {', '.join(map(str, expected))}), got {tuple(data.shape)}; pass "
+            "the maps of all slices of this image."
         )
 
 
@@ -456,11 +449,6 @@ def plain_image(volume: NdarrayOrTensor) -> tuple[Tensor, Tensor]:
     check_shape(image.shape, name)
     check_finite(image.cpu().numpy(), name)
     return image, torch.as_tensor(check_affine(np.asarray(affine), name)).double()
-
-
-def image_name(image: Any, other: Hashable) -> str:
-    """Path of the file that an image was read from, or its key."""
-    return str(getattr(image, "meta", {}).get("filename_or_obj") or other)
 
 
 def _orientation(
