@@ -14,7 +14,7 @@ from pathlib import Path
 
 from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Preparation, Source, Splits, require_folder
-from robustmed_monai.data_prep.volume_slices import VolumeSlices, add_lesion_cases
+from robustmed_monai.data_prep.volume_slices import SIZE, SPACING_MM, VolumeSlices, add_lesion_cases
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -33,7 +33,9 @@ def prepare(
     output: Path,
     slices: int = 5,
     gap_mm: float = 5.0,
-    percentile: float = 98.0,
+    percentile: float = 99.5,
+    size: int = SIZE,
+    spacing_mm: float = SPACING_MM,
     min_pixels: int = 10,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
@@ -46,7 +48,9 @@ def prepare(
         output: folder to write.
         slices: slices of each subject, spread around the middle one (z = +16 mm).
         gap_mm: distance between them in mm.
-        percentile: percentile of the volume that becomes 1.
+        percentile: percentile of the volume's foreground that becomes 1, 99.5 as at inference.
+        size: side of the slices in pixels.
+        spacing_mm: side of a pixel in mm.
         min_pixels: a slice with more mask pixels is abnormal, one with none healthy, the rest is left out.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects; ``0 0 1`` makes a pure test set.
@@ -63,8 +67,8 @@ def prepare(
         raise DataError(
             f"{source}: no sub-*/ses-1/anat/*{IMAGE} in it; unpack the (encrypted) archive of ATLAS first."
         )
-    cut = VolumeSlices(slices, gap_mm, min_pixels)
-    settings = {**vars(cut), "percentile": percentile, "seed": seed, "splits": list(splits)}
+    cut = VolumeSlices(slices, gap_mm, percentile, size, spacing_mm, min_pixels)
+    settings = {**vars(cut), "seed": seed, "splits": list(splits)}
     out = Preparation(SOURCE, output, settings)
     shown = [image for image in images if HIDDEN_TEST not in image.relative_to(source).parts]
     out.skipped.update({"hidden test set without masks": len(images) - len(shown)})
@@ -72,7 +76,7 @@ def prepare(
         (image.name, image.name.split("_")[0], image, image.with_name(image.name.removesuffix(IMAGE) + MASK))
         for image in shown
     ]
-    add_lesion_cases(out, cases, "stroke", cut, percentile, seed, splits)
+    add_lesion_cases(out, cases, "stroke", cut, seed, splits)
     return out.finish(strict)
 
 

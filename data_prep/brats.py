@@ -16,7 +16,7 @@ from typing import Literal
 
 from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Preparation, Source, Splits, require_folder
-from robustmed_monai.data_prep.volume_slices import VolumeSlices, add_lesion_cases
+from robustmed_monai.data_prep.volume_slices import SIZE, SPACING_MM, VolumeSlices, add_lesion_cases
 from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
@@ -34,7 +34,9 @@ def prepare(
     sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1",
     slices: int = 5,
     gap_mm: float = 5.0,
-    percentile: float = 98.0,
+    percentile: float = 99.5,
+    size: int = SIZE,
+    spacing_mm: float = SPACING_MM,
     min_pixels: int = 10,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
@@ -48,7 +50,9 @@ def prepare(
         sequence: which of the four.
         slices: slices of each subject, spread around the middle one.
         gap_mm: distance between them in mm.
-        percentile: percentile of the volume that becomes 1.
+        percentile: percentile of the volume's foreground that becomes 1, 99.5 as at inference.
+        size: side of the slices in pixels.
+        spacing_mm: side of a pixel in mm.
         min_pixels: a slice with more mask pixels is abnormal, one with none healthy, the rest is left out.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects; ``0 0 1`` makes a pure test set.
@@ -67,14 +71,14 @@ def prepare(
         raise DataError(
             f"{source}: no folder like BraTS2021_00000 in it; give the unpacked official download."
         )
-    cut = VolumeSlices(slices, gap_mm, min_pixels)
-    settings = {"sequence": sequence, **vars(cut), "percentile": percentile, "seed": seed}
+    cut = VolumeSlices(slices, gap_mm, percentile, size, spacing_mm, min_pixels)
+    settings = {"sequence": sequence, **vars(cut), "seed": seed}
     out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
     found = []
     for case in cases:
         image, mask = (_nifti(case / f"{case.name}_{part}") for part in (sequence, "seg"))
         found.append((case.name, case.name, image, mask))
-    add_lesion_cases(out, found, "glioma", cut, percentile, seed, splits)
+    add_lesion_cases(out, found, "glioma", cut, seed, splits)
     return out.finish(strict)
 
 

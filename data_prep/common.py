@@ -28,6 +28,7 @@ from robustmed_monai.data.volume_writer import write_like
 from robustmed_monai.data_prep.downloads import Download, DownloadFile, file_state
 from robustmed_monai.data_prep.pixels import Array, png_bytes
 from robustmed_monai.transforms.load import GeometryWarning
+from robustmed_monai.transforms.scale_foreground import IntensityWarning
 from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError
 from robustmed_monai.utils.files import atomic_path, sha256
 
@@ -122,7 +123,8 @@ class Preparation:
             before = self.skipped.copy()
             try:
                 with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", GeometryWarning)
+                    for category in (GeometryWarning, IntensityWarning):
+                        warnings.simplefilter("always", category)
                     items = make()
             except RobustMedError as error:
                 text = " ".join(str(error).split())
@@ -276,8 +278,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     check_splits(settings.get("splits", (0, 0, 1)))
     if not 0 < settings.get("percentile", 100) <= 100:
         raise ConfigError(f"percentile: got {settings['percentile']}; give a number above 0, at most 100.")
-    for name in ("slices", "gap_mm"):
-        if settings.get(name, 1) <= 0:
+    for name in ("slices", "gap_mm", "size", "spacing_mm"):
+        if settings.get(name) is not None and not settings[name] > 0:
             raise ConfigError(f"{name}: got {settings[name]}; give a number above 0.")
 
 

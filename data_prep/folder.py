@@ -15,7 +15,8 @@ divides train/ into training and validation (its test share goes to training): s
 
 The subject is the first ``sub-...`` or ``IXI<number>`` in the name, else the name without a last
 ``_slice_<number>``. Slices stay where they are and are named by path; a volume is turned to "RPS" and mid
-axial slices of it and of its mask are written as PNG with square pixels (labels of volumes are left out).
+axial slices of it and of its mask are written as PNG, cut as inference cuts them (labels of volumes are
+left out).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from robustmed_monai.data.image_folder import folder_items, image_files, image_s
 from robustmed_monai.data.split import split_subjects
 from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits, require_folder
-from robustmed_monai.data_prep.pixels import orient, percentile_scale, read_mask, read_slice, voxel_spacing
-from robustmed_monai.data_prep.volume_slices import VolumeSlices
+from robustmed_monai.data_prep.pixels import orient, read_mask, read_slice
+from robustmed_monai.data_prep.volume_slices import SIZE, SPACING_MM, VolumeSlices
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
@@ -46,7 +47,9 @@ def prepare(
     val_is_test: bool = False,
     slices: int = 1,
     gap_mm: float = 5.0,
-    percentile: float = 98.0,
+    percentile: float = 99.5,
+    size: int = SIZE,
+    spacing_mm: float = SPACING_MM,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
     strict: bool = False,
@@ -61,7 +64,9 @@ def prepare(
         val_is_test: use val/ as the healthy test set and take the validation share from train/.
         slices: slices of each volume, spread around the middle one.
         gap_mm: distance between them in mm.
-        percentile: percentile of a volume that becomes 1.
+        percentile: percentile of a volume's foreground that becomes 1, 99.5 as at inference.
+        size: side of the slices of volumes in pixels.
+        spacing_mm: side of their pixels in mm.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects, where the folders do not say.
         strict: refuse when any file is missing or corrupt.
@@ -76,14 +81,14 @@ def prepare(
     source = require_folder(source).absolute()
     if Path(output).absolute().is_relative_to(source):
         raise ConfigError(f"output {output}: lies inside the source {source}; choose a folder elsewhere.")
-    cut = VolumeSlices(slices, gap_mm)
-    settings = {"name": name, "license": license, "val_is_test": val_is_test, "slices": slices}
-    settings |= {"gap_mm": gap_mm, "percentile": percentile, "seed": seed, "splits": list(splits)}
+    cut = VolumeSlices(slices, gap_mm, percentile, size, spacing_mm)
+    settings = {"name": name, "license": license, "val_is_test": val_is_test}
+    settings |= {**vars(cut), "seed": seed, "splits": list(splits)}
     out = Preparation(Source(name, license, f"Images of the folder {source.name}."), output, settings)
     found = _sections(out, source, val_is_test, splits, seed)
     for section, item in out.progress(found):
         files = [Path(item[key]) for key in ("image", "mask", "label") if key in item]
-        out.add_case(item["image"], section, files, partial(_items, out, source, item, cut, percentile))
+        out.add_case(item["image"], section, files, partial(_items, out, source, item, cut))
     return out.finish(strict)
 
 
@@ -106,21 +111,20 @@ def _sections(
     return [(drawn[item["subject"]] if name == "training" else "test", item) for name, item in found]
 
 
-def _items(out: Preparation, source: Path, listed: Item, cut: VolumeSlices, percentile: float) -> list[Item]:
+def _items(out: Preparation, source: Path, listed: Item, cut: VolumeSlices) -> list[Item]:
     path, healthy = Path(listed["image"]), listed.get("healthy", True)
     item: Item = {"healthy": healthy, "subject": listed["subject"]}
     if not healthy:
         item["kind"] = listed["kind"]
     image = LoadCheckedImage(channels=1)(path)
     if image.ndim == 4:
-        volume = orient(image)
-        lesion = read_mask(Path(listed["mask"]), volume) if "mask" in listed else None
-        if lesion is not None:
+        volumes = {"image": orient(image)}
+        if "mask" in listed:
+            volumes["mask"] = read_mask(Path(listed["mask"]), volumes["image"])
             del item["healthy"]
         folders = (part for part in path.relative_to(source).parts[:-1] if part.lower() != "images")
         name = "_".join([*folders, image_stem(path)])
-        scaled = percentile_scale(volume, percentile)
-        return cut.write(out, name, scaled, voxel_spacing(volume), item, lesion=lesion)
+        return cut.write(out, name, cut.cut(volumes), item)
     for key in [key for key in ("mask", "label") if key in listed]:
         values = read_slice(Path(listed[key]))
         if values.shape != image.shape[1:]:

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-import numpy as np
+from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch, Spacing
 
 from robustmed_monai.data.split import split_subjects
@@ -25,9 +26,9 @@ from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Item, Preparation, Source, Splits
 from robustmed_monai.data_prep.downloads import Download, DownloadFile
 from robustmed_monai.data_prep.ixi import mid_level
-from robustmed_monai.data_prep.pixels import Array, percentile_scale, read_volume
-from robustmed_monai.data_prep.volume_slices import VolumeSlices
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.data_prep.pixels import read_volume
+from robustmed_monai.data_prep.volume_slices import SIZE, SPACING_MM, VolumeSlices
+from robustmed_monai.utils.errors import DataError
 
 SOURCE = Source(
     name="ixi_pairs",
@@ -43,9 +44,10 @@ def prepare(
     output: Path,
     slices: int = 1,
     gap_mm: float = 5.0,
-    depth_mm: float = 70.0,
-    spacing_mm: float = 1.0,
-    percentile: float = 98.0,
+    depth_mm: float = 60.0,
+    spacing_mm: float = SPACING_MM,
+    size: int = SIZE,
+    percentile: float = 99.5,
     seed: int = 0,
     splits: Sequence[float] = SPLITS,
     strict: bool = False,
@@ -58,8 +60,9 @@ def prepare(
         slices: slices of each subject, spread around the middle one.
         gap_mm: distance between them in mm.
         depth_mm: depth of the middle slice below the top of the head in mm.
-        spacing_mm: side of the voxels that both volumes are resampled to, in mm.
-        percentile: percentile of a volume that becomes 1.
+        spacing_mm: side of the voxels that both volumes are resampled to, and of a pixel, in mm.
+        size: side of the slices in pixels.
+        percentile: percentile of a volume's foreground that becomes 1, 99.5 as at inference.
         seed: seed of the split.
         splits: fractions of training, validation and test subjects.
         strict: refuse when any file is missing or corrupt.
@@ -71,22 +74,20 @@ def prepare(
         ConfigError: when a setting is out of range.
         DataError: when a contrast is missing or nothing can be used.
     """
-    if not spacing_mm > 0:
-        raise ConfigError(f"spacing_mm: got {spacing_mm}; give a number above 0.")
-    cut = VolumeSlices(slices, gap_mm)
-    settings = {"slices": slices, "gap_mm": gap_mm, "depth_mm": depth_mm, "spacing_mm": spacing_mm}
-    settings |= {"percentile": percentile, "seed": seed}
-    out = Preparation(SOURCE, output, {**settings, "splits": list(splits)})
+    cut = VolumeSlices(slices, gap_mm, percentile, size, spacing_mm)
+    settings = {**vars(cut), "depth_mm": depth_mm, "seed": seed, "splits": list(splits)}
+    out = Preparation(SOURCE, output, settings)
     first, second = (_subjects(out.download(_place(Path(source), name)), name) for name in CONTRASTS)
     out.skipped.update({"subject with one contrast only": len(first.keys() ^ second.keys())})
 
     def make(subject: str) -> list[Item]:
-        volumes = _on_one_grid(first[subject], second[subject], spacing_mm)
-        scaled = [percentile_scale(volume, percentile) for volume in volumes]
-        middle, spacing = mid_level(scaled[0], spacing_mm, depth_mm), (spacing_mm,) * 3
+        stacks = cut.cut(_on_one_grid(first[subject], second[subject], spacing_mm))
+        middle = mid_level(stacks[CONTRASTS[0]], depth_mm)
         items = [
-            cut.write(out, f"{subject}_{name}", one, spacing, {"subject": subject, "contrast": name}, middle)
-            for name, one in zip(CONTRASTS, scaled, strict=True)
+            cut.write(
+                out, f"{subject}_{name}", {"image": one}, {"subject": subject, "contrast": name}, middle
+            )
+            for name, one in stacks.items()
         ]
         return [item for pair in zip(*items, strict=True) for item in pair]
 
@@ -114,14 +115,14 @@ def _subjects(download: Download, contrast: str) -> dict[str, DownloadFile]:
     return found
 
 
-def _on_one_grid(first: DownloadFile, second: DownloadFile, spacing_mm: float) -> tuple[Array, Array]:
+def _on_one_grid(first: DownloadFile, second: DownloadFile, spacing_mm: float) -> dict[str, MetaTensor]:
     volumes = []
     for file in (first, second):
         with file.on_disk() as path:
-            volumes.append(read_volume(path)[None])
+            volumes.append(read_volume(path))
     cubic = Spacing(pixdim=(spacing_mm,) * 3, mode="bilinear", padding_mode="zeros")(volumes[0])
     matched = ResampleToMatch(mode="bilinear", padding_mode="zeros")(volumes[1], cubic)
-    return np.asarray(cubic[0]), np.asarray(matched[0])
+    return {name: cast(MetaTensor, one) for name, one in zip(CONTRASTS, (cubic, matched), strict=True)}
 
 
 main = command(prepare)

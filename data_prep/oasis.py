@@ -139,7 +139,7 @@ def _items(
     with image.on_disk() as image_file, segmentation.on_disk() as label_file:
         volume = read_volume(image_file)
         classes = _classes(label_file, volume, numbers)
-    scaled = percentile_scale(volume, percentile)
+    scaled = percentile_scale(volume[0], percentile)
     item: Item = {"healthy": True, "subject": subject}
     if form == "volume":
         affine = np.asarray(volume.affine)
@@ -166,10 +166,10 @@ def _classes(path: Path, volume: MetaTensor, numbers: Numbers) -> Array:
     labels = read_volume(path)
     if labels.shape != volume.shape or not np.allclose(labels.affine, volume.affine, atol=1e-3):
         raise GeometryError(
-            f"{path}: the grid {tuple(labels.shape)} is not that of its image {tuple(volume.shape)}; both "
-            "must have the same shape and affine."
+            f"{path}: the grid {tuple(labels.shape[1:])} is not that of its image {tuple(volume.shape[1:])}; "
+            "both must have the same shape and affine."
         )
-    values = np.asarray(torch.as_tensor(labels), dtype=np.float32)
+    values = np.asarray(torch.as_tensor(labels[0]), dtype=np.float32)
     kept = {i: i for i in range(256)} if numbers is None else numbers
     return renumber(values, kept, str(path)).astype(np.float32)
 

@@ -37,7 +37,7 @@ def read_slice(path: Path) -> Array:
 
 
 def read_volume(path: Path) -> MetaTensor:
-    """Read a volume ``(X, Y, Z)`` in axcodes "RPS": ``volume[:, :, k]`` is axial, nose up, z upwards.
+    """Read a volume ``(1, X, Y, Z)`` in axcodes "RPS": ``volume[0, :, :, k]`` is axial, nose up, z upwards.
 
     Raises:
         ImageError: when the file is damaged or no single-channel volume.
@@ -46,12 +46,12 @@ def read_volume(path: Path) -> MetaTensor:
 
 
 def orient(volume: MetaTensor) -> MetaTensor:
-    """Turn a volume ``(1, X, Y, Z)`` to axcodes "RPS" and drop its channel."""
-    return cast(MetaTensor, Orientation(axcodes="RPS", labels=None)(volume)[0])
+    """Turn a volume ``(1, X, Y, Z)`` to axcodes "RPS"."""
+    return cast(MetaTensor, Orientation(axcodes="RPS", labels=None)(volume))
 
 
-def read_mask(path: Path, like: MetaTensor) -> Array:
-    """Read the mask volume of ``like`` as 0/1 on the same grid.
+def read_mask(path: Path, like: MetaTensor) -> MetaTensor:
+    """Read the mask volume of ``like``, both ``(1, X, Y, Z)``, as 0/1 on the same grid.
 
     Raises:
         GeometryError: when the two grids differ.
@@ -59,10 +59,10 @@ def read_mask(path: Path, like: MetaTensor) -> Array:
     mask = read_volume(path)
     if mask.shape != like.shape or not np.allclose(mask.affine, like.affine, atol=1e-3):
         raise GeometryError(
-            f"{path}: the mask's grid {tuple(mask.shape)} is not that of its image {tuple(like.shape)}; "
-            "both must have the same shape and affine."
+            f"{path}: the mask's grid {tuple(mask.shape[1:])} is not that of its image "
+            f"{tuple(like.shape[1:])}; both must have the same shape and affine."
         )
-    return np.asarray(torch.as_tensor(mask) > 0, dtype=np.float32)
+    return cast(MetaTensor, (mask > 0).float())
 
 
 def nearest(mask: Array, shape: Sequence[int]) -> Array:
@@ -73,7 +73,7 @@ def nearest(mask: Array, shape: Sequence[int]) -> Array:
     return np.asarray(picture, dtype=np.float32).T
 
 
-def percentile_scale(pixels: Array | MetaTensor, percentile: float) -> Array:
+def percentile_scale(pixels: Array | torch.Tensor, percentile: float) -> Array:
     """Scale so that 0 stays 0 and ``percentile`` of all values becomes 1; clip to [0, 1].
 
     Args:
@@ -105,7 +105,7 @@ def evenly_spaced(centre: int, count: int, step: int, depth: int) -> list[int]:
 
 
 def voxel_spacing(volume: MetaTensor) -> tuple[float, float, float]:
-    """Return the sides of the voxels of an ``(X, Y, Z)`` volume in mm."""
+    """Return the sides of the voxels of a ``(1, X, Y, Z)`` volume in mm."""
     x, y, z = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0).tolist()
     return x, y, z
 

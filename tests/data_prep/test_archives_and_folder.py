@@ -266,9 +266,10 @@ def test_a_volume_with_long_voxels_is_written_with_square_pixels(
     )
     write_nifti(tmp_path / "in/test/x/masks/a.nii.gz", (distance < 20).astype(np.uint8), spacing, "PSR")
     (item,) = load(folder.prepare(tmp_path / "in", tmp_path / "out"))["test"]
-    assert item["pixel_mm"] == 0.94
+    assert item["pixel_mm"] == 1.0
     for key, radius in (("image", 35), ("mask", 20)):
         shown = pixels(tmp_path / "out" / item[key]) > 127
         wide, high = (shown.any(axis).sum() for axis in (0, 1))
-        assert wide / high == pytest.approx(1, abs=max(0.02, 1 / high))
-        assert shown.sum() * 0.94**2 == pytest.approx(np.pi * radius**2, rel=0.03)
+        # A mask's edge is as coarse as the voxels that it was drawn in.
+        assert wide / high == pytest.approx(1, abs=max(0.02, 2.4 / high))
+        assert shown.sum() == pytest.approx(np.pi * radius**2, rel=0.03)

@@ -14,7 +14,7 @@ import pytest
 from robustmed_monai.data_prep import ixi_pairs
 from robustmed_monai.utils.errors import ConfigError, DataError
 
-SETTINGS: dict[str, Any] = {"spacing_mm": 10.0, "slices": 2, "gap_mm": 20.0}
+SETTINGS: dict[str, Any] = {"spacing_mm": 10.0, "size": 40, "slices": 2, "gap_mm": 20.0}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_pairs_show_the_same_place(source: Path, tmp_path: Path, load: Any, pixe
     assert len(pairs) == 10
     for pair in pairs.values():
         first, second = (pixels(tmp_path / "out" / pair[c]["image"]).astype(float) for c in ("T1", "T2"))
-        assert first.shape == second.shape == (28, 24)
+        assert first.shape == second.shape == (40, 40)
         inside, outside = first > 100, first == 0
         # Half the voxels, blurred by the interpolation, but at the same place.
         assert second[inside].mean() > 4 * second[outside].mean()
@@ -71,7 +71,7 @@ def test_tars_give_what_their_folders_give(source: Path, tmp_path: Path, snapsho
     unpacked = json.loads(ixi_pairs.prepare(source, tmp_path / "a", **SETTINGS).read_text())
     assert json.loads(ixi_pairs.prepare(packed, tmp_path / "b", **SETTINGS).read_text()) == unpacked
     before = snapshot(tmp_path / "b")
-    words = ["--source", str(packed), "--output", str(tmp_path / "b"), "--spacing_mm", "10"]
+    words = ["--source", str(packed), "--output", str(tmp_path / "b"), "--spacing_mm", "10", "--size", "40"]
     assert ixi_pairs.main([*words, "--slices", "2", "--gap_mm", "20"]) == 0
     assert snapshot(tmp_path / "b") == before
 
