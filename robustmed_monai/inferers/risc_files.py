@@ -95,17 +95,34 @@ class StackCorrectionInferer(Inferer):
         return maps
 
 
+def known_slices(output: Mapping[str, Any]) -> torch.Tensor:
+    """Which of the F slices that are not empty ``OODSlicesd`` left in, (F,) bool."""
+    mask: torch.Tensor = output["in_distribution"].as_subclass(torch.Tensor)
+    return mask.amax((0, 1, 2))[output["slice"]] > 0
+
+
 def rotate_back(output: Mapping[str, Any], mode: str = "isotropic") -> dict[str, Any]:
     """Turn the image itself, in its own size, as its slices were turned for the classifier.
 
+    Slices out of distribution have no heat map. Where all are, nothing is turned and there is none at all.
+
     Args:
-        output: of a FileEvaluator: `image` square slices (C, X, Y, S), their `rotation` and the `posterior`
-            of the rotations.
+        output: of a FileEvaluator, after ``OODSlicesd`` of what is `upright`: `image` square slices
+            (C, X, Y, S), their `rotation`, the `posterior` of the rotations and, where there is one, the
+            `heatmap`.
         mode: see ``rotate``; large images are rotated by 45 degrees by "bilinear".
 
     Returns:
-        The output with `corrected` (C, X, Y[, S]), whose affine says where the slices lie in the source.
+        The output with `corrected` (C, X, Y[, S]), whose affine says where the slices lie in the source; or
+        without it and `heatmap`.
     """
+    known = known_slices(output)
+    if not known.any():
+        return {key: value for key, value in output.items() if key != "heatmap"}
+    if "heatmap" in output:
+        maps = output["heatmap"].clone()
+        maps[..., output["slice"][~known]] = 0
+        output = {**output, "heatmap": maps}
     image = output["image"]
     used = mode if image.shape[1] <= _FILTERED_SIZE else "bilinear"
     slices = image.as_subclass(torch.Tensor).movedim(-1, 0)
@@ -123,16 +140,17 @@ def class_report(output: Mapping[str, Any], class_names: Sequence[str] | None = 
         class_names: names of the classes; None numbers them.
 
     Returns:
-        `prediction`, `probabilities` by class (their mean over the slices that ``OODSlicesd`` left in) and
-        the `confidence` of the angle, None where no slice was left; `assessed`, how many were; `angle` in
-        degrees by which the image is turned back, whether it `abstained`, `angles`: the probability of each,
-        and `slices`, where there are several.
+        `prediction`, `probabilities` by class (their mean over the slices that ``OODSlicesd`` left in),
+        `angle` in degrees by which the image is turned back, its `confidence`, whether it `abstained` and
+        `angles`, the probability of each, all None where no slice was left; `assessed`, how many were; and
+        `slices`, where there are several.
     """
     posterior, each = output["posterior"], output["slice_pred"]
     names = class_names or [f"class {i}" for i in range(each.shape[1])]
     step = 360 / len(posterior)
-    kept = output["in_distribution"].as_subclass(torch.Tensor).amax((0, 1, 2))[output["slice"]] > 0
+    kept = known_slices(output)
     pred = each[kept].mean(0) if kept.any() else None
+    angles = {f"{k * step:g}": p for k, p in enumerate(_rounded(posterior))}
     slices = [
         {"slice": int(i), "probabilities": _rounded(p) if known else None}
         for i, p, known in zip(output["slice"], each, kept, strict=True)
@@ -141,10 +159,10 @@ def class_report(output: Mapping[str, Any], class_names: Sequence[str] | None = 
         "prediction": None if pred is None else names[int(pred.argmax())],
         "probabilities": None if pred is None else dict(zip(names, _rounded(pred), strict=True)),
         "assessed": int(kept.sum()),
-        "angle": float(output["angle"]),
+        "angle": None if pred is None else float(output["angle"]),
         "confidence": None if pred is None else round(float(output["confidence"]), 6),
-        "abstained": bool(output["abstained"]),
-        "angles": {f"{k * step:g}": p for k, p in enumerate(_rounded(posterior))},
+        "abstained": None if pred is None else bool(output["abstained"]),
+        "angles": None if pred is None else angles,
         **({"slices": slices} if len(slices) > 1 else {}),
     }
 
@@ -153,6 +171,8 @@ def correction_sheet(
     output: Mapping[str, Any], layers: Sequence[str] | None = None, max_slices: int = 6
 ) -> Figure | None:
     """Sheet of the slices as they came and as they were corrected, with the heat maps over them.
+
+    Slices out of distribution are not drawn; where all are, the images stand alone under the warning.
 
     Args:
         output: of a FileEvaluator with a StackCorrectionInferer.
@@ -164,11 +184,16 @@ def correction_sheet(
     """
     if "heat" not in output:
         return None
-    space, count = output["network_space"], len(output["slice"])
+    space, known = output["network_space"], torch.nonzero(known_slices(output)).flatten().tolist()
+    note = "; ".join(output["warnings"])
+    if not known:
+        shown = range(0, len(output["slice"]), -(-len(output["slice"]) // max_slices))
+        titles = [f"slice {int(output['slice'][i])}" for i in shown]
+        return heatmap_sheet([[Panel(space["seen"][i]) for i in shown]], titles, ["image"], note=note)
     headings = ["image", "RotNet", "corrected"]
     headings += [f"classifier, {name}" for name in layers or ()] + ["rotated back"]
     rows, titles = [], []
-    for i in range(0, count, -(-count // max_slices)):
+    for i in known[:: -(-len(known) // max_slices)]:
         image, corrected = space["seen"][i], space["upright"][..., output["slice"][i]]
         rotnet = space["heat_rotnet"][i] if "heat_rotnet" in space else None
         heat = [Panel(corrected, maps[i]) for maps in space["heat"]]
@@ -182,7 +207,7 @@ def correction_sheet(
             ]
         )
         titles.append(f"slice {int(output['slice'][i])}")
-    return heatmap_sheet(rows, headings, titles, note="; ".join(output["warnings"]))
+    return heatmap_sheet(rows, headings, titles, note=note)
 
 
 def _rounded(values: torch.Tensor) -> list[float]:

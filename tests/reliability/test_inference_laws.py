@@ -23,7 +23,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
-from robustmed_monai.inferers.risc_files import class_report
+from robustmed_monai.inferers.risc_files import class_report, correction_sheet
 from robustmed_monai.inferers.segmentation import volume_report
 from robustmed_monai.transforms import ScaleForeground, VolumeToSlices
 
@@ -310,8 +310,15 @@ def test_what_is_no_head_has_no_volume_in_ml(name: str, tmp_path: Path) -> None:
 def test_risc_gives_a_head_no_class(base: Volume, tmp_path: Path) -> None:
     (output,) = infer("risc", written({"head": base}, tmp_path))
     report = class_report(output, ["normal", "pneumonia"])
-    assert (report["prediction"], report["probabilities"], report["confidence"]) == (None, None, None)
+    said = ("prediction", "probabilities", "angle", "confidence", "abstained", "angles")
+    assert [report[key] for key in said] == [None] * 6
     assert output["warnings"][0].startswith("assessed 0 of 5 slices")
+    # Neither a heat map nor a turned image is written, and the sheet shows the images alone.
+    assert not {"heatmap", "corrected"} & set(output)
+    sheet = correction_sheet(output, ["layer2", "layer3"])
+    assert sheet is not None
+    assert [len(axis.images) for axis in sheet.axes] == [1] * 5
+    assert "assessed 0 of 5 slices" in " ".join(text.get_text() for text in sheet.texts)
     asked = {"postprocessing#transforms#0#refuse": False}
     (output,) = infer("risc", written({"head": base}, tmp_path), **asked)
     assert class_report(output, ["normal", "pneumonia"])["prediction"] in ("normal", "pneumonia")

@@ -137,7 +137,8 @@ class TestInference:
         nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")
         out = tmp_path / "out"
         file, scan = str(trained / "model.pt"), str(tmp_path / "scan.nii.gz")
-        risc("inference.json", weights=file, input=scan, output_dir=str(out), upper_percentile=100.0)
+        asked = {"upper_percentile": 100.0, "postprocessing#transforms#0#refuse": False}
+        risc("inference.json", weights=file, input=scan, output_dir=str(out), **asked)
         report = json.loads((out / "scan" / "prediction.json").read_text())
         assert [s["slice"] for s in report["slices"]] == [0, 1, 2, 3]
         heat: Any = nib.load(out / "scan" / "heatmap.nii.gz")
