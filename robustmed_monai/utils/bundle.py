@@ -258,8 +258,8 @@ def check_overrides() -> None:
     instead of MONAI's traceback from here on. Without a workflow it does nothing.
 
     Raises:
-        ConfigError: for the first unknown key, with the nearest one, for a device that is not there, and for
-            a path that MONAI's command reads as something else than its name.
+        ConfigError: for the first unknown key, with the nearest one, for a word in the place of a number, for
+            a device that is not there, and for a path that MONAI's command reads as something else.
     """
     workflow = _running_workflow()
     if workflow is None:
@@ -268,7 +268,8 @@ def check_overrides() -> None:
         sys.excepthook = _report_briefly
         _check_paths(workflow, sys.argv[1:])
     config = workflow.parser.get()
-    known = _file_ids(workflow.config_root_path, config) | _RUN_IDS
+    written = _file_values(workflow.config_root_path, config)
+    known = written.keys() | _RUN_IDS
     known |= {workflow.init_id, workflow.run_id, workflow.final_id}
     refs = set(_references(config))
     for identity, arguments in _unchecked_ids(config):
@@ -279,6 +280,7 @@ def check_overrides() -> None:
             raise _unknown_key(
                 identity, [*known, *(f"{parent}{_SEPARATOR}{name}" for name in arguments or ())]
             )
+    _check_words(written, _values(config))
     device = config.get("device")
     if isinstance(device, str) and device[:1] not in ("$", "@"):
         default_device(device)
@@ -324,22 +326,36 @@ def _running_workflow() -> ConfigWorkflow | None:
     return None
 
 
-def _file_ids(folder: Path, config: dict[str, Any]) -> set[str]:
-    """Ids in those config files of a folder that the running config may be made of: it has all their keys."""
-    found: set[str] = set()
-    for path in folder.glob("*.json"):
+def _file_values(folder: Path, config: dict[str, Any]) -> dict[str, list[Any]]:
+    """Values by id in those config files that the running config may be made of: it has all their keys."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted(folder.glob("*.json")):
         content = read_json(path)
         pairs = {key.removeprefix("+").replace("#", _SEPARATOR): value for key, value in content.items()}
         if {key.split(_SEPARATOR)[0] for key in pairs} <= config.keys():
-            found |= pairs.keys() | set(_ids(pairs))
+            for identity, value in _values(pairs).items():
+                found.setdefault(identity, []).append(value)
     return found
 
 
-def _ids(config: Any, prefix: str = "") -> Iterator[str]:
+def _values(config: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for key, value in config.items() if isinstance(config, dict) else enumerate(config):
-        yield f"{prefix}{key}"
+        found[f"{prefix}{key}"] = value
         if isinstance(value, dict | list):
-            yield from _ids(value, f"{prefix}{key}{_SEPARATOR}")
+            found |= _values(value, f"{prefix}{key}{_SEPARATOR}")
+    return found
+
+
+def _check_words(written: Mapping[str, list[Any]], running: Mapping[str, Any]) -> None:
+    """Refuse a word in the place of a number or a switch: `--amp true` is text to MONAI's command."""
+    for identity, value in running.items():
+        defaults = written.get(identity, [None])
+        numbers = all(isinstance(default, int | float) for default in defaults)
+        if not numbers or not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+            continue
+        wanted = "True or False" if isinstance(defaults[0], bool) else f"a number, such as {defaults[0]}"
+        raise ConfigError(f"--{identity.replace(_SEPARATOR, '#')} {value}: is a word; give {wanted}.")
 
 
 def _references(config: Any) -> Iterator[str]:

@@ -281,6 +281,18 @@ class TestCheckOverrides:
             with pytest.raises(ConfigError, match=rf"--{wrong}: .* nearest is --{nearest}\."):
                 self._check({wrong: 1})
 
+    @pytest.mark.parametrize(
+        ("key", "word", "wanted"), [("lr", "small", "a number"), ("amp", "true", "True or False")]
+    )
+    def test_a_word_in_the_place_of_a_number_is_refused(
+        self, project: Path, key: str, word: str, wanted: str
+    ) -> None:
+        config = {**TRAIN, "amp": False, "used": "@amp"}
+        (project / "bundles" / "tiny" / "configs" / "train.json").write_text(json.dumps(config))
+        with pytest.raises(ConfigError, match=rf"--{key} {word}: is a word; give {wanted}"):
+            self._check({key: word})
+        self._check({key: "$1"})
+
     def test_all_files_of_a_list_count(self) -> None:
         self._check({"schedule#milestones": [1]}, "train", "paper")
 
