@@ -1,0 +1,1 @@
+"""How a model fails: stress of a bundle, and the report of it."""

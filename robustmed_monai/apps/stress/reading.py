@@ -1,0 +1,230 @@
+"""What a stress result says: its kinds of stress, their figures as text, and what became of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from robustmed_monai.utils.errors import DataError
+
+FORMAT = "robustmed stress 1"
+DROP = 0.05  # a fall of the main figure by more than this is a break: 5 points
+Condition = Mapping[str, Any]
+Figure = Mapping[str, Any]
+Stress = Mapping[str, Any]
+Outcome = Literal["broken", "withstood", "open"]
+
+_FAMILIES = {
+    "imagenet_c": "ImageNet-C",
+    "imagenet_c_published": "ImageNet-C as published",
+    "medmnist_c": "MedMNIST-C",
+    "unoranic": "unORANIC",
+    "mr": "MR artefacts",
+}
+_PLAIN_FAMILIES = {
+    "labelled": "other contrasts",
+    "orientation": "orientation, header wrong",
+    "orientation_true": "orientation, header true",
+}
+
+
+class Kind(NamedTuple):
+    """One kind of stress.
+
+    Args:
+        family: such as "imagenet_c".
+        name: such as "gaussian_noise".
+        steps: its conditions, mildest first.
+    """
+
+    family: str
+    name: str
+    steps: tuple[Condition, ...]
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return in_words(self.name)
+
+
+def check_format(stress: Stress, place: str) -> None:
+    """Refuse what is no stress result, or of another version.
+
+    Raises:
+        DataError: with ``place``, what was found and what to do.
+    """
+    found = stress.get("format") if isinstance(stress, Mapping) else None
+    if found != FORMAT:
+        raise DataError(
+            f"{place}: format {found!r}, not {FORMAT!r}; give the stress.json of `robustmed stress`."
+        )
+    if not any(condition["family"] == "clean" for condition in stress["conditions"]):
+        raise DataError(f"{place}: no condition of the family clean; run `robustmed stress` again.")
+    for condition in stress["conditions"]:
+        if not defined(condition["figures"].get(stress["main"])):
+            raise DataError(f"{place}: {condition['id']} has no {stress['main']}; leave that condition out.")
+
+
+def clean_condition(stress: Stress) -> Condition:
+    """The condition of the images as given."""
+    return next(condition for condition in stress["conditions"] if condition["family"] == "clean")
+
+
+def kinds(stress: Stress) -> list[Kind]:
+    """Kinds of stress in the order of the file, their conditions by severity."""
+    grouped: dict[tuple[str, str], list[Condition]] = {}
+    for condition in stress["conditions"]:
+        if condition["family"] != "clean":
+            grouped.setdefault((condition["family"], condition["name"]), []).append(condition)
+    return [
+        Kind(family, name, tuple(sorted(steps, key=lambda step: float(step["severity"] or 0))))
+        for (family, name), steps in grouped.items()
+    ]
+
+
+def in_words(name: str) -> str:
+    """A name of a program as words.
+
+    >>> in_words("gaussian_noise")
+    'gaussian noise'
+    """
+    return " ".join(str(name).replace("_", " ").split())
+
+
+def family_title(family: str) -> str:
+    """What a family of stresses is called, as a heading.
+
+    >>> family_title("imagenet_c"), family_title("field_of_view")
+    ('ImageNet-C', 'Field of view')
+    """
+    return capital(family_name(family))
+
+
+def family_name(family: str) -> str:
+    """What a family of stresses is called, within a sentence.
+
+    >>> family_name("imagenet_c"), family_name("field_of_view")
+    ('ImageNet-C', 'field of view')
+    """
+    return _FAMILIES.get(family) or _PLAIN_FAMILIES.get(family) or in_words(family)
+
+
+def capital(text: str) -> str:
+    """Text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def main_figure(stress: Stress, condition: Condition) -> Figure:
+    """The main figure of a condition."""
+    figure: Figure = condition["figures"][stress["main"]]
+    return figure
+
+
+def defined(figure: Figure | None) -> bool:
+    """Whether there is such a figure, and it is a number."""
+    return figure is not None and figure["mean"] is not None
+
+
+def metric_label(stress: Stress, metric: str) -> str:
+    """What a metric is called."""
+    return str(stress["metrics"].get(metric, {}).get("label") or in_words(metric))
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure as text; what is undefined is a dash.
+
+    >>> number(0.123), number(None)
+    ('0.12', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def percent(share: float | None) -> str:
+    """A share as text.
+
+    >>> percent(0.034), percent(None)
+    ('3 %', '–')
+    """
+    return "–" if share is None or share != share else f"{100 * share:.0f} %"
+
+
+def with_interval(figure: Figure) -> str:
+    """A figure with its interval.
+
+    >>> with_interval({"mean": 0.5, "ci95": [0.4, 0.61]})
+    '0.50 [0.40, 0.61]'
+    """
+    interval = figure.get("ci95")
+    if interval is None or None in interval:
+        return number(figure["mean"])
+    return f"{number(figure['mean'])} [{number(interval[0])}, {number(interval[1])}]"
+
+
+def loss(stress: Stress, condition: Condition, metric: str | None = None) -> float:
+    """How much worse than clean a figure is; negative where it is better."""
+    metric = metric or stress["main"]
+    sign = 1 if stress["metrics"][metric]["higher_is_better"] else -1
+    clean = clean_condition(stress)["figures"][metric]["mean"]
+    return sign * float(clean - condition["figures"][metric]["mean"])
+
+
+def surely_worse(stress: Stress, figure: Figure, other: Figure, metric: str | None = None) -> bool:
+    """Whether a figure is worse than another and their intervals are apart."""
+    if figure.get("ci95") is None or other.get("ci95") is None:
+        return False
+    higher = stress["metrics"][metric or stress["main"]]["higher_is_better"]
+    if higher:
+        return bool(figure["ci95"][1] < other["ci95"][0])
+    return bool(figure["ci95"][0] > other["ci95"][1])
+
+
+def breaks(stress: Stress, condition: Condition) -> bool:
+    """Whether the main figure falls by more than 5 points and the intervals are apart."""
+    clean = main_figure(stress, clean_condition(stress))
+    return loss(stress, condition) > DROP and surely_worse(stress, main_figure(stress, condition), clean)
+
+
+def holds(stress: Stress, condition: Condition) -> bool:
+    """Whether even the bad end of the interval is within 5 points of clean."""
+    figure = main_figure(stress, condition)
+    if figure.get("ci95") is None:
+        return False
+    higher = stress["metrics"][stress["main"]]["higher_is_better"]
+    clean = main_figure(stress, clean_condition(stress))["mean"]
+    return bool(clean - figure["ci95"][0] <= DROP if higher else figure["ci95"][1] - clean <= DROP)
+
+
+def outcome(stress: Stress, kind: Kind) -> Outcome:
+    """What became of the model under a kind of stress."""
+    if any(breaks(stress, step) for step in kind.steps):
+        return "broken"
+    return "withstood" if all(holds(stress, step) for step in kind.steps) else "open"
+
+
+def worst_step(stress: Stress, steps: Sequence[Condition]) -> Condition:
+    """The condition in which the main figure is worst; the mildest of equals."""
+    return max(steps, key=lambda step: loss(stress, step))
+
+
+def condition_title(condition: Condition, severity: bool = True) -> str:
+    """A condition in words, such as "gaussian noise, severity 3 (ImageNet-C)".
+
+    Args:
+        condition: of a stress result.
+        severity: whether to name it.
+    """
+    if condition["family"] == "clean":
+        return "clean"
+    step = f", severity {severity_text(condition)}" if severity and condition["severity"] is not None else ""
+    return f"{in_words(condition['name'])}{step} ({family_name(condition['family'])})"
+
+
+def severity_text(condition: Condition) -> str:
+    """The severity without needless decimals."""
+    severity = condition["severity"]
+    return (
+        "–" if severity is None else f"{severity:g}" if isinstance(severity, int | float) else str(severity)
+    )
