@@ -21,8 +21,9 @@ _TISSUE = (0, 0, 0, 0, 1, 2, 3)
 _OUTSIDE = 4  # the first Gaussians
 # Where the outside's Gaussians begin, as shares of its voxels from dark to bright, and how wide.
 _QUANTILES, _WIDTH = (0.1, 0.4, 0.7, 0.93), 0.12
-# What the template and the tissues found look like when the one is bent to the other.
-_LOOK = (0.0, 0.35, 0.7, 1.0)
+# What the template and the tissues found look like when the one is bent to the other. Fluid looks like bone:
+# where it ends at the skull is what is found worst, and the skull follows the brain.
+_LOOK = (0.0, 0.0, 0.8, 1.0)
 # The head is looked at where the template is not sure that it is outside of the skull.
 _SURELY = 0.99
 # Least spread of a Gaussian, of the image's range.
@@ -43,18 +44,22 @@ class TissueMixture(nn.Module):
 
     The intensities are a mixture of seven Gaussians, one for each tissue and four for all that lies outside
     of the skull, times a smooth bias field, under the template's probabilities of the tissues. Expectation
-    maximisation finds them for each head, so no contrast is known beforehand. Then the template is bent to
-    the tissues that were found (demons, SimpleITK), and the mixture is fitted again under the bent template,
-    with a Markov random field. It has no weights; the template is a buffer.
+    maximisation finds them for each head, so no contrast is known beforehand. The three tissues share one
+    width, so that where two of them look alike the template decides. Then the template is bent to the tissues
+    that were found (demons, SimpleITK), stiffly and then less so, and after each pass the mixture is fitted
+    again under the bent template, the last time with a Markov random field. It has no weights; the template
+    is a buffer.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
         spacing: mm, see ``AlignToTemplate``.
         heights: lowest and highest slice in mm, see ``AlignToTemplate``.
-        rounds: rounds of expectation maximisation before and after the template is bent.
+        rounds: rounds of expectation maximisation before the template is bent and after each pass.
         neighbours: weight of each of the six neighbours' tissue; 0 leaves the random field out.
-        bending: iterations of demons; 0 keeps the template as it is.
-        stiffness: standard deviation of the field's smoothing, in voxels of twice the spacing.
+        bending: iterations of demons in each pass; 0 keeps the template as it is.
+        stiffness: of each pass, the standard deviation of the field's smoothing, in voxels of twice the
+            spacing.
+        white_share: how much of a voxel between grey and white matter must be white for it to count as white.
 
     Raises:
         ConfigError: when an argument is out of range.
@@ -69,19 +74,23 @@ class TissueMixture(nn.Module):
         size: int = 112,
         spacing: float = 2.0,
         heights: Sequence[float] = (-72.0, 90.0),
-        rounds: Sequence[int] = (15, 20),
+        rounds: Sequence[int] = (15, 12, 20),
         neighbours: float = 0.15,
         bending: int = 60,
-        stiffness: float = 1.5,
+        stiffness: Sequence[float] = (3.0, 1.5),
+        white_share: float = 0.47,
     ) -> None:
         super().__init__()
-        if len(rounds) != 2 or min(rounds) < 1 or neighbours < 0 or bending < 0 or stiffness <= 0:
+        fits = len(stiffness) > 0 and len(rounds) == len(stiffness) + 1 and min(*rounds, *stiffness) > 0
+        if not fits or min(neighbours, bending) < 0 or not 0 < white_share < 1:
             raise ConfigError(
-                f"rounds={list(rounds)}, neighbours={neighbours}, bending={bending}, stiffness={stiffness}; "
-                "give two numbers of rounds above 0, a stiffness above 0, and the others not negative."
+                f"rounds={list(rounds)}, stiffness={list(stiffness)}, neighbours={neighbours}, "
+                f"bending={bending}, white_share={white_share}; give a stiffness above 0 for each pass, one "
+                "number of rounds more than that, a share between 0 and 1, and the others not negative."
             )
-        self.rounds, self.neighbours = (int(rounds[0]), int(rounds[1])), neighbours
-        self.bending, self.stiffness = bending, stiffness
+        self.rounds, self.neighbours = [int(number) for number in rounds], neighbours
+        self.bending, self.stiffness = bending, [float(one) for one in stiffness]
+        self.white_share = white_share
         frame = AlignToTemplate(size, spacing, heights)
         affine = frame.affine.numpy()
         self.wide: Tensor
@@ -119,18 +128,22 @@ class TissueMixture(nn.Module):
             nothing = torch.zeros_like(self.sharp)
             nothing[0] = 1
             return nothing.clamp_min(1e-6).log()
-        found = _fit(image, self.wide, self.rounds[0], 0.0)
-        prior = self.sharp
-        if self.bending:
-            field = _bend(found, prior, self.bending, self.stiffness)
-            prior = warp(prior[None], field[None].to(prior), padding_mode="border")[0]
-        return _fit(image, prior, self.rounds[1], self.neighbours).clamp_min(1e-6).log()
+        found = _fit(image, self.wide, self.rounds[0], 0.0, self.white_share)
+        for number, stiffness in enumerate(self.stiffness, 1):
+            prior = self.sharp
+            if self.bending:
+                field = _bend(found, prior, self.bending, stiffness)
+                prior = warp(prior[None], field[None].to(prior), padding_mode="border")[0]
+            neighbours = self.neighbours if number == len(self.stiffness) else 0.0
+            found = _fit(image, prior, self.rounds[number], neighbours, self.white_share)
+        return found.clamp_min(1e-6).log()
 
 
-def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float) -> Tensor:
+def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_share: float) -> Tensor:
     """Probabilities (4, *S) of the tissues of an image (*S) under a template (4, *S)."""
     where = prior[0] < _SURELY
-    values, log_prior = image[where], prior[:, where].clamp_min(1e-6).log()
+    values = image[where]
+    log_prior = prior[:, where].clamp_min(1e-6).log()
     basis = _polynomials(where)
     gaussians = _start(values, prior[:, where])
     corrected = values
@@ -140,6 +153,7 @@ def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float) -> Tensor
         expected = log_prior
         if neighbours and number >= rounds // 2:
             expected = log_prior + neighbours * _around(found)[:, where]
+        expected = _between(expected, gaussians, white_share)
         shares = _responsibilities(corrected, gaussians, expected)
         found[:, where] = _by_tissue(shares)
         if number < rounds - 1:
@@ -170,6 +184,15 @@ def _responsibilities(values: Tensor, gaussians: _Gaussians, expected: Tensor) -
     return (scale - 0.5 * distance.square() + expected[list(_TISSUE)]).softmax(0)
 
 
+def _between(expected: Tensor, gaussians: _Gaussians, white_share: float) -> Tensor:
+    """Logarithms (4, N) with which grey and white matter part at a share of the way between their means."""
+    # Of two Gaussians of one width; where both look alike there is nothing between them to part.
+    distance = (gaussians.mean[-1] - gaussians.mean[-2]) / gaussians.std[-1]
+    moved = torch.zeros(4).to(expected)
+    moved[3] = (0.5 - white_share) * distance.square()
+    return expected + moved[:, None]
+
+
 def _by_tissue(shares: Tensor) -> Tensor:
     return torch.cat([shares[:_OUTSIDE].sum(0, keepdim=True), shares[_OUTSIDE:]])
 
@@ -178,6 +201,8 @@ def _updated(values: Tensor, shares: Tensor) -> _Gaussians:
     count = shares.sum(1) + 1e-3
     mean = (shares * values).sum(1) / count
     variance = (shares * (values - mean[:, None]).square()).sum(1) / count
+    # A tissue of its own width would take the voxels between two others, or swallow one that looks like it.
+    variance[_OUTSIDE:] = variance[_OUTSIDE:].mean()
     weight = torch.ones_like(count)
     weight[:_OUTSIDE] = count[:_OUTSIDE] / count[:_OUTSIDE].sum()
     return _Gaussians(mean, (variance + _LEAST_STD**2).sqrt(), weight)

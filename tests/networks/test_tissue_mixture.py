@@ -84,8 +84,17 @@ def test_what_is_not_in_the_frame_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rounds": (0, 5)}, {"neighbours": -1.0}, {"stiffness": 0.0}, {"bending": -1}]
+    "wrong",
+    [
+        {"rounds": (0, 5, 5)},
+        {"rounds": (5, 5)},
+        {"neighbours": -1.0},
+        {"stiffness": (1.0, 0.0)},
+        {"stiffness": ()},
+        {"bending": -1},
+        {"white_share": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="two numbers of rounds"):
+    with pytest.raises(ConfigError, match="a stiffness above 0 for each pass"):
         TissueMixture(**FRAME, **wrong)
