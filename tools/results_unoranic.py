@@ -2,6 +2,9 @@
 
     ROBUSTMED_DATA=... python tools/results_unoranic.py [--seeds 0 1 2] [--datasets bloodmnist ...]
 
+``--datasets retinamnist/long`` trains the published network alone, by the published schedule, for a third of
+the published epochs, and keeps the course of its validation.
+
 Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
 it was. The tables are copied to ``bundles/unoranic/docs/results``.
 """
@@ -10,10 +13,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
+from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import bundle, keep, options, train
 
 # The published networks get what two CPU cores can do in a morning: about a hundredth of the paper's epochs.
@@ -30,6 +35,9 @@ EPOCHS = {
 }
 # Three channels have three times the pixels: the perceptrons are halved, and the weights stay below 25 MB.
 COLOUR = ("retinamnist", "bloodmnist", "dermamnist")
+# Two cycles of the published learning rate, a third of the published 1,001 epochs.
+LONG = 340
+COURSE = ("val_mse", "val_anatomy_psnr", "val_full_psnr")
 TABLES = ("reconstruction", "revision", "classification", "detection")
 ROBUSTNESS = ("robustness_imagenet_c", "robustness_medmnist_c")
 
@@ -60,27 +68,73 @@ def train_all(dataset: str, source: Path, seeds: list[int], output: Path) -> dic
     return {"checkpoints": runs, "supervised": supervised}
 
 
+def train_long(dataset: str, source: Path, seeds: list[int], output: Path) -> dict[str, dict[str, list[str]]]:
+    """Train the published network by the published schedule, and keep the course of its validation.
+
+    Returns:
+        Weights files by method ("checkpoints"), as of ``train_all``.
+    """
+    found, rows = [], []
+    for seed in seeds:
+        folder = output / dataset / f"long-{seed}"
+        settings: dict[str, Any] = {"dataset": dataset, "dataset_dir": source, "seed": seed, "amp": True}
+        found.append(
+            train(folder, "unoranic", ["train", "paper"], max_epochs=LONG, val_interval=20, **settings)
+        )
+        rows += course(folder, f"seed {seed}")
+    file = source / f"{dataset}.npz"
+    data = [{"name": file.name, "sha256": data_digest(file), "split": "val"}]
+    write_results(
+        output / "tables" / dataset / "long" / "course.json", rows, head=provenance(seeds=seeds, data=data)
+    )
+    return {"checkpoints": {"unORANIC": found}}
+
+
+def course(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of the validation's figures by epoch, from the TensorBoard files of a training."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [
+        {"row": f"{name}, epoch {event.step}", "column": tag, "mean": event.value, "std": 0.0, "n": 1}
+        for tag in COURSE
+        for event in events.Scalars(tag)
+    ]
+
+
+def evaluate(dataset: str, source: Path, seeds: list[int], folder: Path, weights: Mapping[str, Any]) -> None:
+    """Make all tables of a data set."""
+    bundle(
+        "unoranic",
+        ["evaluate"],
+        dataset=dataset,
+        dataset_dir=source,
+        hidden=512 if dataset in COLOUR else 1024,
+        # Of PneumoniaMNIST's training images 74 % are ill, of its test images 63 %.
+        class_weight="balanced" if dataset == "pneumoniamnist" else None,
+        seeds=seeds,
+        output_dir=folder,
+        **{key: json.dumps(value) for key, value in weights.items()},
+    )
+
+
+def keep_all(folder: Path, title: str, tables: Sequence[str]) -> None:
+    """Copy tables to the bundle's documents."""
+    for table in tables:
+        keep("unoranic", folder / f"{table}.json", f"{title}/{table}")
+
+
 def main() -> None:
     """Run all steps."""
     chosen = options("unoranic", __doc__, datasets=["pneumoniamnist", "retinamnist"])
     source = chosen.source / "medmnist"
-    for dataset in chosen.datasets:
-        weights = train_all(dataset, source, chosen.seeds, chosen.output)
-        folder = chosen.output / "tables" / dataset
-        bundle(
-            "unoranic",
-            ["evaluate"],
-            dataset=dataset,
-            dataset_dir=source,
-            hidden=512 if dataset in COLOUR else 1024,
-            # Of PneumoniaMNIST's training images 74 % are ill, of its test images 63 %.
-            class_weight="balanced" if dataset == "pneumoniamnist" else None,
-            seeds=chosen.seeds,
-            output_dir=folder,
-            **{key: json.dumps(value) for key, value in weights.items()},
-        )
-        for table in (*TABLES, *ROBUSTNESS):
-            keep("unoranic", folder / f"{table}.json", f"{dataset}/{table}")
+    for title in chosen.datasets:
+        dataset, _, long = title.partition("/")
+        weights = (train_long if long else train_all)(dataset, source, chosen.seeds, chosen.output)
+        folder = chosen.output / "tables" / title
+        evaluate(dataset, source, chosen.seeds, folder, weights)
+        keep_all(folder, title, ("course", *TABLES) if long else (*TABLES, *ROBUSTNESS))
 
 
 if __name__ == "__main__":
