@@ -8,6 +8,7 @@ robustmed train ra --dataset_dir my_slices                  a method trained
 robustmed evaluate ra --weights out/ra/train/model.pt       a method evaluated
 robustmed prepare ixi --source IXI-T1.tar --output ixi      an official download to a datalist
 robustmed audit BUNDLE                                      what any MONAI bundle would run
+robustmed stress --bundle BUNDLE --data DATALIST            how any MONAI bundle fails
 robustmed run --audited BUNDLE --config inference           a bundle that is safe in every part
 """
 
@@ -63,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] == "audit":
         return audit_command(words[1:])
+    if words[0] == "stress":
+        from robustmed_monai.apps.stress.command import stress_command
+
+        return stress_command(words[1:], values_of)
     if words[0] == "run" and "--audited" in words:
         words = [*(word for word in words if word != "--audited"), "--audited"]
     leading = list(takewhile(lambda word: not word.startswith("-"), words))
@@ -130,6 +135,11 @@ def value_of(key: str, text: str) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     return literal(value)
+
+
+def values_of(words: Sequence[str]) -> dict[str, Any]:
+    """Keys and values of overrides, see ``overrides`` and ``value_of``."""
+    return {key: value_of(key, text) for key, text in overrides(words).items()}
 
 
 def run_bundle(files: Sequence[str], values: Mapping[str, Any]) -> int:
@@ -315,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("bundle", help="folder of the bundle, or one of this package's methods")
     commands.add_parser("audit", help=DESCRIPTION.partition(":")[0])
+    commands.add_parser("stress", help="Say how a model fails")
     more = "`robustmed prepare SOURCE --help` says what a source takes."
     prepare = add("prepare", "Make a datalist of an official download", "SOURCE [words of the source]", more)
     prepare.add_argument("source", help=f"one of {', '.join(sources())}")

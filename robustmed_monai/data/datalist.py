@@ -159,7 +159,10 @@ def _listed(source: Path, section: str, verify: bool) -> list[Item]:
     if verify:
         _verify(source, items, content.get("digests") or {})
     folder = source.parent
-    result = [{k: str(folder / v) if k in PATH_KEYS else v for k, v in item.items()} for item in items]
+    result = [
+        {k: str(folder / v) if k in PATH_KEYS and isinstance(v, str) else v for k, v in item.items()}
+        for item in items
+    ]
     missing = sorted({p for item in result for p in _paths(item) if not Path(p).exists()})
     if missing:
         raise DataError(
@@ -206,7 +209,7 @@ def _counted(items: list[Item], section: str, source: Path) -> list[Item]:
 
 
 def _paths(item: Item) -> list[str]:
-    return [item[key] for key in PATH_KEYS if item.get(key)]
+    return [item[key] for key in PATH_KEYS if item.get(key) and isinstance(item[key], str)]
 
 
 def _some(paths: Sequence[str]) -> str:

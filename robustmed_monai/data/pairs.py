@@ -69,7 +69,7 @@ def tissue_images(
     parts: dict[str, list[torch.Tensor]] = {"image": [], "label": [], "subject": [], "group": []}
     for item in tqdm(items, desc=f"read {section} images", leave=False, disable=None):
         image, label = _load(item)
-        image, label = scale(image), _classes(label, num_classes, str(item["label"]))
+        image, label = scale(image), class_labels(label, num_classes, str(item["label"]))
         if spatial_dims == 2:
             cut = VolumeToSlices(int(np.max(image_size)), spacing)
             images, labels, group = _slices(item, image, label, cut)
@@ -192,7 +192,7 @@ def _load(item: Mapping[str, Any]) -> tuple[Any, Any]:
     return image, label
 
 
-def _classes(label: Any, num_classes: int, path: str) -> Any:
+def class_labels(label: Any, num_classes: int, path: str) -> Any:
     """Labels as class numbers, whether kept as such or as grey levels of a PNG."""
     last = num_classes - 1
     classes = label * (last / 255) if float(label.max()) > last else label

@@ -162,6 +162,43 @@ def ood_reasons(images: Tensor, statistics: Statistics, tolerance: float = 1.0) 
     return sentences
 
 
+def appearance_distance(images: Tensor, statistics: Statistics) -> Tensor:
+    """How far the appearance of each image is from the training images, in units of the limit.
+
+    Args:
+        images: (B, C, X, Y) in [0, 1].
+        statistics: from ``training_statistics``.
+
+    Returns:
+        (B,) float64; above 1 is further than nearly all training images.
+    """
+    trained = statistics[_APPEARANCE]
+    return _distance(image_appearance(images).cpu(), trained) / float(trained["limit"])
+
+
+def is_unlike(images: Tensor, statistics: Statistics) -> Tensor:
+    """Whether each image for itself is unlike the training data, as ``ood_reasons`` says of several.
+
+    Args:
+        images: (B, C, X, Y) in [0, 1].
+        statistics: from ``training_statistics``.
+
+    Returns:
+        (B,) bool on the CPU.
+
+    Example:
+        >>> grey = torch.full((4, 1, 8, 8), 0.5)
+        >>> is_unlike(torch.cat([grey[:1], grey[:1] * 0]), training_statistics(grey)).tolist()
+        [False, True]
+    """
+    beyond = appearance_distance(images, statistics) > 1
+    for name, values in image_figures(images).items():
+        trained = statistics[name]
+        found = values.double().cpu()
+        beyond = beyond | (found < trained["low"]) | (found > trained["high"])
+    return beyond
+
+
 def _energy(grey: Tensor, order: int) -> Tensor:
     """Mean square of the differences along both axes of (B, X, Y)."""
     return sum((torch.diff(grey, order, axis).square().mean((1, 2)) for axis in (1, 2)), torch.zeros(1))

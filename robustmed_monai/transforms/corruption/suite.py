@@ -22,6 +22,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustmed_monai.transforms.corruption.acquisition import ACQUISITION, acquisition
 from robustmed_monai.transforms.corruption.core import Corruption, check_name, corrupt, ready_images
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import (
@@ -29,8 +30,10 @@ from robustmed_monai.transforms.corruption.imagenet_c import (
     imagenet_c,
     imagenet_c_published,
 )
+from robustmed_monai.transforms.corruption.labelled import LABELLED, labelled
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
+from robustmed_monai.transforms.corruption.orientation import ORIENTATION, orientation
 from robustmed_monai.transforms.corruption.unoranic import UNORANIC, unoranic_corruption
 from robustmed_monai.transforms.params import Params, draw
 from robustmed_monai.utils.errors import ConfigError
@@ -42,8 +45,16 @@ _BY_SEVERITY: dict[str, Callable[[str, int], Corruption]] = {
     "imagenet_c_published": imagenet_c_published,
     "mr": mr_artifact,
     "geometry": geometry,
+    "acquisition": acquisition,
+    "labelled": labelled,
 }
-_FAMILIES = (*_BY_SEVERITY, "medmnist_c", "unoranic")
+# One kind of each: these have no severities. In "orientation_true" the header tells how the image lies.
+_WITHOUT_SEVERITY: dict[str, Callable[[str], Corruption]] = {
+    "unoranic": unoranic_corruption,
+    "orientation": orientation,
+    "orientation_true": orientation,
+}
+_FAMILIES = (*_BY_SEVERITY, *_WITHOUT_SEVERITY, "medmnist_c")
 # Products such as 1.1 * 5 / 255 lie on the border of two grey levels; all go up, whatever their last bit.
 _ROUND = 0.5 + 2**-10
 
@@ -54,9 +65,10 @@ class Case(NamedTuple):
     """One corruption of a suite.
 
     Args:
-        family: "imagenet_c", "imagenet_c_published", "medmnist_c", "mr", "geometry" or "unoranic".
+        family: "imagenet_c", "imagenet_c_published", "medmnist_c", "mr", "geometry", "acquisition",
+            "labelled", "unoranic", "orientation" or "orientation_true".
         name: of the corruption in its family.
-        severity: 0 (identity) to 5; None in the family unoranic, which has no severities.
+        severity: 0 (identity) to 5; None in the last three families, which have no severities.
         dataset: "pneumoniamnist", ...; of the family medmnist_c only.
     """
 
@@ -83,10 +95,10 @@ class Case(NamedTuple):
             raise ConfigError(
                 f"dataset {self.dataset!r}: the family medmnist_c has one, the others have none."
             )
-        if self.family == "unoranic":
+        if self.family in _WITHOUT_SEVERITY:
             if self.severity is not None:
-                raise ConfigError(f"severity {self.severity}: the family unoranic has none.")
-            return unoranic_corruption(self.name)
+                raise ConfigError(f"severity {self.severity}: the family {self.family} has none.")
+            return _WITHOUT_SEVERITY[self.family](self.name)
         if self.severity is None:
             raise ConfigError(f"{self.name}: no severity; give 0 to 5.")
         if self.dataset is not None:
@@ -101,8 +113,8 @@ class CorruptionSuite:
     Args:
         name: what tables call the suite.
         seed: chooses the draw.
-        rows: mappings with "family", "name", "severity" (not for unoranic) and "dataset" (medmnist_c only). A
-            name and a severity may be lists; the row then stands for every pair of them.
+        rows: mappings with "family", "name", "severity" (where the family has some) and "dataset" (medmnist_c
+            only). A name and a severity may be lists; the row then stands for every pair of them.
 
     Raises:
         ConfigError: when a row is damaged or names something unknown; the message says which.
@@ -168,7 +180,30 @@ class CorruptionSuite:
         """The twelve corruptions that unORANIC trains on, each always applied."""
         return cls("unoranic", seed, [{"family": "unoranic", "name": list(UNORANIC)}])
 
-    def apply(self, images: Tensor, case: Case, first_index: int = 0, eight_bit: bool = True) -> Tensor:
+    @classmethod
+    def acquisition(cls, severities: Sequence[int] = SEVERITIES, seed: int = 0) -> CorruptionSuite:
+        """Field of view, coverage, thick slices, gain and another contrast."""
+        return cls("acquisition", seed, [_row("acquisition", ACQUISITION, severities)])
+
+    @classmethod
+    def orientation(cls, true: bool = False, seed: int = 0) -> CorruptionSuite:
+        """Flips and quarter turns; ``true`` is for those that tell the header of it, see ``Case``."""
+        family = "orientation_true" if true else "orientation"
+        return cls(family, seed, [{"family": family, "name": list(ORIENTATION)}])
+
+    @classmethod
+    def labelled(cls, severities: Sequence[int] = SEVERITIES, seed: int = 0) -> CorruptionSuite:
+        """Other contrasts of images whose tissue labels are known."""
+        return cls("labelled", seed, [_row("labelled", LABELLED, severities)])
+
+    def apply(
+        self,
+        images: Tensor,
+        case: Case,
+        first_index: int = 0,
+        eight_bit: bool = True,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Corrupt a batch of consecutive images of a test set.
 
         Args:
@@ -176,6 +211,7 @@ class CorruptionSuite:
             case: one of ``cases``.
             first_index: place of the first image in the test set.
             eight_bit: round to multiples of 1/255, which makes the bits those of any other machine.
+            labels: (B, 1, X, Y[, Z]) whole numbers, which the family "labelled" needs.
 
         Returns:
             Float32 images in [0, 1] on the same device.
@@ -186,7 +222,17 @@ class CorruptionSuite:
         """
         if case not in self.cases:
             check_name(str(case), [str(known) for known in self.cases], f"the cases of suite '{self.name}'")
-        return _replay(images, case.corruption(), case.name, self.seed, first_index, eight_bit)[0]
+        return _replay(images, case.corruption(), case.name, self.seed, first_index, eight_bit, labels)[0]
+
+    def parameters(self, case: Case, shape: Sequence[int], index: int) -> Params:
+        """What is drawn for one image, for records.
+
+        Args:
+            case: one of ``cases``.
+            shape: (C, X, Y[, Z]) of the image.
+            index: its place in the test set.
+        """
+        return draw(case.corruption().sample, shape, [_generator(self.seed, case.name, index)])
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the suite to a file of a few lines."""
@@ -276,11 +322,19 @@ def detection_set(
 
 
 def _replay(
-    images: Tensor, corruption: Corruption, name: str, seed: int, first_index: int, eight_bit: bool
+    images: Tensor,
+    corruption: Corruption,
+    name: str,
+    seed: int,
+    first_index: int,
+    eight_bit: bool,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Params]:
     generators = [_generator(seed, name, first_index + k) for k in range(len(images))]
     drawn = draw(corruption.sample, images.shape[1:], generators) if generators else None
     params = drawn or corruption.sample(images.shape, torch.Generator())
+    if labels is not None:
+        params = {**params, "labels": labels}
     exact = ready_images(images, corruption).to(torch.float64)
     changed = corrupt(exact, corruption, params)
     if eight_bit:

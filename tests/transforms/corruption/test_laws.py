@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustmed_monai.transforms.corruption.acquisition import ACQUISITION, acquisition
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt
 from robustmed_monai.transforms.corruption.geometry import GEOMETRY, geometry
 from robustmed_monai.transforms.corruption.imagenet_c import IMAGENET_C, imagenet_c, imagenet_c_published
@@ -40,6 +41,7 @@ GRADED: dict[str, Maker] = {
     **{f"{dataset}-{name}": partial(medmnist_c, dataset, name) for name, dataset in _DATASETS.items()},
     **{f"mr-{name}": partial(mr_artifact, name) for name in MR_ARTIFACTS},
     **{f"geometry-{name}": partial(geometry, name) for name in GEOMETRY},
+    **{f"acquisition-{name}": partial(acquisition, name) for name in ACQUISITION if name != "thick_slices"},
 }
 
 

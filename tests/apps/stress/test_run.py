@@ -1,0 +1,204 @@
+"""A whole run: what is written, restart, gates, baseline, remedies, requirements."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustmed_monai.apps.stress import (
+    Model,
+    StressData,
+    callable_model,
+    read_requirement,
+    stress,
+    tensor_data,
+)
+from robustmed_monai.apps.stress.remedies import input_remedy
+from robustmed_monai.transforms.corruption.suite import CorruptionSuite
+from robustmed_monai.utils.errors import ConfigError, DataError
+
+
+def _settled(content: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the clock."""
+    kept = {k: v for k, v in content.items() if k != "provenance"}
+    return {**kept, "conditions": [{**c, "seconds": 0} for c in content["conditions"]]}
+
+
+@pytest.fixture
+def content(model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path) -> dict[str, Any]:
+    return stress(model, data, suite, tmp_path / "out")
+
+
+def test_figures_are_those_by_hand(
+    content: dict[str, Any], pictures: tuple[Tensor, Tensor], suite: CorruptionSuite
+) -> None:
+    images, labels = pictures
+    assert content["conditions"][0]["id"] == "clean"
+    assert content["summary"]["clean"] == 1.0
+    for case, row in zip(suite.cases, content["conditions"][1:], strict=True):
+        found = (suite.apply(images, case).mean((1, 2, 3)) > 0.5).long()
+        assert row["figures"]["accuracy"]["mean"] == pytest.approx(float((found == labels).double().mean()))
+        low, high = row["figures"]["accuracy"]["ci95"]
+        assert low <= row["figures"]["accuracy"]["mean"] <= high
+    by_id = {row["id"]: row["figures"]["accuracy"]["mean"] for row in content["conditions"]}
+    assert by_id["imagenet_c/brightness/5"] == 0.5
+    assert by_id["orientation/flip_x"] == 1.0
+    assert content["summary"]["first_drop"]["imagenet_c/brightness"] == 3
+    assert content["summary"]["worst_class"]["class"] == "0"
+
+
+def test_the_file_and_the_pictures(content: dict[str, Any], tmp_path: Path) -> None:
+    assert json.loads((tmp_path / "out" / "stress.json").read_text()) == content
+    assert content["format"] == "robustmed stress 1"
+    assert content["data"] == {**content["data"], "images": 24, "subjects": 12}
+    for kind in ("worst", "least"):
+        entries = content["cases"][kind]
+        assert len({entry["image"] for entry in entries}) == len(entries) == 6
+        for entry in entries:
+            with Image.open(tmp_path / "out" / entry["stressed_png"]) as picture:
+                assert picture.size == (20, 20)
+    worst = content["cases"]["worst"][0]
+    assert worst["before"] - worst["after"] > 0.5
+    assert worst["prediction"] != worst["label"]
+
+
+def test_restart_is_as_if_nothing_happened(
+    content: dict[str, Any], data: StressData, suite: CorruptionSuite, model: Model, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def counting(views: Any) -> Any:
+        seen.append(len(views))
+        return model.predict(views)
+
+    counted = model._replace(predict=counting)
+    files = sorted((tmp_path / "out" / "conditions").iterdir())
+    for path in files[3:]:
+        path.unlink()
+    files[1].write_text("{torn")
+    again = stress(counted, data, suite, tmp_path / "out")
+    assert _settled(again) == _settled(content)
+    once = sum(seen)
+    assert once < 24 * len(files)
+    stress(counted, data, suite, tmp_path / "out")
+    # What is shown: the check of the first image, and the pictures of the cases.
+    assert sum(seen) - once == 1 + 12
+    other = stress(callable_model(lambda x: -x.mean((2, 3)), "other"), data, suite, tmp_path / "out")
+    assert other["summary"]["clean"] != content["summary"]["clean"]
+
+
+def test_batches_do_not_matter(
+    content: dict[str, Any], model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path
+) -> None:
+    singles = stress(model, data, suite, tmp_path / "singles", batch_size=1)
+    assert [c["figures"] for c in singles["conditions"]] == [c["figures"] for c in content["conditions"]]
+
+
+def test_segmentation(segmenter: Model, squares: StressData, suite: CorruptionSuite, tmp_path: Path) -> None:
+    content = stress(segmenter, squares, suite, tmp_path)
+    assert content["main"] == "dice"
+    by_id = {row["id"]: row["figures"] for row in content["conditions"]}
+    assert by_id["clean"]["dice"]["mean"] == 1.0
+    assert by_id["clean"]["hd95"]["mean"] == 0.0
+    assert by_id["orientation/turn_90"]["dice"]["mean"] == 1.0
+    assert by_id["imagenet_c/gaussian_noise/5"]["dice"]["mean"] < 0.9
+    entry = content["cases"]["worst"][0]
+    with Image.open(tmp_path / entry["prediction_png"]) as picture:
+        assert picture.mode == "RGB"
+    assert entry["label"] is None
+
+
+def test_baseline_and_gates(model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path) -> None:
+    def late(images: Tensor) -> Tensor:
+        mean = images.mean((1, 2, 3)) - 0.05
+        return torch.stack([0.5 - mean, mean - 0.5], 1) * 20
+
+    gates = {"bright": lambda images: images.mean((1, 2, 3)) > 0.7}
+    content = stress(model, data, suite, tmp_path, baseline=callable_model(late, "late"), gates=gates)
+    assert content["baseline"]["name"] == "late"
+    row = {c["id"]: c for c in content["conditions"]}["imagenet_c/brightness/5"]
+    assert row["baseline_figures"]["accuracy"]["mean"] >= row["figures"]["accuracy"]["mean"]
+    assert row["gates"]["bright"]["warned"] > 0.9
+    assert row["gates"]["bright"]["warned_when_wrong"] > 0.9
+    gate = content["summary"]["gates"]["bright"]
+    assert gate["warned_when_clean"] == 0
+    assert gate["lost"] > 0
+    assert (
+        content["summary"]["mean_corruption_error"] is None or content["summary"]["mean_corruption_error"] > 1
+    )
+
+
+def test_remedies_are_measured(
+    model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path
+) -> None:
+    remedies = {
+        "darker": input_remedy(lambda images: images - 0.4, "darker"),
+        "nothing": input_remedy(torch.clone, "nothing"),
+    }
+    content = stress(model, data, suite, tmp_path, remedies=remedies)
+    found = {row["for"]: row for row in content["suggestions"]}
+    assert {row["what"] for row in content["suggestions"]} == {"darker"}
+    assert found["imagenet_c/brightness"]["gives_back"] > 0.2
+    assert re.search(
+        r"accuracy at imagenet_c/brightness/5: .* on images as given",
+        found["imagenet_c/brightness"]["measured_by"],
+    )
+
+
+def test_requirements(model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path) -> None:
+    texts = ["accuracy=.9", "accuracy=.9@brightness:5", "ece=0.9@*", "accuracy=.4@imagenet_c"]
+    content = stress(model, data, suite, tmp_path, requirements=[read_requirement(t) for t in texts])
+    assert [r["passed"] for r in content["requirements"]] == [True, False, True, True]
+    assert content["requirements"][1]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("accuracy>0.9", "write <figure>=<bound>"),
+        ("accuracy=--", "write <figure>=<bound>"),
+        ("dice=.8", "there is no figure dice"),
+        ("accuracy=.8@snow:3", "no condition is that"),
+    ],
+)
+def test_requirements_about_nothing_are_refused_first(
+    model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        stress(model, data, suite, tmp_path / "out", requirements=[read_requirement(text)])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: "cat", "gives str"),
+        (lambda x: torch.zeros(1, 7, 2, 2), "a classifier gives"),
+        (lambda x: torch.full((len(x), 2), float("nan")), "NaN or infinite"),
+        (lambda x: torch.zeros(len(x) + 1, 2), "one each"),
+    ],
+)
+def test_models_that_are_none(
+    data: StressData, suite: CorruptionSuite, tmp_path: Path, function: Any, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        stress(callable_model(function), data, suite, tmp_path / "out")
+
+
+def test_a_model_with_too_few_classes(data: StressData, suite: CorruptionSuite, tmp_path: Path) -> None:
+    images = torch.stack([data.views(i).images[0] for i in range(6)])
+    three = tensor_data(images, torch.tensor([0, 1, 2, 0, 1, 2]))
+    with pytest.raises(ConfigError, match="tells 2 classes apart"):
+        stress(callable_model(lambda x: torch.zeros(len(x), 2)), three, suite, tmp_path / "out")
+
+
+def test_tensors_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="give as many"):
+        tensor_data(torch.rand(3, 1, 8, 8), torch.zeros(2))
