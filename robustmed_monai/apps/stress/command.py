@@ -195,4 +195,4 @@ def _said(content: Mapping[str, Any], folder: Path) -> str:
     for r in content["requirements"]:
         value = "nothing measured" if r["value"] is None else f"{r['value']:.3f}"
         lines.append(f"{'met' if r['passed'] else 'NOT met'}: {r['text']} ({value})")
-    return "\n".join([*lines, f"All figures: {folder / 'stress.json'}\n"])
+    return "\n".join([*lines, f"Report: {folder / 'report.html'}; figures: {folder / 'stress.json'}\n"])

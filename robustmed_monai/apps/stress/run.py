@@ -10,8 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from robustmed_monai.apps.stress.card import write_card
 from robustmed_monai.apps.stress.data import StressData
+from robustmed_monai.apps.stress.findings import findings
 from robustmed_monai.apps.stress.gates import Gate
+from robustmed_monai.apps.stress.html import write_html
 from robustmed_monai.apps.stress.measure import check_labels, measure, metric_table, true_classes
 from robustmed_monai.apps.stress.models import Model
 from robustmed_monai.apps.stress.pictures import extreme_cases, write_cases
@@ -49,8 +52,8 @@ def stress(
         model: from ``callable_model`` or ``bundle_model``.
         data: from ``tensor_data``, ``medmnist_data`` or ``datalist_data``.
         suite: what is done to the images, see ``suites.make_suite``.
-        output_dir: gets ``stress.json``, ``suite.json``, ``pictures`` and a file for each condition; a
-            second run measures only what is not there yet.
+        output_dir: gets ``stress.json``, ``report.html``, a card, ``suite.json``, ``pictures`` and a file
+            for each condition; a second run measures only what is not there yet.
         baseline: a model to compare with, on the same images.
         gates: name to what could warn of an image, see ``gates``.
         remedies: name to a wrapper, see ``remedies``; each is measured on clean images and where the main
@@ -108,7 +111,10 @@ def stress(
         ),
         "findings": [],
     }
+    content["findings"] = findings(content)
     write_json(folder / "stress.json", content)
+    write_html(content, folder)
+    write_card(content, folder)
     return content
 
 
