@@ -28,7 +28,7 @@ from robustmed_monai.utils.weights import load_into
 
 # Reading is done before, writing is not wanted.
 _NOT_RUN = re.compile(r"^(Load|Save|EnsureChannelFirst)")
-_REFERENCE = re.compile(r"@([\w#:.]+)")
+_REFERENCE = re.compile(r"@([\w#:]+)")
 _WEIGHTS = re.compile(r"\.(pt|pth|ts)\b|load_into")
 
 

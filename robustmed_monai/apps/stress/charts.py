@@ -16,7 +16,9 @@ from robustmed_monai.apps.stress.reading import (
     breaks,
     clean_condition,
     condition_title,
+    defined,
     family_title,
+    interval_of,
     loss,
     main_figure,
     metric_label,
@@ -51,7 +53,7 @@ def value_range(stress: Stress) -> tuple[float, float]:
     for condition in stress["conditions"]:
         for key in ("figures", "baseline_figures"):
             figure = (condition.get(key) or {}).get(main)
-            values += [figure["mean"], *(figure.get("ci95") or [])] if figure else []
+            values += [figure["mean"], *(interval_of(figure) or [])] if defined(figure) else []
     low, high = min(values), max(values)
     ends = stress["metrics"][main].get("range")
     step = 0.2 if high - low <= 2 else 10 ** math.floor(math.log10(high - low))
@@ -99,13 +101,13 @@ def strip(stress: Stress, condition: Condition, identity: str, ends: tuple[float
     figure, main = main_figure(stress, condition), stress["main"]
     clean = x(main_figure(stress, clean_condition(stress))["mean"])
     theirs = (condition.get("baseline_figures") or {}).get(main)
-    low, high = figure.get("ci95") or [figure["mean"]] * 2
+    low, high = interval_of(figure) or (figure["mean"], figure["mean"])
     state = "dot broken" if breaks(stress, condition) else "dot"
     drawn = [
         tag("line", class_="grid", x1=6, x2=214, y1=10, y2=10),
         tag("line", class_="clean", x1=clean, x2=clean, y1=1, y2=19),
         tag("line", class_="range", x1=x(low), x2=x(high), y1=10, y2=10),
-        tag("circle", class_="dot theirs", cx=x(theirs["mean"]), cy=10, r=3) if theirs else None,
+        tag("circle", class_="dot theirs", cx=x(theirs["mean"]), cy=10, r=3) if defined(theirs) else None,
         tag("circle", class_=state, cx=x(figure["mean"]), cy=10, r=3.5),
     ]
     words = f"{metric_label(stress, main)} {with_interval(figure)}"
@@ -117,7 +119,7 @@ def warnings_chart(stress: Stress, gate: str, identity: str) -> Element:
     shown = [
         (loss(stress, c), c["gates"][gate]["warned"], c)
         for c in stress["conditions"]
-        if gate in (c.get("gates") or {})
+        if gate in (c.get("gates") or {}) and defined(c["figures"].get(stress["main"]))
     ]
     shown = [entry for entry in shown if entry[1] is not None]
     furthest = max([0.1, *(fallen for fallen, _, _ in shown)])
@@ -156,7 +158,7 @@ def _frame(x: Scale, y: Scale, names: Sequence[str]) -> list[Element]:
 
 
 def _band(figures: Sequence[Figure], x: Scale, y: Scale) -> Element | None:
-    bounds = [(index, figure["ci95"]) for index, figure in enumerate(figures) if figure.get("ci95")]
+    bounds = [(index, ends) for index, figure in enumerate(figures) if (ends := interval_of(figure))]
     if len(bounds) < 2:
         return None
     upper = [f"{x(index):g},{y(high):g}" for index, (_, high) in bounds]
@@ -165,7 +167,7 @@ def _band(figures: Sequence[Figure], x: Scale, y: Scale) -> Element | None:
 
 
 def _line(figures: Sequence[Figure | None], x: Scale, y: Scale, name: str) -> Element | None:
-    points = [f"{x(i):g},{y(figure['mean']):g}" for i, figure in enumerate(figures) if figure]
+    points = [f"{x(i):g},{y(figure['mean']):g}" for i, figure in enumerate(figures) if defined(figure)]
     return tag("polyline", class_=f"line {name}", points=" ".join(points)) if len(points) > 1 else None
 
 

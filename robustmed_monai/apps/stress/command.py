@@ -189,10 +189,8 @@ def _said(content: Mapping[str, Any], folder: Path) -> str:
         f"{len(content['conditions']) - 1} conditions.",
         f"{main}: {summary['clean']:.3f} as given, {summary['mean_over_conditions']:.3f} over all of them.",
     ]
-    worst = summary["worst_group"]
-    if worst is not None:
-        lines.append(f"Worst: {worst['family']}/{worst['name']}, {worst['mean']:.3f}.")
+    lines.append(content["findings"][0])
     for r in content["requirements"]:
         value = "nothing measured" if r["value"] is None else f"{r['value']:.3f}"
         lines.append(f"{'met' if r['passed'] else 'NOT met'}: {r['text']} ({value})")
-    return "\n".join([*lines, f"Report: {folder / 'report.html'}; figures: {folder / 'stress.json'}\n"])
+    return "\n".join([*lines, f"Report: {folder / 'report.html'}\n"])

@@ -148,9 +148,10 @@ def _baseline(stress: Stress) -> list[str]:
         return []
     name, main = stress["baseline"]["name"], stress["main"]
     pairs = [
-        (c, c["figures"][main], c["baseline_figures"][main])
+        (c, ours, theirs)
         for c in stress["conditions"]
-        if c.get("baseline_figures")
+        if defined(ours := c["figures"].get(main))
+        and defined(theirs := (c.get("baseline_figures") or {}).get(main))
     ]
     better = [c for c, ours, theirs in pairs if surely_worse(stress, theirs, ours)]
     worse = [c for c, ours, theirs in pairs if surely_worse(stress, ours, theirs)]
@@ -190,7 +191,7 @@ def _gate(stress: Stress, name: str) -> list[str]:
     sentences = []
     if clean.get("warned") is not None:
         sentences.append(f"{capital(name)} warns of {percent(clean['warned'])} of the clean images.")
-    asked = [c for c in stress["conditions"] if c["family"] != "clean" and breaks(stress, c)]
+    asked = [step for kind in kinds(stress) for step in kind.steps if breaks(stress, step)]
     known = [(c["gates"][name]["warned_when_wrong"], c) for c in asked if name in (c.get("gates") or {})]
     known = [(share, condition) for share, condition in known if share is not None]
     if not known:

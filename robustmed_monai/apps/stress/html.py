@@ -32,8 +32,8 @@ from robustmed_monai.utils.files import atomic_path
 # A browser that obeys this loads nothing and runs nothing, whatever else stands in the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _SHADES = (
-    ("better", "better than clean"), ("same", "as clean"), ("less", "up to 5 points lost"),
-    ("lost", "up to 15"), ("gone", "more"),
+    ("better", "over 1 point better"), ("same", "within 1 point"), ("less", "1 to 5 points lost"),
+    ("lost", "5 to 15"), ("gone", "over 15"),
 )  # fmt: skip
 
 
@@ -118,14 +118,22 @@ def _key(stress: Stress) -> Element:
         entries.append(("Worst condition", with_interval(main_figure(stress, worst)), condition_title(worst)))
     error = summary.get("mean_corruption_error")
     if error is not None:
-        against = stress["baseline"]["name"] if stress.get("baseline") else "the model on clean images"
-        relative = summary.get("relative_corruption_error")
-        more = f"; relative {number(relative)}" if relative is not None else ""
-        entries.append(("Mean corruption error", number(error), f"beside {against}{more}"))
+        entries.append(_corruption_error(stress, error, summary.get("relative_corruption_error")))
+    if worst_class := summary.get("worst_class"):
+        figures = f"{number(worst_class['mean'])}, clean {number(worst_class['clean'])}"
+        entries.append(("Worst class under stress", str(worst_class["class"]), figures))
     parts = [
         tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in entries
     ]
     return tag("dl", parts, class_="key")
+
+
+def _corruption_error(stress: Stress, error: float, relative: float | None) -> tuple[str, str, str]:
+    """Hendrycks' mean corruption error beside a baseline; without one, errors beside the clean ones."""
+    if stress.get("baseline"):
+        more = f"; relative {number(relative)}" if relative is not None else ""
+        return "Mean corruption error", number(error), f"1 is that of {stress['baseline']['name']}{more}"
+    return "Errors under stress", f"{number(error, 1)} times", "as many as on the images as given"
 
 
 def _findings(stress: Stress) -> Element:
@@ -288,13 +296,22 @@ def _requirements(stress: Stress) -> Element | None:
 def _suggestions(stress: Stress) -> Element | None:
     found = stress.get("suggestions") or []
     about = "What was measured to give back a part of what is lost; nothing was trained for this report."
-    rows = [[one["what"], one["for"], _gain(one["gives_back"]), one["measured_by"]] for one in found]
+    rows = [
+        [one["what"], _suggested_for(one), _gain(one["gives_back"], one.get("ci95")), one["measured_by"]]
+        for one in found
+    ]
     table = scrolling(plain_table(["What", "For", "Gives back", "Measured by"], rows))
     return _section("What might help", tag("p", about, class_="quiet"), table) if found else None
 
 
-def _gain(value: Any) -> str:
-    return f"{value:+.2f}" if isinstance(value, int | float) else str(value)
+def _suggested_for(one: Any) -> str:
+    severity = f", severity {one['severity']}" if one.get("severity") is not None else ""
+    return f"{in_words(one['for'])}{severity}"
+
+
+def _gain(value: float, interval: Sequence[float] | None) -> str:
+    ends = f" [{', '.join(f'{end:+.2f}' for end in interval)}]" if interval else ""
+    return f"{value:+.2f}{ends}"
 
 
 def _everything(stress: Stress) -> Element:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
+from robustmed_monai.metrics.stress import DROP
 from robustmed_monai.utils.errors import DataError
 
 FORMAT = "robustmed stress 1"
-DROP = 0.05  # a fall of the main figure by more than this is a break: 5 points
 Condition = Mapping[str, Any]
 Figure = Mapping[str, Any]
 Stress = Mapping[str, Any]
@@ -60,9 +60,8 @@ def check_format(stress: Stress, place: str) -> None:
         )
     if not any(condition["family"] == "clean" for condition in stress["conditions"]):
         raise DataError(f"{place}: no condition of the family clean; run `robustmed stress` again.")
-    for condition in stress["conditions"]:
-        if not defined(condition["figures"].get(stress["main"])):
-            raise DataError(f"{place}: {condition['id']} has no {stress['main']}; leave that condition out.")
+    if not defined(clean_condition(stress)["figures"].get(stress["main"])):
+        raise DataError(f"{place}: no {stress['main']} of the clean images; give it images that have one.")
 
 
 def clean_condition(stress: Stress) -> Condition:
@@ -71,10 +70,11 @@ def clean_condition(stress: Stress) -> Condition:
 
 
 def kinds(stress: Stress) -> list[Kind]:
-    """Kinds of stress in the order of the file, their conditions by severity."""
+    """Kinds of stress in the order of the file, their conditions by severity; without what has no figure."""
     grouped: dict[tuple[str, str], list[Condition]] = {}
     for condition in stress["conditions"]:
-        if condition["family"] != "clean":
+        measured = defined(condition["figures"].get(stress["main"]))
+        if condition["family"] != "clean" and measured:
             grouped.setdefault((condition["family"], condition["name"]), []).append(condition)
     return [
         Kind(family, name, tuple(sorted(steps, key=lambda step: float(step["severity"] or 0))))
@@ -120,7 +120,7 @@ def main_figure(stress: Stress, condition: Condition) -> Figure:
     return figure
 
 
-def defined(figure: Figure | None) -> bool:
+def defined(figure: Figure | None) -> TypeGuard[Figure]:
     """Whether there is such a figure, and it is a number."""
     return figure is not None and figure["mean"] is not None
 
@@ -157,10 +157,20 @@ def with_interval(figure: Figure) -> str:
     >>> with_interval({"mean": 0.5, "ci95": [0.4, 0.61]})
     '0.50 [0.40, 0.61]'
     """
-    interval = figure.get("ci95")
-    if interval is None or None in interval:
+    interval = interval_of(figure)
+    if interval is None:
         return number(figure["mean"])
     return f"{number(figure['mean'])} [{number(interval[0])}, {number(interval[1])}]"
+
+
+def interval_of(figure: Figure | None) -> tuple[float, float] | None:
+    """The interval of a figure, if it has one.
+
+    >>> interval_of({"mean": 0.5, "ci95": [0.4, None]}) is None
+    True
+    """
+    low, high = (figure or {}).get("ci95") or (None, None)
+    return None if low is None or high is None else (low, high)
 
 
 def loss(stress: Stress, condition: Condition, metric: str | None = None) -> float:
@@ -173,12 +183,11 @@ def loss(stress: Stress, condition: Condition, metric: str | None = None) -> flo
 
 def surely_worse(stress: Stress, figure: Figure, other: Figure, metric: str | None = None) -> bool:
     """Whether a figure is worse than another and their intervals are apart."""
-    if figure.get("ci95") is None or other.get("ci95") is None:
+    ours, theirs = interval_of(figure), interval_of(other)
+    if ours is None or theirs is None:
         return False
     higher = stress["metrics"][metric or stress["main"]]["higher_is_better"]
-    if higher:
-        return bool(figure["ci95"][1] < other["ci95"][0])
-    return bool(figure["ci95"][0] > other["ci95"][1])
+    return bool(ours[1] < theirs[0] if higher else ours[0] > theirs[1])
 
 
 def breaks(stress: Stress, condition: Condition) -> bool:
@@ -189,12 +198,12 @@ def breaks(stress: Stress, condition: Condition) -> bool:
 
 def holds(stress: Stress, condition: Condition) -> bool:
     """Whether even the bad end of the interval is within 5 points of clean."""
-    figure = main_figure(stress, condition)
-    if figure.get("ci95") is None:
+    interval = interval_of(main_figure(stress, condition))
+    if interval is None:
         return False
     higher = stress["metrics"][stress["main"]]["higher_is_better"]
     clean = main_figure(stress, clean_condition(stress))["mean"]
-    return bool(clean - figure["ci95"][0] <= DROP if higher else figure["ci95"][1] - clean <= DROP)
+    return bool(clean - interval[0] <= DROP if higher else interval[1] - clean <= DROP)
 
 
 def outcome(stress: Stress, kind: Kind) -> Outcome:

@@ -18,6 +18,7 @@ from robustmed_monai.apps.stress.html import write_html
 from robustmed_monai.apps.stress.measure import check_labels, measure, metric_table, true_classes
 from robustmed_monai.apps.stress.models import Model
 from robustmed_monai.apps.stress.pictures import extreme_cases, write_cases
+from robustmed_monai.apps.stress.reading import FORMAT
 from robustmed_monai.apps.stress.remedies import Remedy, suggestions
 from robustmed_monai.apps.stress.requirements import Requirement, check_requirements, judged
 from robustmed_monai.apps.stress.suites import CLEAN, condition_id
@@ -26,8 +27,6 @@ from robustmed_monai.metrics.stress import DROP
 from robustmed_monai.transforms.corruption.suite import Case, CorruptionSuite
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.utils.provenance import provenance
-
-FORMAT = "robustmed stress 1"
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +51,8 @@ def stress(
         model: from ``callable_model`` or ``bundle_model``.
         data: from ``tensor_data``, ``medmnist_data`` or ``datalist_data``.
         suite: what is done to the images, see ``suites.make_suite``.
-        output_dir: gets ``stress.json``, ``report.html``, a card, ``suite.json``, ``pictures`` and a file
-            for each condition; a second run measures only what is not there yet.
+        output_dir: gets ``report.html``, ``card.md``, ``stress.json``, ``suite.json``, ``pictures`` and a
+            file for each condition; a second run measures only what is not there yet.
         baseline: a model to compare with, on the same images.
         gates: name to what could warn of an image, see ``gates``.
         remedies: name to a wrapper, see ``remedies``; each is measured on clean images and where the main
@@ -109,7 +108,6 @@ def stress(
         "suggestions": _suggestions(
             remedies or {}, conditions, suite, data, model, folder, batch_size, labels
         ),
-        "findings": [],
     }
     content["findings"] = findings(content)
     write_json(folder / "stress.json", content)

@@ -7,13 +7,13 @@ from xml.etree.ElementTree import Element
 
 from robustmed_monai.apps.stress.markup import Content, tag
 from robustmed_monai.apps.stress.reading import (
-    DROP,
     Condition,
     Kind,
     Stress,
     breaks,
     clean_condition,
     condition_title,
+    defined,
     family_title,
     kinds,
     loss,
@@ -25,6 +25,7 @@ from robustmed_monai.apps.stress.reading import (
     severity_text,
     with_interval,
 )
+from robustmed_monai.metrics.stress import DROP
 
 OUTCOMES = {"broken": "breaks", "withstood": "withstood", "open": "not decided"}
 
@@ -38,10 +39,9 @@ def overview(stress: Stress) -> Element:
         families.setdefault(kind.family, []).append(kind)
     bodies = [_family_rows(stress, family, members, steps) for family, members in families.items()]
     label = metric_label(stress, stress["main"])
-    caption = tag(
-        "caption", f"{label} by severity; clean {clean}. Bold: lost more than 5 points, intervals apart."
-    )
-    return scrolling(tag("table", caption, bodies, class_="overview"))
+    words = f"{label} by severity; clean {clean}. Bold: lost more than 5 points, intervals apart."
+    table = scrolling(tag("table", bodies, class_="overview"))
+    return tag("div", tag("p", words, class_="quiet"), table)
 
 
 def everything(stress: Stress) -> Element:
@@ -91,7 +91,8 @@ def _family_rows(stress: Stress, family: str, members: Sequence[Kind], steps: in
     same = all(
         [s["severity"] for s in kind.steps] == [s["severity"] for s in longest.steps] for kind in members
     )
-    names = [severity_text(step) for step in longest.steps] if same else [""] * len(longest.steps)
+    scaled = all(step["severity"] is not None for step in longest.steps)
+    names = [severity_text(step) for step in longest.steps] if same and scaled else [""] * len(longest.steps)
     head = [
         tag("th", family_title(family), scope="colgroup"),
         *(tag("th", name, scope="col") for name in names),
@@ -116,10 +117,10 @@ def _family_rows(stress: Stress, family: str, members: Sequence[Kind], steps: in
 def _row(stress: Stress, condition: Condition, metrics: Sequence[str], gates: Sequence[str]) -> list[Content]:
     figures = condition["figures"]
     row: list[Content] = [condition_title(condition)]
-    row += [with_interval(figures[name]) if name in figures else "–" for name in metrics]
+    row += [with_interval(figures[name]) if defined(figures.get(name)) else "–" for name in metrics]
     if stress.get("baseline"):
         theirs = (condition.get("baseline_figures") or {}).get(stress["main"])
-        row.append(with_interval(theirs) if theirs else "–")
+        row.append(with_interval(theirs) if defined(theirs) else "–")
     for gate in gates:
         said = (condition.get("gates") or {}).get(gate, {})
         row += [percent(said.get("warned")), percent(said.get("warned_when_wrong"))]
