@@ -55,6 +55,7 @@ def brain_batches(
     limit: int = 24,
     batch_size: int = 8,
     seed: int = 0,
+    spacing: float | None = None,
 ) -> list[Batch]:
     """Images of a data set, each remapped by a random smooth curve and inverted inside the brain.
 
@@ -69,6 +70,7 @@ def brain_batches(
         limit: images at most, spread evenly over the data.
         batch_size: images per batch, at least 2 (each is compared with the next as another anatomy).
         seed: seed of the curves.
+        spacing: size of a pixel in mm that slices of volumes are brought to; with spatial_dims=2.
 
     Returns:
         Batches with `kind` "brains".
@@ -83,7 +85,7 @@ def brain_batches(
     if spatial_dims == 3:
         image, mask = _volumes(_spread(items, limit), image_size)
     else:
-        image, mask = _slices(items, image_size, slice_range, limit)
+        image, mask = _slices(items, image_size, spacing, slice_range, limit)
     if len(image) < 2:
         raise DataError(f"dataset_dir {dataset_dir}: 1 image in {section}; give at least 2 to compare.")
     remapped = smooth_remap(image, torch.Generator().manual_seed(seed))
@@ -104,10 +106,14 @@ def _spread(items: Sequence[Any], limit: int) -> list[Any]:
 
 
 def _slices(
-    items: Sequence[Mapping[str, Any]], size: int, slice_range: Sequence[float], limit: int
+    items: Sequence[Mapping[str, Any]],
+    size: int,
+    spacing: float | None,
+    slice_range: Sequence[float],
+    limit: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Of more items than images none beyond the limit is needed.
-    found = SliceDataset(_spread(items, limit), slice_transforms(size, None, slice_range), progress=None)
+    found = SliceDataset(_spread(items, limit), slice_transforms(size, spacing, slice_range), progress=None)
     chosen = torch.tensor(_spread(range(len(found)), limit))
     image = found.tensors["image"][chosen]
     mask = found.tensors["mask"][chosen] if "mask" in found.tensors else torch.zeros_like(image)

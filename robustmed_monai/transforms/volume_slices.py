@@ -173,7 +173,8 @@ class VolumeToSlices(InvertibleTransform):
         voxel = affine[:3, :3].norm(dim=0)
         step = cast(tuple[float, float], tuple(float(self.spacing / voxel[axis]) for axis in order[:2]))
         needed = max(int(np.ceil(n / s)) for n, s in zip(shown, step, strict=False))
-        size = needed if self.size is None else self.size
+        # An even number: the pixels lie about the middle alike, however much air there is.
+        size = needed + needed % 2 if self.size is None else self.size
         box = foreground_box(upright(plain, flips, order))
         middle = [sum(ends) / 2 for ends in box]
         first = cast(

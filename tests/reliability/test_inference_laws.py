@@ -202,9 +202,8 @@ def found(base: Volume, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
     def outputs(bundle: str) -> dict[str, Any]:
         if bundle not in done:
-            settings: dict[str, Any] = {"spacing": 1.8, "image_size": 128} if bundle == "cifl" else {}
             items = written(volumes, tmp_path_factory.mktemp(bundle))
-            done[bundle] = dict(zip(volumes, infer(bundle, items, **settings), strict=True))
+            done[bundle] = dict(zip(volumes, infer(bundle, items), strict=True))
         return done[bundle]
 
     return outputs
@@ -223,7 +222,8 @@ def test_scores_are_those_of_the_same_head(bundle: str, name: str, found: Found)
 
 @pytest.mark.parametrize("name", ["close", "sagittal", "coronal", "oblique"])
 def test_unoranic_restores_the_same_head(name: str, found: Found) -> None:
-    # Its networks know no millimetres: they take the whole field of view, so that air around counts.
+    # Its weights come from pictures without millimetres: they take the whole field of view, so that air
+    # around counts, and warn (`test_what_is_no_head_comes_with_a_warning_or_an_error`).
     outputs = found("unoranic")
     expected, values = (slice_values("unoranic", outputs[key]) for key in ("base", name))
     np.testing.assert_allclose(values, expected, rtol=1e-3)
@@ -236,7 +236,8 @@ def test_labels_are_those_of_the_same_head(name: str, base: Volume, found: Found
     grid = oblique(base) if name == "oblique" else base
     expected = outputs["base"]["pred"].as_subclass(torch.Tensor)[0].numpy()
     agreement = dice(labels_on_grid(outputs[name], grid), expected)
-    assert agreement > (0.999 if name in EXACT else 0.94), "mean Dice of three tissues"
+    # Interpolated voxels: the images that the network sees differ by 0.6 % of white, its labels there by 4 %.
+    assert agreement > (0.999 if name in EXACT else 0.945), "mean Dice of three tissues"
     volumes, before = (volume_report(outputs[key])["volumes"] for key in (name, "base"))
     for tissue in ("CSF", "grey matter", "white matter"):
         assert volumes[tissue]["ml"] == pytest.approx(
