@@ -175,23 +175,28 @@ def run_bundle(files: Sequence[str], values: Mapping[str, Any]) -> int:
 
 
 def demo_input(method: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return an embedded brain volume with a lesion as the input of a config, and the lesion if it takes one.
+    """Return a virtual head with a lesion as the input of a config.
+
+    Where the config shows a true lesion, it gets that one too, and the head is aligned to where the weights
+    have learnt (overlay ``whole_head``, and ``demo`` where there is one).
 
     Raises:
         ConfigError: for an unknown method, or when the bundle has no weights yet.
     """
-    models = _bundle(method) / "models"
+    root = _bundle(method)
+    models = root / "models"
     if not any(models.glob("*.pt")):
         raise ConfigError(
             f"{models}: holds no weights yet; train the bundle and give its weights to `robustmed infer "
             f"{method} INPUT --weights out/{method}/train/model.pt`."
         )
-    from robustmed_monai.data.embedded import embedded_dataset
+    from robustmed_monai.data.embedded import demo_head
 
-    folder = embedded_dataset()
-    item = [item for item in read_json(folder / "volumes.json")["test"] if item.get("kind") == "hyper"][-1]
-    lesion = {"mask": str(folder / item["mask"])} if "mask" in config else {}
-    return {"input": str(folder / item["image"]), **lesion}
+    head = demo_head()
+    if "mask" not in config:
+        return {"input": head["image"]}
+    overlays = [name for name in ("whole_head", "demo") if (root / "configs" / f"{name}.json").is_file()]
+    return {"input": head["image"], "mask": head["mask"], "overlay": ",".join(overlays)}
 
 
 def sources() -> list[str]:

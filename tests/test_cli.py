@@ -192,14 +192,20 @@ class TestDemo:
     def test_applies_a_method_to_an_embedded_brain(
         self, main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        (tmp_path / "volumes.json").write_text(
-            '{"test": [{"image": "a.nii", "mask": "m.nii", "kind": "hyper"}, {"image": "b", "kind": "hypo"}]}'
-        )
-        monkeypatch.setattr("robustmed_monai.data.embedded.embedded_dataset", lambda: tmp_path)
+        head = {"image": str(tmp_path / "a.nii"), "mask": str(tmp_path / "m.nii")}
+        monkeypatch.setattr("robustmed_monai.data.embedded.demo_head", lambda: head)
         _, ran, written = main("demo", "--fpr", "0.01")
-        lesion = {"input": str(tmp_path / "a.nii"), "mask": str(tmp_path / "m.nii")}
-        assert ran == [["inference"], {**lesion, "fpr": 0.01}]
+        lesion = {"input": head["image"], "mask": head["mask"]}
+        assert ran == [["inference", "whole_head", "demo"], {**lesion, "fpr": 0.01}]
         assert "bundles/ra/" in written
+
+    def test_a_method_without_a_true_lesion_gets_the_image_alone(
+        self, main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        head = {"image": str(tmp_path / "a.nii"), "mask": str(tmp_path / "m.nii")}
+        monkeypatch.setattr("robustmed_monai.data.embedded.demo_head", lambda: head)
+        _, ran, _ = main("demo", "cifl")
+        assert ran == [["inference"], {"input": head["image"]}]
 
     def test_needs_weights(self, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ra" / "configs").mkdir(parents=True)

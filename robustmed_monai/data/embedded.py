@@ -21,7 +21,7 @@ from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_regi
 from robustmed_monai.transforms.lesion_painting import Array, LesionSpec
 from robustmed_monai.transforms.lesions import KINDS, SIZES, draw_lesion, sample_lesion, size_name
 from robustmed_monai.utils.errors import ConfigError, DataError
-from robustmed_monai.utils.files import read_json, sha256, write_json
+from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
 
 Item = dict[str, Any]
 
@@ -31,6 +31,8 @@ VERSION = 1  # raise it when the same seed gives other bits
 SUBJECTS = {"training": 28, "validation": 8, "test": 12}
 # Axial voxel indices, 4 to 33 mm above the commissures; their rank is the class.
 LEVELS = (31, 35, 39, 43, 47)
+# The head of the demo, and the voxel in the middle of its lesion.
+_DEMO_SUBJECT, _DEMO_CENTER = 44, (44, 66, 42)
 _NO_MASK = "masks/none.png"
 _NO_VOLUME_MASK = "volumes/none_mask.nii.gz"
 
@@ -60,9 +62,7 @@ def embedded_dataset(root: str | os.PathLike[str] | None = None, seed: int = 0) 
     """
     if seed < 0:
         raise ConfigError(f"seed: found {seed}; give a number >= 0.")
-    base = (
-        Path(root or os.environ.get("ROBUSTMED_CACHE") or "~/.cache/robustmed_monai").expanduser().absolute()
-    )
+    base = _cache(root)
     folder = base / f"embedded-v{VERSION}-seed{seed}"
     if _intact(folder):
         return folder
@@ -73,10 +73,53 @@ def embedded_dataset(root: str | os.PathLike[str] | None = None, seed: int = 0) 
             if not _intact(folder):
                 _replace(folder, seed)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error}); set ROBUSTMED_CACHE to a folder with 200 MB free."
-        ) from error
+        raise _unwritable(folder, error) from error
     return folder
+
+
+def demo_head(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """A virtual head of the test section with a large cavity in its white matter, made on first use.
+
+    The cavity lies at a height that the shipped weights know (overlay `whole_head`), 24 mm above the
+    commissures.
+
+    Args:
+        root: see ``embedded_dataset``.
+
+    Returns:
+        Paths of `image` and `mask`, NIfTI.
+
+    Raises:
+        DataError: when the folder cannot be written.
+    """
+    folder = _cache(root) / f"demo-v{VERSION}"
+    paths = {"image": folder / "demo_cavity_T1w.nii.gz", "mask": folder / "demo_cavity_mask.nii.gz"}
+    try:
+        if not all(path.is_file() for path in paths.values()):
+            folder.mkdir(parents=True, exist_ok=True)
+            subject = virtual_subject(0, _DEMO_SUBJECT)
+            image = _rounded(subject.image)
+            box, region = _brain(subject, image)
+            center = tuple(float(c - side.start) for c, side in zip(_DEMO_CENTER, box, strict=True))
+            spec = LesionSpec("cavity", center, area=450.0, contrast=1.0, seed=1)
+            after, mask = _drawn(image, box, spec, region)
+            for path, voxels in zip(paths.values(), (_eight_bit(after), mask), strict=True):
+                with atomic_path(path) as temporary:
+                    _write_volume(temporary, voxels)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return {key: str(path) for key, path in paths.items()}
+
+
+def _cache(root: str | os.PathLike[str] | None) -> Path:
+    place = root or os.environ.get("ROBUSTMED_CACHE") or "~/.cache/robustmed_monai"
+    return Path(place).expanduser().absolute()
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{folder}: cannot be written ({error}); set ROBUSTMED_CACHE to a folder with 200 MB free."
+    )
 
 
 @contextmanager
@@ -202,13 +245,9 @@ def _lesion_volume(
     folder: Path, name: str, subject: VirtualSubject, rank: int, rng: np.random.Generator
 ) -> Item:
     image = _rounded(subject.image)
-    box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(subject.labels))
-    brain, ventricles = subject.labels[box] > 0, subject.ventricles[box]
-    fluid = float(np.percentile(image[box][ventricles], 10))
-    region = BrainRegion(brain, brain, ventricles, fluid, unit=1.0)
+    box, region = _brain(subject, image)
     spec = _lesion(image[box], rng, rank, region)
-    after, mask = image.copy(), np.zeros(SHAPE, dtype=np.uint8)
-    after[box], mask[box] = draw_lesion(image[box], spec, region)
+    after, mask = _drawn(image, box, spec, region)
     item: Item = {
         "image": f"volumes/{name}_{spec.kind}_T1w.nii.gz",
         "label": f"volumes/{name}_tissue.nii.gz",
@@ -218,6 +257,23 @@ def _lesion_volume(
     _write_volume(folder / item["mask"], mask)
     size = next(size for size, (_, high) in SIZES.items() if spec.area <= high)
     return {**item, "healthy": False, "kind": spec.kind, "size": size, "subject": name}
+
+
+def _brain(subject: VirtualSubject, image: Array) -> tuple[tuple[slice, ...], BrainRegion]:
+    """The box of a brain in its volume, and what may hold a lesion in it."""
+    box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(subject.labels))
+    brain, ventricles = subject.labels[box] > 0, subject.ventricles[box]
+    fluid = float(np.percentile(image[box][ventricles], 10))
+    return box, BrainRegion(brain, brain, ventricles, fluid, unit=1.0)
+
+
+def _drawn(
+    image: Array, box: tuple[slice, ...], spec: LesionSpec, region: BrainRegion
+) -> tuple[Array, NDArray[np.uint8]]:
+    """A volume with a lesion within the box, and the mask of it."""
+    after, mask = image.copy(), np.zeros(SHAPE, dtype=np.uint8)
+    after[box], mask[box] = draw_lesion(image[box], spec, region)
+    return after, mask
 
 
 def _lesion(image: Array, rng: np.random.Generator, turn: int, region: BrainRegion) -> LesionSpec:
