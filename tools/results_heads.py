@@ -28,22 +28,28 @@ ROWS = {"mixture": ["inference", "whole_head"], "network": ["inference"]}
 NAMES = {"mixture": "template mixture", "network": "CIFL network by slices"}
 SEEN = ("sub-01", "sub-05", "sub-09", "sub-13")
 TISSUES = {"csf": 1, "grey": 2, "white": 3}
-CSF = (1, 4, 11, 46, 49, 50, 51, 52)
+VENTRICLES = 4
+CSF = (1, 46)
+INNER = (4, 11, 49, 50, 51, 52)
 WHITE = (35, 40, 41, 69, *range(81, 96))
 Array = Any
 
 
 def tissues(regions: Array) -> Array:
-    """Classes of DLMUSE's regions: 0 outside of the skull, 1 CSF, 2 grey, 3 white matter."""
+    """Classes of DLMUSE's regions: 0 beyond the skull, 1 other CSF, 2 grey, 3 white matter, 4 ventricles."""
     classes = np.where(regions > 0, 2, 0)
     classes[np.isin(regions, CSF)] = 1
+    classes[np.isin(regions, INNER)] = VENTRICLES
     classes[np.isin(regions, WHITE)] = 3
     return classes
 
 
 def dice(found: Array, true: Array) -> dict[str, float]:
-    """Dice of the brain (any class) and of each tissue."""
+    """Dice of the brain (any class), of each tissue, and of the ventricles, which are a part of the CSF."""
     pairs = {"brain": (found > 0, true > 0)}
+    if (found == VENTRICLES).any():
+        pairs["ventricles"] = (found == VENTRICLES, true == VENTRICLES)
+    found, true = (np.where(a == VENTRICLES, TISSUES["csf"], a) for a in (found, true))
     pairs |= {name: (found == number, true == number) for name, number in TISSUES.items()}
     return {k: float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)) for k, (a, b) in pairs.items()}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
 from robustmed_monai.transforms.fields import warp
-from robustmed_monai.transforms.tissue_priors import tissue_priors
+from robustmed_monai.transforms.tissue_priors import tissue_priors, ventricle_region
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -40,15 +40,15 @@ class _Gaussians:
 
 
 class TissueMixture(nn.Module):
-    """Segments CSF, grey and white matter of a head in the MNI152 frame by its own contrast.
+    """Segments brain tissues and ventricles of a head in the MNI152 frame by its own contrast.
 
     The intensities are a mixture of seven Gaussians, one for each tissue and four for all that lies outside
     of the skull, times a smooth bias field, under the template's probabilities of the tissues. Expectation
     maximisation finds them for each head, so no contrast is known beforehand. The three tissues share one
     width, so that where two of them look alike the template decides. Then the template is bent to the tissues
     that were found (demons, SimpleITK), stiffly and then less so, and after each pass the mixture is fitted
-    again under the bent template, the last time with a Markov random field. It has no weights; the template
-    is a buffer.
+    again under the bent template, the last time with a Markov random field. Fluid is that of the ventricles
+    where the bent template has theirs. It has no weights; the template is a buffer.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -100,6 +100,9 @@ class TissueMixture(nn.Module):
         self.register_buffer("wide", torch.from_numpy(wide), persistent=False)
         sharp = torch.from_numpy(tissue_priors(frame.shape, affine))
         self.register_buffer("sharp", sharp, persistent=False)
+        self.inner: Tensor
+        inner = torch.from_numpy(ventricle_region(frame.shape, affine))
+        self.register_buffer("inner", inner[None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment heads.
@@ -109,7 +112,8 @@ class TissueMixture(nn.Module):
                 head of a single value is background.
 
         Returns:
-            (B, 4, X, Y, S) logarithms of the probabilities of background, CSF, grey and white matter.
+            (B, 5, X, Y, S) logarithms of the probabilities of background, CSF around the brain, grey matter,
+            white matter and ventricles.
 
         Raises:
             ImageShapeError: when the image has not the shape of the frame.
@@ -125,18 +129,21 @@ class TissueMixture(nn.Module):
     def _segment(self, image: Tensor) -> Tensor:
         if image.min() == image.max():
             # Under the template alone, nothing would look like an average brain.
-            nothing = torch.zeros_like(self.sharp)
+            nothing = torch.zeros(5, *image.shape).to(image)
             nothing[0] = 1
             return nothing.clamp_min(1e-6).log()
         found = _fit(image, self.wide, self.rounds[0], 0.0, self.white_share)
         for number, stiffness in enumerate(self.stiffness, 1):
-            prior = self.sharp
+            template = torch.cat([self.sharp, self.inner])
             if self.bending:
-                field = _bend(found, prior, self.bending, stiffness)
-                prior = warp(prior[None], field[None].to(prior), padding_mode="border")[0]
+                field = _bend(found, self.sharp, self.bending, stiffness)
+                template = warp(template[None], field[None].to(template), padding_mode="border")[0]
+            prior, inner = template[:4], template[4].clamp(0, 1)
             neighbours = self.neighbours if number == len(self.stiffness) else 0.0
             found = _fit(image, prior, self.rounds[number], neighbours, self.white_share)
-        return found.clamp_min(1e-6).log()
+        fluid = found[1]
+        parts = [found[0], fluid * (1 - inner), found[2], found[3], fluid * inner]
+        return torch.stack(parts).clamp_min(1e-6).log()
 
 
 def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_share: float) -> Tensor:

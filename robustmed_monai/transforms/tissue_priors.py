@@ -1,6 +1,9 @@
-"""Where tissues lie in the MNI152 frame, by the template's maps of grey and white matter."""
+"""Where tissues and ventricles lie in the MNI152 frame, by the template's maps of grey and white matter."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +14,20 @@ from robustmed_monai.transforms.template_head import template_head
 
 _FAR = 100.0  # mm to the brain, outside of the template's grid
 
+# The ventricles in mm of MNI152, right and left alike: a place within the lateral ones, whose fluid hangs
+# together; boxes (low, high) around the third and the fourth; a tube through the inferior horns, which are
+# too narrow for the template's maps.
+_LATERAL = (12.0, -4.0, 22.0)
+_BOXES = (((-4, -29, -12), (4, 4, 10)), ((-14, -52, -46), (14, -34, -20)))
+_HORN, _HORN_RADIUS = ((30.0, -8.0, -20.0), (33.0, -22.0, -14.0), (34.0, -36.0, -6.0)), 4.0
+# Fluid less deep inside of the brain is no part of the lateral ventricles, mm.
+_DEPTH = 8.0
+
 
 def tissue_priors(
     shape: tuple[int, ...],
     affine: npt.ArrayLike,
-    margin: float = 1.5,
+    margin: float = 1.0,
     border: float = 1.5,
     blur: float = 1.4,
     floor: tuple[float, float, float] = (0.08, 0.05, 0.02),
@@ -43,8 +55,7 @@ def tissue_priors(
     from scipy.special import expit
 
     points = world_points(shape, affine)
-    head = template_head()
-    distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
+    distance = _distance(points)
     inside = expit((margin - distance) / border)
     sigma = blur / np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
     maps = []
@@ -58,3 +69,61 @@ def tissue_priors(
     tissues *= inside / tissues.sum(0)
     priors: NDArray[np.float32] = np.concatenate([1 - inside[None], tissues]).astype(np.float32)
     return priors
+
+
+def ventricle_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[np.float32]:
+    """Where fluid of the MNI152 frame is the ventricles': what lies nearer to theirs than to other fluid.
+
+    Args:
+        shape: (X, Y, Z).
+        affine: see ``tissue_priors``.
+
+    Returns:
+        (X, Y, Z) float32 in [0, 1].
+
+    Source: the template's maps, see ``tissue_priors``; which of their fluid is that of the ventricles is said
+    by a few places of this module, drawn by hand.
+    """
+    from nilearn import datasets
+    from scipy.ndimage import distance_transform_edt, label
+
+    maps = [
+        load(resolution=2) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    ]
+    source = maps[0].affine
+    tissue = sum(image.get_fdata(dtype=np.float32) for image in maps)
+    points = world_points(tissue.shape, source)
+    distance = _distance(points)
+    fluid = (tissue < 0.5) & (distance < 2.0)
+    pieces = label(fluid & (distance < -_DEPTH))[0]
+    sides = [
+        sample_at(pieces[None], source, np.reshape((s * _LATERAL[0], *_LATERAL[1:]), (3, 1, 1, 1)), 0)
+        for s in (1, -1)
+    ]
+    ventricles = np.isin(pieces, [int(number.item()) for number in sides]) & (pieces > 0)
+    for low, high in _BOXES:
+        bounds = [np.reshape(bound, (3, 1, 1, 1)) for bound in (low, high)]
+        ventricles |= fluid & ((points >= bounds[0]) & (points <= bounds[1])).all(0)
+    ventricles |= _near_path(np.concatenate([np.abs(points[:1]), points[1:]]), _HORN, _HORN_RADIUS)
+    nearer = distance_transform_edt(~ventricles) < distance_transform_edt(~fluid | ventricles)
+    region = sample_at(nearer[None].astype(np.float32), source, world_points(shape, affine))[0]
+    return np.asarray(region, np.float32)
+
+
+def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Signed distance in mm from world points (3, *S) to the surface of the template's brain."""
+    head = template_head()
+    distance: NDArray[np.float64] = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
+    return distance
+
+
+def _near_path(
+    points: NDArray[np.float64], path: Sequence[Sequence[float]], radius: float
+) -> NDArray[np.bool_]:
+    """Which points (3, *S) lie within a radius of a path of straight pieces."""
+    near = np.zeros(points.shape[1:], np.bool_)
+    for start, end in pairwise(np.reshape(path, (-1, 3, 1, 1, 1))):
+        along = end - start
+        share = np.clip(((points - start) * along).sum(0) / (along**2).sum(), 0, 1)
+        near |= ((points - start - share * along) ** 2).sum(0) <= radius**2
+    return near

@@ -34,7 +34,8 @@ def mixture(bending: int = 60) -> TissueMixture:
 
 
 def dice(found: Tensor, true: Tensor) -> list[float]:
-    """Dice of the brain, CSF, grey and white matter."""
+    """Dice of the brain, CSF with the ventricles, grey and white matter."""
+    found = found.where(found != 4, 1)
     pairs = [(found > 0, true > 0), *((found == k, true == k) for k in (1, 2, 3))]
     return [float(2 * (a & b).sum() / (a.sum() + b.sum())) for a, b in pairs]
 
@@ -62,6 +63,16 @@ def test_a_bent_template_follows_a_head_that_lies_elsewhere() -> None:
     image, labels = (part.roll(2, -2) for part in head())
     bent, straight = (dice(segmented(image, bending), labels) for bending in (60, 0))
     assert all(a > b + 0.02 for a, b in zip(bent, straight, strict=True))
+
+
+def test_ventricles_are_the_fluid_in_the_middle() -> None:
+    """Of a virtual subject's fluid: what lies deep is theirs, what lies at the skull is not."""
+    found = segmented(head()[0])
+    frame = AlignToTemplate(**FRAME)
+    height = frame.affine[2, 3] + frame.affine[2, 2] * torch.arange(found.shape[-1])
+    assert 3 < float((found == 4).sum()) * 4.0**3 / 1000 < 60, "ml"
+    assert not (found == 4)[..., height > 45].any()
+    assert (found == 1)[..., height > 45].any()
 
 
 def test_a_batch_is_its_heads_one_by_one() -> None:

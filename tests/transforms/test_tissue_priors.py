@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustmed_monai.transforms import AlignToTemplate
-from robustmed_monai.transforms.tissue_priors import tissue_priors
+from robustmed_monai.transforms.tissue_priors import tissue_priors, ventricle_region
 
 OUTSIDE, FLUID, GREY, WHITE = range(4)
 
@@ -39,3 +39,23 @@ def test_a_wider_margin_is_more_fluid() -> None:
     narrow, wide = (tissue_priors(frame.shape, frame.affine.numpy(), margin=m).sum((1, 2, 3)) for m in (0, 4))
     assert wide[OUTSIDE] < narrow[OUTSIDE]
     assert wide[FLUID] > narrow[FLUID]
+
+
+@pytest.mark.parametrize(
+    ("place", "within"),
+    [
+        ((12, -4, 22), True),  # body of the lateral ventricle
+        ((-28, -44, 4), True),  # its atrium
+        ((0, -18, 0), True),  # third ventricle
+        ((0, -46, -34), True),  # fourth
+        ((-33, -22, -14), True),  # inferior horn
+        ((42, 5, -10), False),  # Sylvian fissure
+        ((0, 30, 30), False),  # between the hemispheres
+        ((0, -80, -30), False),  # behind the cerebellum
+        ((0, -30, 66), False),  # top of the head
+    ],
+)
+def test_the_ventricles_lie_where_they_are_in_mni152(place: tuple[int, ...], within: bool) -> None:
+    affine = np.eye(4)
+    affine[:3, 3] = place
+    assert (ventricle_region((1, 1, 1), affine).item() > 0.5) == within
