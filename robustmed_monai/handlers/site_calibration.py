@@ -21,10 +21,21 @@ from robustmed_monai.utils.provenance import provenance
 
 if TYPE_CHECKING:
     from robustmed_monai.handlers.result_writer import ResultWriter
+    from robustmed_monai.inferers.healthy_reference import HealthyReference
 
 logger = logging.getLogger(__name__)
 
-_CONTENT = ("score", "slice_score", "sign", "scores", "slice_maxima", "map_maxima", "made_from", "images")
+_CONTENT = (
+    "score",
+    "slice_score",
+    "sign",
+    "scores",
+    "slice_maxima",
+    "map_maxima",
+    "made_from",
+    "images",
+    "reference",
+)
 _SHOWN_SHARES = (0.1, 0.05, 0.01)
 
 
@@ -42,6 +53,7 @@ class SiteCalibration:
         slice_maxima: highest score of a slice of each image (n,), or () where reports have no slices.
         map_maxima: highest value of each image's map (n,), or () where reports have no `map_maximum`.
         share: share of healthy images that may show anything in their mask; None: the mask is not the site's.
+        reference: file, digest and number of images of the healthy reference that maps are divided by.
     """
 
     name: str
@@ -53,6 +65,7 @@ class SiteCalibration:
     slice_maxima: tuple[float, ...]
     map_maxima: tuple[float, ...]
     share: float | None = None
+    reference: Mapping[str, Any] | None = None
 
     def threshold(self) -> float | None:
         """Value of the map that at most ``share`` of healthy images reach anywhere."""
@@ -82,6 +95,8 @@ class SiteCalibration:
             # The threshold is that of a share of images, no longer that of a rate of pixels.
             result.pop("threshold_fpr", None)
             site["share"] = self.share
+        if self.reference is not None:
+            site["reference"] = dict(self.reference)
         return {**result, "site": site}
 
     def _p_value(self, healthy: Sequence[float], value: float | None) -> float | None:
@@ -118,6 +133,7 @@ class SiteCalibrator:
         slice_score: see ``SiteCalibration``.
         sign: see ``SiteCalibration``.
         made_from: what scores depend on beside the image: network, preprocessing, inferer.
+        reference: the healthy reference that the scores are relative to, made of other images.
     """
 
     def __init__(
@@ -128,7 +144,9 @@ class SiteCalibrator:
         slice_score: str | None = None,
         sign: int = 1,
         made_from: Sequence[Any] = (),
+        reference: HealthyReference | None = None,
     ) -> None:
+        self.reference = None if reference is None else reference.entry()
         self.writer = writer
         self.path = path
         self.score = score
@@ -166,6 +184,7 @@ class SiteCalibrator:
             "map_maxima": _map_maxima(used),
             "made_from": self.made_from,
             "images": [report["image"] for report in used],
+            "reference": self.reference,
         }
         target = write_json(self.path, {**content, "sha256": _digest(content), "provenance": provenance()})
         possible = [f"{share:g}" for share in _SHOWN_SHARES if images_needed(share) <= len(used)]
@@ -218,6 +237,7 @@ def load_site(
         slice_maxima=tuple(content["slice_maxima"]),
         map_maxima=tuple(content["map_maxima"]),
         share=share,
+        reference=content["reference"],
     )
     site.threshold()
     return site

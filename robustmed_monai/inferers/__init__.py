@@ -3,6 +3,7 @@
 from robustmed_monai.inferers.cifl import FeatureInferer
 from robustmed_monai.inferers.controls import MeanImageControl
 from robustmed_monai.inferers.feature_memory import MemoryInferer
+from robustmed_monai.inferers.healthy_reference import ReferencedInferer, load_reference
 from robustmed_monai.inferers.pchvae import ElboInferer
 from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptual
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
@@ -19,9 +20,11 @@ __all__ = [
     "LPIPSPerceptual",
     "MeanImageControl",
     "MemoryInferer",
+    "ReferencedInferer",
     "RegistrationInferer",
     "RestorationInferer",
     "RotationCorrectionInferer",
     "SlicewiseInferer",
     "image_score",
+    "load_reference",
 ]

@@ -265,6 +265,17 @@ class TestSite:
             infer(dataset_dir / "test-0.png", tmp_path / "other", site=str(site), share=0.05)
         assert "9 healthy images cannot vouch for it; 19 or more" in str(_cause(caught.value))
 
+        # Maps relative to a healthy reference, which other images of the folder make.
+        where |= {"output_dir": str(tmp_path / "relative"), "reference_share": 0.34}
+        bundle(files, tiny_network | known | where, workflow_type="infer")
+        site = tmp_path / "relative" / "site.json"
+        used = read_json(site)
+        assert [len(used["scores"]), used["reference"]["images"]] == [6, 3]
+        out = infer(dataset_dir / "test-0.png", tmp_path / "against", site=str(site))
+        against = read_json(out / "test-0" / "scores.json")
+        assert against["site"]["reference"] == used["reference"]
+        assert against["score"] != report["score"]
+
 
 class TestRefusals:
     def test_of_rates_that_the_weights_are_not_calibrated_at(
