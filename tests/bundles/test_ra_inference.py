@@ -266,8 +266,8 @@ class TestSite:
         assert "9 healthy images cannot vouch for it; 19 or more" in str(_cause(caught.value))
 
         # Maps relative to a healthy reference, which other images of the folder make.
-        where |= {"output_dir": str(tmp_path / "relative"), "reference_share": 0.34}
-        bundle(files, tiny_network | known | where, workflow_type="infer")
+        where["output_dir"] = str(tmp_path / "relative")
+        bundle(files, tiny_network | known | where | {"reference_share": 0.34}, workflow_type="infer")
         site = tmp_path / "relative" / "site.json"
         used = read_json(site)
         assert [len(used["scores"]), used["reference"]["images"]] == [6, 3]

@@ -17,7 +17,8 @@ def head(side: int) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     image = 60.0 * (np.hypot(x / 0.7, y / 0.55) < 1)
     image[(np.abs(x - 0.55) < 0.1) & (np.abs(y) < 0.1)] = 250
-    return image.astype(np.uint8)
+    pixels: np.ndarray = image.astype(np.uint8)
+    return pixels
 
 
 @pytest.fixture

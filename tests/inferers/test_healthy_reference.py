@@ -45,12 +45,14 @@ def write(path: Path, stacks: dict[str, Any], sigma: float = 0.01) -> HealthyRef
 
 def test_maps_keep_their_unit_and_usual_places_weigh_less() -> None:
     stack = torch.rand(1, 1, 8, 8, 2)
-    assert torch.equal(ReferencedInferer(as_map)(stack, None)["anomaly_map"], stack)
+    assert torch.equal(ReferencedInferer(as_map)(stack, torch.nn.Identity())["anomaly_map"], stack)
     even = ReferencedInferer(as_map, reference(torch.full((8, 8, 2), 0.3)))
-    assert torch.allclose(even(stack, None)["anomaly_map"], stack)
+    assert torch.allclose(even(stack, torch.nn.Identity())["anomaly_map"], stack)
     mean = torch.full((8, 8, 2), 0.3)
     mean[0], mean[1] = 0.9, 0.0
-    found = ReferencedInferer(as_map, reference(mean))(torch.ones_like(stack), None)["anomaly_map"][0, 0]
+    found = ReferencedInferer(as_map, reference(mean))(torch.ones_like(stack), torch.nn.Identity())[
+        "anomaly_map"
+    ][0, 0]
     assert (found[0] < found[2]).all()
     # Where healthy images show nothing the floor bounds what a place can weigh.
     assert (found[2] < found[1]).all()
@@ -60,7 +62,7 @@ def test_maps_keep_their_unit_and_usual_places_weigh_less() -> None:
 def test_another_frame_is_refused() -> None:
     inferer = ReferencedInferer(as_map, reference(torch.ones(8, 8, 2)))
     with pytest.raises(ImageShapeError, match=r"\(8, 8, 3\) for a healthy reference of \(8, 8, 2\)"):
-        inferer(torch.ones(1, 1, 8, 8, 3), None)
+        inferer(torch.ones(1, 1, 8, 8, 3), torch.nn.Identity())
     with pytest.raises(ConfigError, match="floor=0"):
         ReferencedInferer(as_map, floor=0)
 
@@ -119,7 +121,8 @@ def test_p_values_of_relative_maps_hold_their_promise(tmp_path: Path) -> None:
         made = write(tmp_path / f"{turn}.npz", stacks)
         inferer = ReferencedInferer(as_map, made)
         scores = [
-            inferer(head[None], None)["anomaly_map"].amax((1, 2, 3, 4)).item() for head in heads(19 + 50)
+            inferer(head[None], torch.nn.Identity())["anomaly_map"].amax((1, 2, 3, 4)).item()
+            for head in heads(19 + 50)
         ]
         p = conformal_p_values(scores[:19], scores[19:])
         below = {a: n + int((p <= a).sum()) for a, n in below.items()}
