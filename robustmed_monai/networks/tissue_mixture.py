@@ -122,7 +122,7 @@ class TissueMixture(nn.Module):
         if plain.ndim != 5 or plain.shape[1:] != (1, *self.sharp.shape[1:]):
             raise ImageShapeError(
                 f"TissueMixture: images of shape {tuple(plain.shape)}; give (B, 1, "
-                f"{', '.join(map(str, self.sharp.shape[1:]))}), as AlignToTemplate makes them."
+                f"{', '.join(map(str, self.sharp.shape[1:]))}), as AlignToTemplate makes them of a volume."
             )
         return torch.stack([self._segment(head[0]) for head in plain])
 

@@ -17,6 +17,7 @@ from robustmed_monai.transforms.brain_zscore import BrainZScored, HeadMaskd, Und
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
 from robustmed_monai.transforms.fields import compose, folding, integrate, jacobian_determinant, warp
 from robustmed_monai.transforms.foreign_objects import RandForeignObject, RandForeignObjectd
+from robustmed_monai.transforms.head_coverage import SayHeadOutsided
 from robustmed_monai.transforms.lesion_painting import LesionSpec
 from robustmed_monai.transforms.lesions import RandLesion, RandLesiond, draw_lesion, sample_lesion
 from robustmed_monai.transforms.load import (
@@ -84,6 +85,7 @@ __all__ = [
     "ResampleMovingd",
     "RotateK",
     "SayAssessedd",
+    "SayHeadOutsided",
     "ScaleForeground",
     "ScaleForegroundd",
     "SelectSlicesd",

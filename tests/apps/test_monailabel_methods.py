@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -98,10 +99,21 @@ def test_the_weights_of_a_bundle_are_found_from_anywhere(
     assert weight_files(ra) == [ra / "models" / "model.pt"]
 
 
+def test_a_head_goes_through_the_overlay(repository: Path, tmp_path: Path) -> None:
+    bundle, method = repository / "bundles" / "cifl_segmentation", METHODS["whole_head"]
+    nib.save(nib.Nifti1Image(np.ones((40, 44, 12), np.float32), np.eye(4)), tmp_path / "box.nii.gz")
+    with pytest.raises(ImageError, match="not aligned to the MNI152 template"):
+        run_inference(bundle, tmp_path / "out", {"input": str(tmp_path / "box.nii.gz")}, method.overlays)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bundle_has_the_keys_that_the_app_sets(name: str, repository: Path) -> None:
-    config = repository / "bundles" / name / "configs" / "inference.json"
-    content = read_json(config)
+    method = METHODS[name]
+    configs = repository / "bundles" / (method.bundle or name) / "configs"
+    content = read_json(configs / "inference.json")
+    for overlay in method.overlays:
+        names = read_json(configs / f"{overlay}.json")["class_names"]
+        assert method.labels == {label: number for number, label in enumerate(names) if number}
     assert {*METHODS[name].inputs, "weights", "device", "output_dir", "bundle_root"} <= set(content)
     writer = content["writer"]
     assert METHODS[name].result in writer["images"].values()

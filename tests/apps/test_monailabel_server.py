@@ -23,6 +23,7 @@ from PIL import Image
 
 from robustmed_monai.apps.monailabel.methods import METHODS, weight_files
 from robustmed_monai.apps.monailabel.server import make_app_folder
+from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.utils.files import read_json, sha256, write_json
 from robustmed_monai.utils.weight_info import info_digest
 from robustmed_monai.utils.weights import load_info, load_weights, save_weights
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLES = REPOSITORY / "bundles"
-MODELS = list(METHODS)
+MODELS = [name for name in METHODS if not METHODS[name].bundle]
 TRAINED = [name for name in MODELS if METHODS[name].trainable]
 VOLUMES = ("healthy", "lesion")
 
@@ -81,7 +82,7 @@ def server(start_server: Callable[..., Any], bundles: Path, studies: Path) -> An
 
 def test_what_is_served(server: Any) -> None:
     info = server.json("GET", "/info/")
-    assert set(info["models"]) == set(MODELS)
+    assert set(info["models"]) == set(METHODS)
     assert set(info["trainers"]) == set(TRAINED)
     urgencies = {m.urgency.name for name, m in METHODS.items() if name in MODELS and m.urgency}
     assert set(info["strategies"]) == {"random", *urgencies}
@@ -101,6 +102,29 @@ def test_a_volume_is_answered_with_a_volume_on_its_grid(server: Any, model: str)
     if METHODS[model].labels:
         assert found.get_data_dtype() == np.uint8
         assert set(np.unique(found.get_fdata())) <= {0, *METHODS[model].labels.values()}
+
+
+def test_a_whole_head_is_answered_with_tissues_and_ventricles(server: Any) -> None:
+    """In another contrast than T1, by the overlay of the bundle."""
+    subject = virtual_subject(0, 2)
+    dark = np.where(subject.image > 0.1, 1.1 - subject.image, subject.image)
+    nib.save(nib.Nifti1Image(dark.astype(np.float32), AFFINE), server.studies / "head.nii.gz")
+    found = nib.Nifti1Image.from_bytes(gzip.decompress(server.infer("whole_head", "head")))
+    assert found.shape == subject.labels.shape
+    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-4)
+    labels = found.get_fdata()
+    assert set(np.unique(labels)) == {0, *METHODS["whole_head"].labels.values()}
+    brain, true = labels > 0, subject.labels > 0
+    assert 2 * (brain & true).sum() > 0.9 * (brain.sum() + true.sum())
+    report = json.loads(server.infer("whole_head", "head", output="json"))
+    assert 800 < report["volumes"]["inside of the skull"]["ml"] < 2200
+    (server.studies / "head.nii.gz").unlink()
+
+
+def test_what_is_no_head_is_answered_with_the_reason(server: Any) -> None:
+    status, found = server.ask("POST", "/infer/whole_head?image=lesion&output=json")
+    assert status == 400
+    assert b"not aligned to the MNI152 template" in found
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -225,6 +225,7 @@ OTHERS = {
     "ResampleMovingd": PAIR,
     "TargetGridd": PAIR,
     "SayAssessedd": "reads positions, no intensities",
+    "SayHeadOutsided": "takes masks",
     "ThresholdMapd": "takes maps",
     "UndoBrainZScored": "takes what BrainZScored made",
     "UnscaleIntensityd": "takes what ScaleForegroundd made",

@@ -86,7 +86,7 @@ class BundleInferTask(InferTask):
         if self.method.cut and "threshold" in request:
             # The rate of false alarms of a chosen threshold is unknown.
             settings |= {"threshold": float(request["threshold"]), "fpr": None}
-        results = run_inference(self.root, folder, settings)
+        results = run_inference(self.root, folder, settings, self.method.overlays)
         return results, read_json(results / self.method.report)
 
 

@@ -65,7 +65,7 @@ class RobustMedApp(MONAILabelApp):
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise ConfigError(f"--conf models: there is no {unknown[0]!r}; choose of {list(METHODS)}.")
-        self.roots = {name: root for name in names if (root := _folder(name))}
+        self.roots = {name: root for name in names if (root := _folder(METHODS[name].bundle or name))}
         self.output = Path(open_output_dir(conf.get("output", "out/monailabel")))
         self.access = make_access(conf.get("hosts", ""))
         self.limits = _limits(conf.get("max_upload_mb", "2048"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Method:
             "anomaly_mask"; without one it is that of the weights' calibration.
         urgency: active learning strategy by this bundle.
         trainable: whether the bundle's training takes images and label maps.
+        bundle: name of the bundle, where that is not the model's.
+        overlays: names of the configs of the bundle that are laid over its inference config.
     """
 
     description: str
@@ -68,6 +70,8 @@ class Method:
     cut: bool = False
     urgency: Urgency | None = None
     trainable: bool = False
+    bundle: str | None = None
+    overlays: tuple[str, ...] = ()
 
 
 def _score_of_volume(report: Report) -> float | None:
@@ -128,6 +132,15 @@ METHODS: Mapping[str, Method] = {
         labels={"CSF": 1, "grey matter": 2, "white matter": 3},
         trainable=True,
     ),
+    "whole_head": Method(
+        "Brain tissues and ventricles of a whole head, in any contrast; takes half a minute",
+        kind="segmentation",
+        result="labels",
+        report="volumes.json",
+        labels={"CSF around the brain": 1, "grey matter": 2, "white matter": 3, "ventricles": 4},
+        bundle="cifl_segmentation",
+        overlays=("whole_head",),
+    ),
     "cifl_registration": Method(
         "CIFL: another image moved onto this one, in any contrasts",
         kind="others",
@@ -161,7 +174,9 @@ def calibrated(root: Path, weights: Path) -> dict[str, float]:
     return {"threshold": threshold_at(calibration, read_json(root / "configs" / "inference.json")["fpr"])}
 
 
-def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> Path:
+def run_inference(
+    root: Path, output_dir: Path, settings: Mapping[str, Any], overlays: Sequence[str] = ()
+) -> Path:
     """Run a bundle's inference config on one image.
 
     Args:
@@ -169,6 +184,7 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
         output_dir: empty folder for its results.
         settings: overrides of the config: the image or images, the device, the weights. Text is taken as it
             stands, nothing in it is evaluated.
+        overlays: names of configs of the bundle that are laid over its inference config.
 
     Returns:
         The folder with the image's results, inside ``output_dir``.
@@ -178,7 +194,7 @@ def run_inference(root: Path, output_dir: Path, settings: Mapping[str, Any]) -> 
     """
     for path in (settings[key] for key in _IMAGES if key in settings):
         _check_single(path)
-    parser = _parser(root, "inference.json")
+    parser = _parser(root, "inference.json", *(f"{name}.json" for name in overlays))
     overrides = {**settings, "output_dir": str(output_dir)}
     parser.update({key: literal(value) for key, value in overrides.items()})
     try:
@@ -198,9 +214,9 @@ def _check_single(path: str) -> None:
         raise ImageError(f"{path}: holds {len(found)} images; give one image, or a folder of one series.")
 
 
-def _parser(root: Path, config: str) -> ConfigParser:
+def _parser(root: Path, *configs: str) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config(root / "configs" / config)
+    parser.read_config([root / "configs" / config for config in configs])
     parser.read_meta(root / "configs" / "metadata.json")
     parser["bundle_root"] = literal(str(root))
     return parser
