@@ -18,6 +18,10 @@ from robustmed_monai.utils.errors import ConfigError
 
 # Where more than this share of the voxels that are not 0 lies below `low`, clipping them loses something.
 _LOST = 0.02
+# Such images begin at this percentile of what is not exactly 0.
+_DARKEST = 0.1
+# Zeros that fill this share of such an image are air that was set to 0 after the rest was normalised.
+_MASKED = 0.1
 # What is darker than this share of the percentile of all voxels above `low` is air, not foreground: how much
 # noisy air the field of view holds must not change the scale.
 _AIR = 0.1
@@ -32,13 +36,15 @@ class ScaleForeground(Transform):
     """Scale an image so that ``low`` becomes 0 and a percentile of its foreground 1, and clip.
 
     Foreground is what is brighter than the noise of air: a tenth of that percentile of all voxels above
-    ``low``. Of picture files, which were scaled when they were made, it is all above ``low``. What became 0
-    and 1 is kept in the meta data (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``. An image
-    without foreground gives zeros, a constant one gives ones; both warn.
+    ``low``. Of picture files, which were scaled when they were made, it is all above ``low``. An image with
+    much below ``low`` (z-scores, CT) is scaled from its darkest voxels instead, unless ``high`` is given, and
+    zeros that stand for the air around it become 0. What became 0 and 1 is kept in the meta data
+    (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``. An image without foreground gives zeros, a
+    constant one gives ones; both warn.
 
     Args:
         percentile: percentile, in (0, 100], of the foreground that becomes 1; None: 99.5, and ``max_value``.
-        low: intensity that becomes 0; what is below becomes 0 too.
+        low: intensity that becomes 0; what is below becomes 0 too, but see above.
         high: intensity that becomes 1, in place of the percentile.
         max_value: the white of a picture (its meta data's ``max_value``) becomes 1, in place of the
             percentile; images without one take the percentile.
@@ -76,45 +82,53 @@ class ScaleForeground(Transform):
             IntensityWarning: when the image is empty, or much of it lies below ``low``.
         """
         values = image.detach().as_subclass(torch.Tensor).float()
-        self._warn(values)
-        high = self._high(image, values)
-        scaled = ((values - self.low) / (high - self.low)).clamp(0, 1)
+        low, air = self._low(values)
+        high = self._high(image, values if air is None else values[~air], low)
+        scaled = ((values - low) / (high - low)).clamp(0, 1)
+        if air is not None:
+            scaled = scaled.masked_fill(air, 0.0)
         if not isinstance(image, MetaTensor):
             return scaled
         result = MetaTensor(scaled)
         result.copy_meta_from(image)
-        result.meta = {**image.meta, _LOW: float(self.low), _HIGH: float(high)}
+        result.meta = {**image.meta, _LOW: float(low), _HIGH: float(high)}
         return result
 
-    def _high(self, image: torch.Tensor, values: torch.Tensor) -> float:
+    def _low(self, values: torch.Tensor) -> tuple[float, torch.Tensor | None]:
+        """The intensity that becomes 0, and which voxels are air that was set to 0 (None: none)."""
+        if not ((values > self.low) | ((values != 0) & (values < self.low))).any():
+            warnings.warn(
+                f"the image is empty: no voxel is above {self.low:g}", IntensityWarning, stacklevel=3
+            )
+            return self.low, None
+        filled = values != 0
+        lost = float(((values < self.low) & filled).sum() / filled.sum().clamp(min=1))
+        # A window that somebody chose is meant to cut.
+        if lost <= _LOST or self.high is not None:
+            return self.low, None
+        low = float(np.percentile(values[filled].cpu().numpy(), _DARKEST))
+        warnings.warn(
+            f"{100 * lost:.0f} % of the voxels lie below {self.low:g} (down to {float(values.min()):g}), as "
+            f"in normalised images and CT: it is scaled from {low:g} on",
+            IntensityWarning,
+            stacklevel=3,
+        )
+        masked = float((~filled).float().mean()) > _MASKED
+        return low, ~filled if masked else None
+
+    def _high(self, image: torch.Tensor, values: torch.Tensor, low: float) -> float:
         white = image.meta.get("max_value") if self.max_value and isinstance(image, MetaTensor) else None
         if white is not None:
             return float(white)
         if self.high is not None:
             return self.high
-        found = values[values > self.low].cpu().numpy()
+        found = values[values > low].cpu().numpy()
         if not found.size:
-            return self.low + 1.0
+            return low + 1.0
         high = float(np.percentile(found, self.percentile))
         if not _is_picture(image):
-            high = float(np.percentile(found[found > self.low + _AIR * (high - self.low)], self.percentile))
-        return high if high > self.low else self.low + 1.0
-
-    def _warn(self, values: torch.Tensor) -> None:
-        if not (values > self.low).any():
-            warnings.warn(
-                f"the image is empty: no voxel is above {self.low:g}", IntensityWarning, stacklevel=3
-            )
-            return
-        lost = float(((values < self.low) & (values != 0)).sum() / (values != 0).sum().clamp(min=1))
-        # A window that somebody chose is meant to cut.
-        if lost > _LOST and self.high is None:
-            warnings.warn(
-                f"{100 * lost:.0f} % of the voxels lie below {self.low:g} (down to {float(values.min()):g}) "
-                "and become 0; shift or rescale images that were normalised, and CT, before",
-                IntensityWarning,
-                stacklevel=3,
-            )
+            high = float(np.percentile(found[found > low + _AIR * (high - low)], self.percentile))
+        return high if high > low else low + 1.0
 
 
 def _is_picture(image: torch.Tensor) -> bool:

@@ -120,9 +120,35 @@ def test_what_is_no_head_is_refused(kind: str) -> None:
     assert align.inverse(framed).shape == image.shape
 
 
+def slice_of_head(width: int, length: int) -> torch.Tensor:
+    """An ellipse in air, as a picture (1, width, length)."""
+    x, y = torch.linspace(-1, 1, width)[:, None], torch.linspace(-1, 1, length)
+    noise = torch.rand(1, width, length, generator=torch.Generator().manual_seed(0))
+    return (torch.hypot(x, y) < 0.8)[None] * (noise + 1)
+
+
+@pytest.mark.parametrize("kind", ["empty", "noise", "square", "disc", "on its side"])
+def test_a_picture_that_is_no_upright_slice_of_a_head_is_refused(kind: str) -> None:
+    upright = slice_of_head(64, 80)
+    pictures = {
+        "empty": torch.zeros(1, 64, 64),
+        "noise": torch.rand(1, 64, 80, generator=torch.Generator().manual_seed(0)),
+        "square": torch.nn.functional.pad(torch.ones(1, 40, 52), (8, 8, 8, 8)),
+        "disc": slice_of_head(64, 64),
+        "on its side": upright.transpose(1, 2),
+    }
+    assert AlignToTemplate()(upright).any()
+    with pytest.raises(ImageError, match=r"not aligned to the MNI152 template: (it is empty|what it shows)"):
+        AlignToTemplate()(pictures[kind])
+    align = AlignToTemplate(on_failure="warn")
+    with pytest.warns(AlignmentWarning, match="nothing of it is assessed"):
+        framed = align(pictures[kind])
+    assert not framed.any()
+    assert align.inverse(framed).shape == pictures[kind].shape
+
+
 def test_a_picture_gets_the_box_of_a_head() -> None:
-    picture = torch.zeros(1, 90, 60)
-    picture[:, 11:71, 7:47] = torch.rand(1, 60, 40, generator=torch.Generator().manual_seed(0)) + 1
+    picture = slice_of_head(60, 76)
     align = Compose([AlignToTemplated("image", size=96, spacing=2.4)])
     framed = align({"image": picture})
     assert framed["image"].shape == (1, 96, 96, 1)
@@ -135,7 +161,7 @@ def test_a_picture_gets_the_box_of_a_head() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ImageShapeError, match="mask of"):
-        AlignToTemplated(["image", "mask"])({"image": torch.ones(1, 8, 8), "mask": torch.ones(1, 8, 9)})
+        AlignToTemplated(["image", "mask"])({"image": slice_of_head(64, 80), "mask": torch.ones(1, 8, 9)})
     with pytest.raises(ConfigError, match="heights"):
         AlignToTemplate(heights=(10, 0))
     with pytest.raises(ConfigError, match="on_failure"):

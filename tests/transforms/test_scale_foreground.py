@@ -68,6 +68,23 @@ def test_the_unit_of_the_scanner_does_not_count(factor: float) -> None:
     assert (one - two).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("shift", [-3.0, -1000.0])
+def test_images_with_negative_values_are_scaled_as_they_are(shift: float) -> None:
+    """z-scores and CT give what the same image above 0 gives; its zeros, where they are air, stay 0."""
+    head = ramp() + 0.01
+    with pytest.warns(IntensityWarning, match="as in normalised images and CT"):
+        signed = ScaleForeground(100)(head + shift * head.max())
+    assert (signed - ScaleForeground(100)(head)).abs().max() < 0.02
+    z_scores = torch.where(head > 0.2 * head.max(), (head - head.mean()) / head.std(), torch.zeros(()))
+    with pytest.warns(IntensityWarning, match="scaled from"):
+        scaled = ScaleForeground()(z_scores)
+    inside = z_scores != 0
+    assert not scaled[~inside].any()
+    order = z_scores[inside].argsort()
+    assert (scaled[inside][order].diff() >= 0).all()
+    assert scaled[inside].unique().numel() > 0.9 * z_scores[inside].unique().numel()
+
+
 def test_empty_images_and_negative_ones_warn() -> None:
     with pytest.warns(IntensityWarning, match="the image is empty"):
         assert not ScaleForeground()(torch.zeros(1, 4, 4)).any()
