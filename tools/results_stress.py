@@ -1,0 +1,178 @@
+"""Stress tests of the shipped models on real images, by ``apps.stress``.
+
+    ROBUSTMED_DATA=... python tools/results_stress.py [--datasets pneumoniamnist retinamnist oasis]
+
+A plain classifier (that of ``bundles/risc``) beside RISC on the test images of PneumoniaMNIST and RetinaMNIST;
+``bundles/cifl_segmentation`` beside the same U-Net on the image itself (``--raw``, a file that its overlay
+``raw.json`` trains) on OASIS slices. Reports go to ``out/stress/<data set>``; figures without pictures to
+``benchmarks/results/stress_<data set>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
+from robustmed_monai.apps.stress import Model, callable_model, make_suite, medmnist_data, stress, tensor_data
+from robustmed_monai.apps.stress.gates import (
+    corruption_gate,
+    familiarity_gate,
+    p_value_gate,
+    reference_images,
+    rotation_gate,
+)
+from robustmed_monai.apps.stress.remedies import plain_remedies, restoration_remedy, rotation_remedy
+from robustmed_monai.data.pairs import tissue_images
+from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.networks.on_features import load_segmenter
+from robustmed_monai.networks.risc import load_risc
+from robustmed_monai.transforms.ood_statistics import training_statistics
+from robustmed_monai.transforms.rotation import to_square
+from robustmed_monai.utils.bundle import bundles_dir
+from robustmed_monai.utils.files import sha256
+from robustmed_monai.utils.provenance import data_digest, write_results
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BUNDLES = Path(bundles_dir())
+WEIGHTS = {"pneumoniamnist": "model.pt", "retinamnist": "retinamnist.pt"}
+CLASSIFIER_SIDE = 32
+SUMMARY = ("clean", "mean_over_conditions", "mean_corruption_error", "relative_corruption_error")
+
+
+class Sized(nn.Module):
+    """A network, or an inferer with one, on images brought to its size."""
+
+    def __init__(self, network: nn.Module, inferer: RotationCorrectionInferer | None = None) -> None:
+        super().__init__()
+        self.network, self.inferer = network, inferer
+
+    def forward(self, images: Tensor) -> Any:
+        """Scores of images (B, C, S, S)."""
+        small = to_square(images, CLASSIFIER_SIDE)
+        return self.network(small) if self.inferer is None else self.inferer(small, self.network)
+
+
+def classifiers(dataset: str, data: Path, severities: list[int], output: Path) -> dict[str, Any]:
+    """A plain classifier beside RISC."""
+    weights = BUNDLES / "risc" / "models" / WEIGHTS[dataset]
+    unoranic = BUNDLES / "unoranic" / "models" / f"pca_{dataset}.pt"
+    risc = load_risc(weights).eval()
+    digest = sha256(weights)
+    inferer = RotationCorrectionInferer(risc.rotnet, correction="soft", axes="XY", outputs="logits")
+    plain = callable_model(
+        Sized(risc.classifier), "plain classifier", f"bundles/risc, {weights.name}", weights_sha256=digest
+    )
+    corrected = callable_model(Sized(risc.classifier, inferer), "RISC", "bundles/risc", weights_sha256=digest)
+    file = data / "medmnist" / f"{dataset}.npz"
+    test, reference = medmnist_data(file), reference_images(medmnist_data(file, "validation"))
+    return stress(
+        plain,
+        test,
+        make_suite(["medmnist_c", "geometry", "acquisition", "orientation"], test, severities),
+        output,
+        baseline=corrected,
+        gates={
+            "familiarity": familiarity_gate(training_statistics(reference)),
+            "p-value": p_value_gate(reference),
+            "RISC": rotation_gate(weights),
+            "unORANIC": corruption_gate(unoranic),
+        },
+        remedies={
+            **plain_remedies(test),
+            "RISC: the rotation undone (RotationCorrectionInferer)": rotation_remedy(weights),
+            "unORANIC: corruptions removed (RestorationInferer)": restoration_remedy(unoranic),
+        },
+    )
+
+
+def segmenters(data: Path, raw: Path | None, severities: list[int], output: Path) -> dict[str, Any]:
+    """CIFL's features beside the image itself."""
+    found = tissue_images("validation", data / "oasis_slices", 128, spacing=2.0)
+    names = ["background", "CSF", "grey matter", "white matter"]
+    tensors, subjects = found.tensors, [str(s) for s in found.tensors["subject"].tolist()]
+    test = tensor_data(tensors["image"], tensors["label"], "OASIS slices", subjects, 4, names)
+    digest = data_digest([item[key] for item in found.data for key in ("image", "label")])
+    object.__setattr__(test, "sha256", digest)
+    weights = BUNDLES / "cifl_segmentation" / "models" / "model.pt"
+    baseline = None if raw is None else _segmenter(raw, "U-Net on the image")
+    suites = ["mr", "geometry", "acquisition", "orientation", "labelled"]
+    return stress(
+        _segmenter(weights, "U-Net on CIFL features"),
+        test,
+        make_suite(suites, test, severities),
+        output,
+        baseline=baseline,
+        remedies=plain_remedies(test),
+    )
+
+
+def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a results file: every condition, the summary, the gates."""
+    n, main = content["data"]["images"], content["main"]
+    rows: list[dict[str, Any]] = []
+
+    def add(row: str, column: str, value: float | None, interval: list[float] | None = None) -> None:
+        if value is not None:
+            cell = {"row": row, "column": column, "mean": float(value), "std": 0.0, "n": n}
+            rows.append({**cell, "ci95": interval} if interval and None not in interval else cell)
+
+    for condition in content["conditions"]:
+        for who, key in ((content["model"], "figures"), (content["baseline"], "baseline_figures")):
+            for name, figure in (condition[key] or {}).items() if who else ():
+                add(condition["id"], f"{name}, {who['name']}", figure["mean"], figure["ci95"])
+        for name, gate in condition["gates"].items():
+            add(condition["id"], f"warned, {name}", gate["warned"])
+        add(condition["id"], "seconds", condition["seconds"])
+    for name in SUMMARY:
+        add("summary", f"{name}, {main}", content["summary"][name])
+    for name, gate in content["summary"]["gates"].items():
+        for key, value in gate.items():
+            add("summary", f"{key}, {name}", value)
+    best: dict[tuple[str, str], Mapping[str, Any]] = {
+        (s["for"], s["what"]): s for s in content["suggestions"]
+    }
+    for (where, what), found in best.items():
+        add(f"gives back at {where}/{found['severity']}", what, found["gives_back"], found["ci95"])
+    return rows
+
+
+def _segmenter(weights: Path, name: str) -> Model:
+    network = load_segmenter(weights, 4)
+    return callable_model(network, name, "bundles/cifl_segmentation", weights_sha256=sha256(weights))
+
+
+def main() -> None:
+    """Run the tests that are asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    names = [*WEIGHTS, "oasis"]
+    parser.add_argument("--datasets", nargs="+", default=names, choices=names)
+    parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
+    parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    data = Path(os.environ["ROBUSTMED_DATA"])
+    for dataset in options.datasets:
+        output = options.output / dataset
+        if dataset == "oasis":
+            content = segmenters(data, options.raw, options.severities, output)
+        else:
+            content = classifiers(dataset, data, options.severities, output)
+        head = {k: v for k, v in content["provenance"].items() if k not in ("seed", "suite")}
+        path = write_results(options.results / f"stress_{dataset}.json", rows_of(content), head)
+        logging.getLogger(__name__).info(f"{path}; report: {output / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()
