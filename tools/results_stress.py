@@ -2,10 +2,10 @@
 
     ROBUSTMED_DATA=... python tools/results_stress.py [--datasets pneumoniamnist retinamnist oasis]
 
-A plain classifier (that of ``bundles/risc``) beside RISC on the test images of PneumoniaMNIST and RetinaMNIST;
-``bundles/cifl_segmentation`` beside the same U-Net on the image itself (``--raw``, a file that its overlay
-``raw.json`` trains) on OASIS slices. Reports go to ``out/stress/<data set>``; figures without pictures to
-``benchmarks/results/stress_<data set>.json``.
+A plain classifier (that of ``bundles/risc``) beside RISC on the test images of PneumoniaMNIST and
+RetinaMNIST; ``bundles/cifl_segmentation`` beside the same U-Net on the image itself (``--raw``, a file that
+its overlay ``raw.json`` trains) on OASIS slices. Reports go to ``out/stress/<data set>``; figures without
+pictures to ``benchmarks/results/stress_<data set>.json``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Sized(nn.Module):
         return self.network(small) if self.inferer is None else self.inferer(small, self.network)
 
 
-def classifiers(dataset: str, data: Path, severities: list[int], output: Path) -> dict[str, Any]:
+def classifiers(
+    dataset: str, data: Path, severities: list[int], limit: int | None, output: Path
+) -> dict[str, Any]:
     """A plain classifier beside RISC."""
     weights = BUNDLES / "risc" / "models" / WEIGHTS[dataset]
     unoranic = BUNDLES / "unoranic" / "models" / f"pca_{dataset}.pt"
@@ -73,7 +75,7 @@ def classifiers(dataset: str, data: Path, severities: list[int], output: Path) -
     )
     corrected = callable_model(Sized(risc.classifier, inferer), "RISC", "bundles/risc", weights_sha256=digest)
     file = data / "medmnist" / f"{dataset}.npz"
-    test, reference = medmnist_data(file), reference_images(medmnist_data(file, "validation"))
+    test, reference = medmnist_data(file, limit=limit), reference_images(medmnist_data(file, "validation"))
     return stress(
         plain,
         test,
@@ -94,11 +96,15 @@ def classifiers(dataset: str, data: Path, severities: list[int], output: Path) -
     )
 
 
-def segmenters(data: Path, raw: Path | None, severities: list[int], output: Path) -> dict[str, Any]:
+def segmenters(
+    data: Path, raw: Path | None, severities: list[int], limit: int | None, output: Path
+) -> dict[str, Any]:
     """CIFL's features beside the image itself."""
     found = tissue_images("validation", data / "oasis_slices", 128, spacing=2.0)
     names = ["background", "CSF", "grey matter", "white matter"]
-    tensors, subjects = found.tensors, [str(s) for s in found.tensors["subject"].tolist()]
+    step = 1 if limit is None else max(1, len(found) // limit)
+    tensors = {name: values[::step] for name, values in found.tensors.items()}
+    subjects = [str(s) for s in tensors["subject"].tolist()]
     test = tensor_data(tensors["image"], tensors["label"], "OASIS slices", subjects, 4, names)
     digest = data_digest([item[key] for item in found.data for key in ("image", "label")])
     object.__setattr__(test, "sha256", digest)
@@ -137,11 +143,9 @@ def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, gate in content["summary"]["gates"].items():
         for key, value in gate.items():
             add("summary", f"{key}, {name}", value)
-    best: dict[tuple[str, str], Mapping[str, Any]] = {
-        (s["for"], s["what"]): s for s in content["suggestions"]
-    }
-    for (where, what), found in best.items():
-        add(f"gives back at {where}/{found['severity']}", what, found["gives_back"], found["ci95"])
+    for found in content["suggestions"]:
+        row = f"given back at {found['for']}, severity {found['severity']}"
+        add(row, found["what"], found["gives_back"], found["ci95"])
     return rows
 
 
@@ -156,6 +160,7 @@ def main() -> None:
     names = [*WEIGHTS, "oasis"]
     parser.add_argument("--datasets", nargs="+", default=names, choices=names)
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
+    parser.add_argument("--limit", type=int, help="evenly spaced images of each test set")
     parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
@@ -166,9 +171,9 @@ def main() -> None:
     for dataset in options.datasets:
         output = options.output / dataset
         if dataset == "oasis":
-            content = segmenters(data, options.raw, options.severities, output)
+            content = segmenters(data, options.raw, options.severities, options.limit, output)
         else:
-            content = classifiers(dataset, data, options.severities, output)
+            content = classifiers(dataset, data, options.severities, options.limit, output)
         head = {k: v for k, v in content["provenance"].items() if k not in ("seed", "suite")}
         path = write_results(options.results / f"stress_{dataset}.json", rows_of(content), head)
         logging.getLogger(__name__).info(f"{path}; report: {output / 'report.html'}")

@@ -52,17 +52,19 @@ def bundle_model(
     device: torch.device | str = "cpu",
     unsafe: bool = False,
     name: str | None = None,
+    output_key: str = "pred",
 ) -> Model:
     """A bundle's inference as a model under test.
 
     Args:
         root: folder of the bundle.
         config: name of the config that has `network` (or `network_def`), and where it needs them
-            `preprocessing`, `inferer` and `postprocessing`.
+            `preprocessing`, `inferer` and `postprocessing`; those laid over it follow after commas.
         overrides: key to value, such as ``{"weights": "other.pt"}``.
         device: where the network runs.
         unsafe: evaluate what the audit does not know.
         name: what the report calls it; None takes the folder's name.
+        output_key: what its postprocessing leaves as the labels of a segmentation, such as "anomaly_mask".
 
     Returns:
         The model. Images reach its preprocessing as a reader of their file would give them, and transforms
@@ -74,26 +76,26 @@ def bundle_model(
         WeightsError: when its weights do not fit.
     """
     folder = Path(root).expanduser().absolute()
-    file = _config_file(folder, config)
+    files = [_config_file(folder, name) for name in config.split(",")]
     if not unsafe:
         verdict, report = refusal(folder)
         if report:
             raise UnsafeBundleError(folder, int(verdict), report)
-    parser = _parser(folder, file, overrides or {}, device)
+    parser = _parser(folder, files, overrides or {}, device)
     for key in ("preprocessing", "postprocessing"):
         _disable_files(parser, key)
     network, weights = _network(parser, folder, device)
     before = _without_files(_content(parser, "preprocessing"))
     after = _without_files(_content(parser, "postprocessing"))
     inferer = _content(parser, "inferer") or SimpleInferer()
-    runner = _BundleRun(network, before, inferer, after, torch.device(device))
+    runner = _BundleRun(network, before, inferer, after, torch.device(device), output_key)
     inputs, outputs = _formats(folder)
     digest = digest_objects(
-        network, inferer, before, after, {k: str(v) for k, v in (overrides or {}).items()}
+        network, inferer, before, after, output_key, {k: str(v) for k, v in (overrides or {}).items()}
     )
     return Model(
         name or folder.name,
-        f"bundle {folder.name}, {file.name}",
+        f"bundle {folder.name}, {', '.join(file.name for file in files)}",
         runner.predict,
         digest,
         weights_sha256=sha256(weights) if weights else None,
@@ -107,11 +109,16 @@ class _BundleRun:
     """Views to predictions through the parts of a bundle; several at once where its inferer takes batches."""
 
     def __init__(
-        self, network: nn.Module, before: Compose, inferer: Any, after: Compose, device: torch.device
+        self,
+        network: nn.Module,
+        before: Compose,
+        inferer: Any,
+        after: Compose,
+        device: torch.device,
+        output_key: str,
     ) -> None:
-        self.network, self.before, self.inferer, self.after, self.device = (
-            network, before, inferer, after, device,
-        )  # fmt: skip
+        self.network, self.before, self.inferer, self.after = network, before, inferer, after
+        self.device, self.output_key = device, output_key
         self.in_batches = True
 
     def predict(self, views: Views) -> Sequence[Tensor]:
@@ -155,7 +162,9 @@ class _BundleRun:
         for item, output in zip(items, outputs, strict=True):
             named = output if isinstance(output, dict) else {"pred": output}
             done = self.after({**item, **{k: _placed(v, item["image"]) for k, v in named.items()}})
-            found.append(scores_of(done)[None])
+            if self.output_key not in done:
+                raise ConfigError(f"the bundle makes {sorted(done)}, no {self.output_key}; say --output_key.")
+            found.append(scores_of(done[self.output_key])[None])
         return list(as_predictions(torch.cat([label_maps(f) for f in found]), views))
 
 
@@ -186,11 +195,11 @@ def _config_file(folder: Path, config: str) -> Path:
     return there[0]
 
 
-def _parser(folder: Path, file: Path, overrides: Mapping[str, Any], device: Any) -> ConfigParser:
+def _parser(folder: Path, files: Sequence[Path], overrides: Mapping[str, Any], device: Any) -> ConfigParser:
     parser = ConfigParser()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
-        parser.read_config(str(file))
+        parser.read_config([str(file) for file in files])
     metadata = folder / "configs" / "metadata.json"
     if metadata.is_file():
         parser.read_meta(str(metadata))
@@ -198,7 +207,7 @@ def _parser(folder: Path, file: Path, overrides: Mapping[str, Any], device: Any)
     parser["device"] = torch.device(device)
     for key, value in overrides.items():
         if key.split("#")[0] not in _config(parser):
-            raise ConfigError(f"--{key}: the config {file.name} has no such key; correct the spelling.")
+            raise ConfigError(f"--{key}: the config {files[0].name} has no such key; correct the spelling.")
         parser[key.replace("#", "::")] = value
     return parser
 

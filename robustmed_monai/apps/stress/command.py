@@ -65,7 +65,14 @@ def stress_command(words: Sequence[str], overrides: Overrides) -> int:
 def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
     requirements = [read_requirement(text) for text in options.fail_under]
     device = str(default_device(options.device))
-    model = bundle_model(_folder(options.bundle), options.config, overrides, device, options.unsafe)
+    model = bundle_model(
+        _folder(options.bundle),
+        options.config,
+        overrides,
+        device,
+        options.unsafe,
+        output_key=options.output_key,
+    )
     baseline = None
     if options.baseline:
         baseline = bundle_model(
@@ -141,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--bundle", required=True, metavar="DIR", help="folder of the bundle, or a method of this package")
-    add("--config", default="inference", help="config of the bundle (inference)")
+    add("--config", default="inference", help="config and those laid over it, by commas (inference)")
+    add("--output_key", default="pred", help="what the bundle makes that is its answer (pred)")
     add(
         "--data",
         required=True,

@@ -218,7 +218,9 @@ def datalist_data(
             "class) or a path (a mask) in all items."
         )
     task = "classification" if kinds == {int} else "segmentation"
-    count = num_classes or (max(labels) + 1 if task == "classification" else 2)
+    least = max(labels) + 1 if task == "classification" else 2
+    # A network of one channel tells its structure from the background.
+    count = max(num_classes or least, 2)
     if task == "classification" and not 0 <= min(labels) <= max(labels) < count:
         raise DataError(f"{source}: classes {sorted(set(labels))} for {count} classes; give --num_classes.")
     load, load_labels = LoadCheckedImage(channels=channels), LoadCheckedImage(channels=1)
@@ -237,7 +239,7 @@ def datalist_data(
         task=task,
         names=[os.path.relpath(item["image"], root) for item in items],
         subjects=[str(item.get("subject", n)) for item, n in zip(items, subject_numbers(items), strict=True)],
-        num_classes=max(count, 2),
+        num_classes=count,
         read=read,
         sha256=digest_objects(data_digest(files), labels if task == "classification" else 0),
         split=section,

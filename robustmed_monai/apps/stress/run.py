@@ -148,7 +148,8 @@ def _suggestions(
     clean = conditions[0]["figures"][main]["mean"]
     hurt: dict[tuple[str, str], Case] = {}
     for case, row in zip(suite.cases, conditions[1:], strict=True):
-        if row["figures"][main]["mean"] < clean - DROP:
+        mean = row["figures"][main]["mean"]
+        if mean is not None and mean < clean - DROP:
             hurt[case.family, case.name] = case
     if not remedies or not hurt:
         return []

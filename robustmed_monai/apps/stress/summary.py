@@ -15,6 +15,7 @@ from robustmed_monai.apps.stress.suites import CLEAN, condition_id, condition_te
 from robustmed_monai.metrics.bootstrap import Estimate
 from robustmed_monai.metrics.stress import area_under_curve, corruption_errors, first_drop
 from robustmed_monai.transforms.corruption.suite import Case
+from robustmed_monai.utils.errors import DataError
 
 Found = Mapping[Case, Mapping[str, Any]]
 
@@ -69,8 +70,13 @@ def summary_of(
         labels: classes of the images.
         data: the test set.
         main: name of the figure that counts.
+
+    Raises:
+        DataError: when it could not be measured on any image.
     """
     clean = conditions[0]
+    if clean["figures"][main]["mean"] is None:
+        raise DataError(f"{data.name}: its labels hold no structure at all, so nothing can be measured.")
     groups = _groups(conditions, main, "figures")
     curves = {
         name: {s: v for s, v in group.items() if s is not None}
@@ -84,7 +90,9 @@ def summary_of(
         settings["other"] = {name: [1 - v for v in values.values()] for name, values in theirs.items()}
         settings["other_clean"] = 1 - clean["baseline_figures"][main]["mean"]
     own = clean["figures"][main]["mean"]
-    others = [row for row in conditions if row["name"] != "clean"]
+    others = [
+        row for row in conditions if row["name"] != "clean" and row["figures"][main]["mean"] is not None
+    ]
     values = [row["figures"][main]["mean"] for row in others]
     return {
         "clean": own,
@@ -113,7 +121,7 @@ def _groups(
     """``family/name`` to severity to figure."""
     groups: dict[str, dict[int | None, float]] = defaultdict(dict)
     for row in conditions:
-        if row["name"] != "clean":
+        if row["name"] != "clean" and row[key][main]["mean"] is not None:
             groups[f"{row['family']}/{row['name']}"][row["severity"]] = row[key][main]["mean"]
     return {name: dict(sorted(g.items(), key=lambda pair: pair[0] or 0)) for name, g in groups.items()}
 
