@@ -75,6 +75,8 @@ def stress(
     cases = [CLEAN, *suite.cases]
     check_requirements(requirements, cases, metrics)
     check_labels(data, model)
+    # Said before the work: a checkout may move on meanwhile.
+    record = _provenance(suite, data, device, command)
     folder.mkdir(parents=True, exist_ok=True)
     suite.to_json(folder / "suite.json")
     labels = true_classes(data)
@@ -95,7 +97,7 @@ def stress(
             "subjects": len(set(data.subjects)),
             "split": data.split,
         },
-        "provenance": _provenance(suite, data, device, command),
+        "provenance": record,
         "main": main,
         "metrics": {name: about for name, about in metrics.items() if name in conditions[0]["figures"]},
         "conditions": conditions,
