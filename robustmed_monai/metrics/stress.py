@@ -34,7 +34,7 @@ def classification_figures(
         probabilities: (N, K), K at least 2.
         labels: (N,) classes 0 to K - 1.
         subjects: (N,) whose image it is; None takes every image for a subject of its own.
-        n_resamples: bootstrap resamples, stratified by class.
+        n_resamples: bootstrap resamples.
 
     Returns:
         `accuracy`, `auc` (two classes: of the second; more: the mean of one against the rest; absent unless
@@ -54,7 +54,9 @@ def classification_figures(
     if p.ndim != 2 or p.shape[1] < 2 or y.shape != p.shape[:1] or not len(y) or not np.isfinite(p).all():
         raise DataError(f"probabilities {p.shape} for labels {y.shape}; give finite (N, K) and (N,), K >= 2.")
     right = (p.argmax(1) == y).astype(np.float64)
-    counts = np.concatenate([np.ones((1, len(y))), *resample_counts(y, n_resamples, None, subjects)])
+    # Not stratified by class: a model that says one class for all has an uncertain accuracy, too.
+    blocks = resample_counts(np.zeros(len(y), dtype=np.int64), n_resamples, None, subjects)
+    counts = np.concatenate([np.ones((1, len(y))), *blocks])
     found = {"accuracy": counts @ right / counts.sum(1)}
     if set(np.unique(y)) == set(range(p.shape[1])):
         classes = [1] if p.shape[1] == 2 else range(p.shape[1])
