@@ -24,6 +24,8 @@ _LEAST_SHARE = 0.25
 
 TISSUES = ("background", "CSF", "grey matter", "white matter")
 _INSIDE = "inside of the skull"
+# An adult's skull holds 1.0 to 1.9 l. What is more has taken neck and face for tissue.
+_MOST_ML = 2200.0
 
 
 def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -36,8 +38,9 @@ def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None =
 
     Returns:
         `volumes`: name of a class to `voxels` and `ml`, which is None where the image has no size of a voxel,
-        and where less than a quarter of its slices, or none, looks like the training images. Of tissues,
-        `inside of the skull` comes last, all of them together.
+        where less than a quarter of its slices, or none, looks like the training images, and where the
+        tissues are more than a skull holds. Of tissues, `inside of the skull` comes last, all of them
+        together.
     """
     labels = output["pred"]
     names = names_of_classes(class_names, output["network_space"]["pred"].shape[0])
@@ -47,12 +50,31 @@ def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None =
         names, counts = [*names, _INSIDE], [*counts, sum(counts[1:])]
     solid = _is_known(output.get("ood_reasons")) and plain.ndim == 4 and has_voxel_size(output["image"])
     voxel = float(labels.affine[:3, :3].det().abs()) / 1000 if solid else None
+    if voxel is not None and names[-1] == _INSIDE and counts[-1] * voxel > _MOST_ML:
+        voxel = None
     return {
         "volumes": {
             name: {"voxels": count, "ml": None if voxel is None else round(count * voxel, 3)}
             for name, count in zip(names, counts, strict=True)
         },
     }
+
+
+def warn_of_volume(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a warning where the tissues of a volume are more than a skull holds, see ``volume_report``."""
+    labels = output["pred"].as_subclass(torch.Tensor)
+    if labels.ndim != 4 or len(output["network_space"]["pred"]) != len(TISSUES):
+        return dict(output)
+    if not has_voxel_size(output["image"]):
+        return dict(output)
+    found = float((labels > 0).sum() * output["pred"].affine[:3, :3].det().abs()) / 1000
+    if found <= _MOST_ML:
+        return dict(output)
+    said = (
+        f"the tissues take up {found:.0f} ml, more than a skull holds, so no volume is given in ml: neck or "
+        "face is taken for brain; whole heads need --overlay whole_head"
+    )
+    return {**output, "warnings": [said, *output.get("warnings", [])]}
 
 
 def _is_known(reasons: Mapping[int, Sequence[str]] | None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from robustmed_monai.inferers.segmentation import volume_report
+from robustmed_monai.inferers.segmentation import volume_report, warn_of_volume
 
 LABELS = torch.arange(4).repeat_interleave(16).view(1, 4, 4, 4)
 
@@ -40,3 +40,15 @@ def test_what_is_no_head_has_no_volume_in_ml(reasons: dict[int, list[str]] | Non
     volumes = volume_report(output(reasons))["volumes"]
     assert [volumes[name]["voxels"] for name in ("background", "CSF", "grey matter")] == [16, 16, 16]
     assert volumes["white matter"]["ml"] == (16 * 8 / 1000 if known else None)
+
+
+def test_more_tissue_than_a_skull_holds_is_no_volume() -> None:
+    """48 voxels of tissue: of 34 mm they are 1.9 l, of 40 mm 3.1 l."""
+    for side, known in ((34.0, True), (40.0, False)):
+        affine = torch.diag(torch.tensor([side, side, side, 1.0]))
+        image = MetaTensor(torch.ones(1, 4, 4, 4), affine=affine, meta={"filename_or_obj": "a.nii.gz"})
+        made = {**output(None), "image": image, "pred": MetaTensor(LABELS, affine=affine)}
+        found = warn_of_volume({**made, "warnings": ["another"]})
+        assert (found["warnings"] == ["another"]) == known
+        assert ("3072 ml, more than a skull holds" in found["warnings"][0]) != known
+        assert all((each["ml"] is not None) == known for each in volume_report(made)["volumes"].values())
