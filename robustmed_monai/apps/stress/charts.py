@@ -22,7 +22,6 @@ from robustmed_monai.apps.stress.reading import (
     loss,
     main_figure,
     metric_label,
-    number,
     percent,
     severity_text,
     with_interval,
@@ -146,10 +145,9 @@ def _frame(x: Scale, y: Scale, names: Sequence[str]) -> list[Element]:
     """Horizontal lines with their values, and the names of the steps."""
     middle = (y.low + y.high) / 2
     drawn = []
-    digits = 1 if y.high - y.low >= 0.4 else 2
     for value in (y.low, middle, y.high):
         drawn.append(tag("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y(value), y2=y(value)))
-        drawn.append(tag("text", number(value, digits), x=_LEFT - 5, y=y(value) + 3, text_anchor="end"))
+        drawn.append(tag("text", f"{value:.3g}", x=_LEFT - 5, y=y(value) + 3, text_anchor="end"))
     sparse = max(1, math.ceil(len(names) / 8))
     for index, name in enumerate(names):
         if index % sparse == 0:

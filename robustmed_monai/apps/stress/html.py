@@ -107,8 +107,7 @@ def _key(stress: Stress) -> Element:
     """The four figures to know, in words."""
     summary, main = stress["summary"], stress["main"]
     clean = main_figure(stress, clean_condition(stress))
-    subjects = stress["data"].get("subjects")
-    of = f"{stress['data']['images']} images" + (f" of {subjects} subjects" if subjects else "")
+    of = _images_of(stress)
     entries = [(f"{metric_label(stress, main)} as given", with_interval(clean), of)]
     if kinds(stress):
         steps = [step for kind in kinds(stress) for step in kind.steps]
@@ -126,6 +125,11 @@ def _key(stress: Stress) -> Element:
         tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in entries
     ]
     return tag("dl", parts, class_="key")
+
+
+def _images_of(stress: Stress) -> str:
+    images, subjects = stress["data"]["images"], stress["data"].get("subjects")
+    return f"{images} images" + (f" of {subjects} subjects" if subjects and subjects != images else "")
 
 
 def _corruption_error(stress: Stress, error: float, relative: float | None) -> tuple[str, str, str]:
@@ -325,12 +329,11 @@ def _everything(stress: Stress) -> Element:
 def _provenance(stress: Stress) -> Element:
     made, data, model = stress.get("provenance") or {}, stress["data"], stress["model"]
     seconds = sum(condition.get("seconds") or 0 for condition in stress["conditions"])
-    subjects = f", {data['subjects']} subjects" if data.get("subjects") else ""
     facts: list[tuple[str, Content]] = [
         ("Model", _joined([model["name"], model.get("source")])),
         ("Weights, sha256", tag("code", model["weights_sha256"]) if model.get("weights_sha256") else None),
         ("Baseline", _joined(stress["baseline"].values()) if stress.get("baseline") else None),
-        ("Data", _joined([data["name"], data.get("split"), f"{data['images']} images{subjects}"])),
+        ("Data", _joined([data["name"], data.get("split"), _images_of(stress)])),
         ("Data, sha256", tag("code", data["sha256"]) if data.get("sha256") else None),
         ("Command", tag("code", str(made["command"])) if made.get("command") else None),
         ("Work", f"{seconds:.0f} s for all conditions" if seconds else None),

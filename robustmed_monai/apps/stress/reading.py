@@ -21,6 +21,7 @@ _FAMILIES = {
     "unoranic": "unORANIC",
     "mr": "MR artefacts",
 }
+_WORDS = {"jpeg": "JPEG", "corr": "correction", "gaussian": "Gaussian", "mr": "MR"}
 _PLAIN_FAMILIES = {
     "labelled": "other contrasts",
     "orientation": "orientation, header wrong",
@@ -85,10 +86,10 @@ def kinds(stress: Stress) -> list[Kind]:
 def in_words(name: str) -> str:
     """A name of a program as words.
 
-    >>> in_words("gaussian_noise")
-    'gaussian noise'
+    >>> in_words("gaussian_noise"), in_words("gamma_corr_up")
+    ('Gaussian noise', 'gamma correction up')
     """
-    return " ".join(str(name).replace("_", " ").split())
+    return " ".join(_WORDS.get(word, word) for word in str(name).replace("_", " ").split())
 
 
 def family_title(family: str) -> str:
@@ -219,7 +220,7 @@ def worst_step(stress: Stress, steps: Sequence[Condition]) -> Condition:
 
 
 def condition_title(condition: Condition, severity: bool = True) -> str:
-    """A condition in words, such as "gaussian noise, severity 3 (ImageNet-C)".
+    """A condition in words, such as "Gaussian noise, severity 3 (ImageNet-C)".
 
     Args:
         condition: of a stress result.

@@ -55,7 +55,7 @@ def test_every_number_of_a_sentence_is_a_figure(stress: dict[str, Any], seed: in
 
 def test_every_kind_is_in_one_group(stress: dict[str, Any]) -> None:
     for kind in kinds(stress):
-        title = kind.title
+        title = kind.title.lower()
         groups = [group for group in (BREAKS, HOLDS, OPEN) if _about(stress, group, title)]
         assert groups == [{"broken": BREAKS, "withstood": HOLDS, "open": OPEN}[outcome(stress, kind)]], title
     assert findings(stress)[0] == verdict(stress)
@@ -119,7 +119,7 @@ def test_a_gate_is_judged_where_the_model_breaks(stress: dict[str, Any]) -> None
     stress["conditions"][5]["gates"]["familiarity"]["warned_when_wrong"] = 0.01
     (told,) = [sentence for sentence in findings(stress) if "sees least" in sentence]
     assert told.startswith(
-        "Familiarity sees least of gaussian noise, severity 5 (ImageNet-C): it warns of 1 %"
+        "Familiarity sees least of Gaussian noise, severity 5 (ImageNet-C): it warns of 1 %"
     )
     assert told.endswith("of fewer than half in 1 of the 11 conditions that break the model.")
 
