@@ -1,11 +1,12 @@
-"""Training pairs from nothing, beside cornucopia and what neurite and VoxelMorph give: CPU time per pair.
+"""Training pairs from nothing, beside cornucopia, TorchIO, neurite and VoxelMorph: CPU time per pair.
 
     python benchmarks/bench_label_shapes.py [--rounds 25] [--device cpu] [--output results.json]
 
 A pair is a map of 16 labels, one smooth deformation of it, and two images of it with contrasts of their own.
 Time is that of the processor, so that other work on the machine counts little; one thread. cornucopia (MIT)
-is put into ``out/benchmark_peers``; ``--quick`` installs nothing and leaves it out. With a GPU as
-``--device`` only ours is measured: wall time of a pair of 128^3.
+and TorchIO (Apache-2.0; it makes images of label maps, and no maps) are put into ``out/benchmark_peers``;
+``--quick`` installs nothing and leaves them out. With a GPU as ``--device`` only ours is measured: wall time
+of a pair of 128^3.
 """
 
 from __future__ import annotations
@@ -30,8 +31,14 @@ from robustmed_monai.transforms.synthesis import LabelShapes, LabelsToImage
 from robustmed_monai.utils.provenance import CHECKOUT
 
 PEERS = CHECKOUT / "out/benchmark_peers"
+TORCHIO = (
+    "torchio==2.0.0a2", "einops==0.8.1", "jaxtyping==0.3.11", "wadler-lindig==0.1.8", "loguru==0.7.3",
+    "humanize==4.17.0", "tyro==1.0.17", "docstring-parser==0.18.0", "typeguard==4.6.1",
+    "torch-interpol==0.3.0", "torch-distmap==0.3.0",
+)  # fmt: skip
 CORNUCOPIA = ("cornucopia==0.5.1", "torch-interpol==0.3.0", "torch-distmap==0.3.0")
 LABELS = 16
+BATCHED = "TorchIO 2.0.0a2"
 NEW, POOL = "new shapes", "shapes from a pool"
 
 Size = tuple[int, ...]
@@ -102,15 +109,47 @@ def neurite_works(size: Size) -> dict[str, Work]:
     return _works(labels, move, view)
 
 
-def cornucopia_works(size: Size, reduced: bool) -> dict[str, Work]:
-    """Cornucopia 0.5.1 with its defaults, or ``reduced``: linear splines, and fewer artefacts than ours."""
-    target = PEERS / "cornucopia"
+def _install(name: str, packages: Sequence[str]) -> None:
+    """Put packages into a folder of their own and let them be imported."""
+    target = PEERS / name
     if not target.exists():
         # Without their dependencies: torch is that of this process.
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
-        subprocess.run([*command, *CORNUCOPIA], check=True)
+        subprocess.run([*command, *packages], check=True)
     if str(target) not in sys.path:
-        sys.path.insert(0, str(target))
+        sys.path.append(str(target))
+
+
+def torchio_works(size: Size, batch_size: int) -> dict[str, Work]:
+    """TorchIO 2.0.0a2: batches, each image with its own parameters, of ready maps; it makes none."""
+    _install("torchio", TORCHIO)
+    import torchio as tio  # type: ignore[import-not-found]
+
+    # A picture is a volume one voxel thick, which is not moved along its third axis.
+    flat = len(size) == 2
+    points = (7, 7, 5) if flat else 7
+    reach = (3.0, 3.0, 0.0) if flat else 3.0
+    move = tio.ElasticDeformation(num_control_points=points, max_displacement=reach)
+    view = tio.Compose([
+        tio.LabelsToImage(label_key="label", image_key="image", default_std=(0.02, 0.1)),
+        tio.Blur(std=(0.0, 1.0)), tio.BiasField(std=(0.0, 0.3)),
+        tio.Normalize(out_min=0.0), tio.Gamma(log_gamma=(-0.25, 0.25)),
+    ])  # fmt: skip
+    shapes = LabelShapes(LABELS)
+    maps = shapes.apply(shapes.sample(batch_size, size, torch.Generator().manual_seed(0)), size)
+    subjects = [tio.Subject(label=tio.LabelMap(lab[..., None] if flat else lab)) for lab in maps]
+    ready = tio.SubjectsBatch.from_subjects(subjects)
+
+    def pairs() -> tuple[Any, Any]:
+        moved = move(ready)
+        return view(moved), view(moved)
+
+    return {POOL: pairs}
+
+
+def cornucopia_works(size: Size, reduced: bool) -> dict[str, Work]:
+    """Cornucopia 0.5.1 with its defaults, or ``reduced``: linear splines, and fewer artefacts than ours."""
+    _install("cornucopia", CORNUCOPIA)
     import cornucopia as cc  # type: ignore[import-not-found]
 
     order = 1 if reduced else 3
@@ -171,6 +210,7 @@ def size_rows(chosen: Any, size: Size, batch_size: int) -> list[Row]:
     if not chosen.quick:
         peers["cornucopia 0.5.1"] = cornucopia_works(size, reduced=False)
         peers["cornucopia 0.5.1, reduced"] = cornucopia_works(size, reduced=True)
+        peers[BATCHED] = torchio_works(size, batch_size)
     sides = {"ours": ours(size, batch_size), **peers}
     works = {f"{side}, {case}": work for side, cases in sides.items() for case, work in cases.items()}
     seconds = cpu_seconds(works, chosen.rounds, 0.0 if chosen.quick else 0.2)
@@ -179,7 +219,10 @@ def size_rows(chosen: Any, size: Size, batch_size: int) -> list[Row]:
         mine = [value / batch_size for value in seconds[f"ours, {case}"]]
         label = f"{'x'.join(map(str, size))}, {case}"
         log.info("%s: %.1f images per CPU-second", label, 2 / statistics.median(mine))
-        rows += [row(label, mine, seconds[f"{peer}, {case}"], peer, "CPU ms/pair") for peer in peers]
+        for peer in (name for name, cases in peers.items() if case in cases):
+            pairs = batch_size if peer == BATCHED else 1
+            theirs = [value / pairs for value in seconds[f"{peer}, {case}"]]
+            rows.append(row(label, mine, theirs, peer, "CPU ms/pair"))
     return rows
 
 
