@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.networks.nets import FullyConnectedNet
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -92,10 +96,42 @@ def test_works_in_an_empty_folder(wheel: Path, tmp_path: Path, monkeypatch: pyte
     _run([command, "infer", "ra", "head#1.nii.gz", "--output_dir", "done"], cwd=empty)
     assert list((empty / "done").rglob("*anomaly*.nii.gz"))
     _audits(command, empty)
+    _stresses(command, empty)
     where = _run(
         [python, "-c", "import robustmed_monai.utils.bundle as b; print(b.bundles_dir())"], cwd=empty
     )
     assert Path(where.strip()) == (packages / "robustmed_monai" / "bundles").resolve()
+
+
+def _stresses(command: Path, folder: Path) -> None:
+    """A stress test of a bundle that is not of this package, with its report."""
+    (folder / "foreign" / "configs" / "evaluate.json").unlink()
+    network = {"_target_": "FullyConnectedNet", "in_channels": 64, "out_channels": 2, "hidden_channels": [4]}
+    layers = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Flatten"}, network]}
+    config = {
+        "network_def": layers,
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
+                {"_target_": "ScaleIntensityd", "keys": "image"},
+            ],
+        },
+    }
+    (folder / "foreign" / "configs" / "inference.json").write_text(json.dumps(config))
+    (folder / "foreign" / "models").mkdir()
+    torch.manual_seed(0)
+    built = torch.nn.Sequential(torch.nn.Flatten(), FullyConnectedNet(64, 2, [4]))
+    torch.save(built.state_dict(), folder / "foreign" / "models" / "model.pt")
+    items = []
+    for i in range(8):
+        Image.fromarray(np.full((8, 8), 30 * i, np.uint8)).save(folder / f"{i}.png")
+        items.append({"image": f"{i}.png", "label": i % 2})
+    (folder / "datalist.json").write_text(json.dumps({"test": items}))
+    words = ["--bundle", "foreign", "--data", "datalist.json", "--suite", "orientation", "--device", "cpu"]
+    said = _run([command, "stress", *words, "--fail-under", "accuracy=0@flip_x"], cwd=folder)
+    assert "met: accuracy=0@flip_x" in said
+    assert (folder / "stress" / "report.html").stat().st_size > 5000
 
 
 def _audits(command: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -132,5 +133,19 @@ def datalist(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> Path:
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{i:02}.png")
         items.append({"image": f"{i:02}.png", "label": int(label), "subject": f"s{i // 2}"})
     path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"test": items}))
+    return path
+
+
+@pytest.fixture
+def squares_on_disk(tmp_path: Path, squares: StressData) -> Path:
+    """The squares and their masks as a datalist of NIfTI files with intensities from 0.2 to 0.8."""
+    items = []
+    for i in range(4):
+        image, truth = squares.read(i)
+        for name, values in (("image", image[0].numpy()), ("label", truth[0].numpy())):
+            nib.save(nib.Nifti1Image(values[..., None], np.eye(4)), tmp_path / f"{name}{i}.nii")
+        items.append({"image": f"image{i}.nii", "label": f"label{i}.nii"})
+    path = tmp_path / "squares.json"
     path.write_text(json.dumps({"test": items}))
     return path

@@ -192,3 +192,22 @@ def test_volumes_come_back_to_their_grid(bundle: Bundle, tmp_path: Path) -> None
     assert abs(dice["orientation/flip_x"] - dice["clean"]) > 0.05
     assert dice["orientation/flip_y"] == dice["clean"]
     assert not (tmp_path / "saved").exists()
+
+
+def test_an_answer_of_another_name_and_an_overlay(
+    bundle: Bundle, squares_on_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "CopyItemsd", "keys": "pred", "names": "found"},
+            {"_target_": "AsDiscreted", "keys": "found", "threshold": 0.5},
+        ],
+    }
+    folder = bundle(weights=False, network_def={"_target_": "torch.nn.Identity"}, postprocessing=after)
+    overlay = {"preprocessing": {"_target_": "Compose", "transforms": []}}
+    (folder / "configs" / "as_they_are.json").write_text(json.dumps(overlay))
+    words = _words(folder, squares_on_disk, tmp_path / "out", "--config", "inference,as_they_are")
+    assert cli.main([*words, "--output_key", "found", "--fail-under", "dice=1"]) == 0
+    assert cli.main([*words, "--output_key", "mask"]) == 2
+    assert "no mask; say --output_key" in capsys.readouterr().err
