@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import FullyConnectedNet
+from monai.networks.nets import DenseNet
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -106,10 +106,15 @@ def test_works_in_an_empty_folder(wheel: Path, tmp_path: Path, monkeypatch: pyte
 def _stresses(command: Path, folder: Path) -> None:
     """A stress test of a bundle that is not of this package, with its report."""
     (folder / "foreign" / "configs" / "evaluate.json").unlink()
-    network = {"_target_": "FullyConnectedNet", "in_channels": 64, "out_channels": 2, "hidden_channels": [4]}
-    layers = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Flatten"}, network]}
+    sizes = {"init_features": 4, "growth_rate": 4, "block_config": [1, 1]}
     config = {
-        "network_def": layers,
+        "network_def": {
+            "_target_": "DenseNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 2,
+            **sizes,
+        },
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -121,11 +126,11 @@ def _stresses(command: Path, folder: Path) -> None:
     (folder / "foreign" / "configs" / "inference.json").write_text(json.dumps(config))
     (folder / "foreign" / "models").mkdir()
     torch.manual_seed(0)
-    built = torch.nn.Sequential(torch.nn.Flatten(), FullyConnectedNet(64, 2, [4]))
+    built = DenseNet(2, 1, 2, **sizes)  # type: ignore[arg-type]
     torch.save(built.state_dict(), folder / "foreign" / "models" / "model.pt")
     items = []
     for i in range(8):
-        Image.fromarray(np.full((8, 8), 30 * i, np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20) // (i + 1)).save(folder / f"{i}.png")
         items.append({"image": f"{i}.png", "label": i % 2})
     (folder / "datalist.json").write_text(json.dumps({"test": items}))
     words = ["--bundle", "foreign", "--data", "datalist.json", "--suite", "orientation", "--device", "cpu"]
