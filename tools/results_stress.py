@@ -36,7 +36,7 @@ from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.networks.on_features import load_segmenter
 from robustmed_monai.networks.risc import load_risc
 from robustmed_monai.transforms.ood_statistics import training_statistics
-from robustmed_monai.transforms.rotation import to_square
+from robustmed_monai.transforms.rotation import rotate, to_square
 from robustmed_monai.utils.bundle import bundles_dir
 from robustmed_monai.utils.files import sha256
 from robustmed_monai.utils.provenance import data_digest, write_results
@@ -51,14 +51,19 @@ SUMMARY = ("clean", "mean_over_conditions", "mean_corruption_error", "relative_c
 class Sized(nn.Module):
     """A network, or an inferer with one, on images brought to its size."""
 
-    def __init__(self, network: nn.Module, inferer: RotationCorrectionInferer | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, rotations: int = 4, inferer: RotationCorrectionInferer | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.inferer = network, inferer
+        self.network, self.rotations, self.inferer = network, rotations, inferer
 
     def forward(self, images: Tensor) -> Any:
         """Scores of images (B, C, S, S)."""
         small = to_square(images, CLASSIFIER_SIDE)
-        return self.network(small) if self.inferer is None else self.inferer(small, self.network)
+        if self.inferer is not None:
+            return self.inferer(small, self.network)
+        # Classifiers for eight rotations learned from images under their filter; for four it is the identity.
+        return self.network(rotate(small, 0, self.rotations))
 
 
 def classifiers(
@@ -71,9 +76,14 @@ def classifiers(
     digest = sha256(weights)
     inferer = RotationCorrectionInferer(risc.rotnet, correction="soft", axes="XY", outputs="logits")
     plain = callable_model(
-        Sized(risc.classifier), "plain classifier", f"bundles/risc, {weights.name}", weights_sha256=digest
+        Sized(risc.classifier, inferer.num_rotations),
+        "plain classifier",
+        f"bundles/risc, {weights.name}",
+        weights_sha256=digest,
     )
-    corrected = callable_model(Sized(risc.classifier, inferer), "RISC", "bundles/risc", weights_sha256=digest)
+    corrected = callable_model(
+        Sized(risc.classifier, inferer.num_rotations, inferer), "RISC", "bundles/risc", weights_sha256=digest
+    )
     file = data / "medmnist" / f"{dataset}.npz"
     test, reference = medmnist_data(file, limit=limit), reference_images(medmnist_data(file, "validation"))
     return stress(
