@@ -12,7 +12,7 @@ BUNDLE := $(PY) -m monai.bundle run --config_file
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl results-heads bench \
+.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl results-heads results-stress bench \
     label-demo docs clean
 
 help:
@@ -113,6 +113,9 @@ results-cifl: $(VENV)/.installed ## the results tables of CIFL on OASIS in ROBUS
 
 results-heads: $(VENV)/.installed ## the table of whole heads in ROBUSTMED_DATA (half an hour)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_heads.py
+
+results-stress: $(VENV)/.installed ## stress tests of the shipped models on ROBUSTMED_DATA (an hour)
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_stress.py
 
 bench: $(VENV)/.installed ## the benchmarks, side by side with their peers
 	for script in benchmarks/bench_*.py; do $(PY) $$script || exit 1; done
