@@ -116,7 +116,11 @@ def heatmap_sheet(
             f"sheet: rows of {[len(row) for row in rows]} panels, {len(headings)} headings, {len(titles)} "
             "titles; give as many headings as panels and as many titles as rows."
         )
-    figure = new_figure(_PANEL * len(headings) + 0.4, _PANEL * len(rows) + 0.5)
+    # A few columns leave the note too little room.
+    columns = max(len(headings), 3)
+    note = fill(note, 24 * columns)
+    above = 0.12 * note.count("\n")
+    figure = new_figure(_PANEL * columns + 0.4, _PANEL * len(rows) + 0.5 + above)
     axes = figure.subplots(len(rows), len(headings), squeeze=False)
     for line, panels in zip(axes, rows, strict=True):
         for axis, panel in zip(line, panels, strict=True):
@@ -132,7 +136,7 @@ def heatmap_sheet(
     for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set_ylabel(fill(title, 18), fontsize=7, color=INK)
     if note:
-        figure.suptitle(fill(note, 24 * len(headings)), fontsize=7, color=INK)
+        figure.suptitle(note, fontsize=7, color=INK)
     return figure
 
 

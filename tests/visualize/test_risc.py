@@ -51,3 +51,11 @@ def test_confusion_shows_shares_of_the_true_rotation() -> None:
     assert texts[:2] == ["0.75", "0.25"]
     assert texts[12] == "0.50"
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0°", "90°", "180°", "270°"]
+
+
+def test_a_long_note_has_room_above_a_single_picture(tmp_path: Path) -> None:
+    note = "; ".join(["layout and texture are 4.4 standard deviations from the training images"] * 4)
+    figure = heatmap_sheet([[Panel(torch.zeros(1, 8, 8))]], ["slice 0"], ["image"], note=note)
+    # Warnings are errors here: matplotlib warns where the picture is left no room.
+    save_png(figure, tmp_path / "sheet.png")
+    assert figure.axes[0].get_position().height > 0.3
