@@ -21,7 +21,7 @@ from robustmed_monai.apps.stress.views import Views
 from robustmed_monai.audit.command import refusal
 from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
-from robustmed_monai.utils.errors import ConfigError, original_error
+from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json, sha256
 from robustmed_monai.utils.fingerprint import digest_objects
 from robustmed_monai.utils.weights import load_into
@@ -218,7 +218,16 @@ def _config(parser: ConfigParser) -> dict[str, Any]:
 
 
 def _content(parser: ConfigParser, key: str) -> Any:
-    return parser.get_parsed_content(key) if key in _config(parser) else None
+    if key not in _config(parser):
+        return None
+    try:
+        return parser.get_parsed_content(key)
+    except Exception as error:
+        # A foreign config can go wrong in any way; MONAI wraps most of them.
+        cause = original_error(error)
+        if isinstance(cause, RobustMedError):
+            raise cause from None
+        raise ConfigError(f"{key} of the bundle cannot be made ({type(cause).__name__}: {cause}).") from error
 
 
 def _network(parser: ConfigParser, folder: Path, device: Any) -> tuple[nn.Module, Path | None]:
@@ -227,7 +236,7 @@ def _network(parser: ConfigParser, folder: Path, device: Any) -> tuple[nn.Module
     if key is None:
         raise ConfigError(f"{folder}: its config has neither network nor network_def; name another --config.")
     own = any(_WEIGHTS.search(text) for text in _reachable(_config(parser), key, set()))
-    network = parser.get_parsed_content(key)
+    network = _content(parser, key)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{folder}: {key} is a {type(network).__name__}; a network is needed.")
     named = _content(parser, "weights")

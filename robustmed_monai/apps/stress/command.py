@@ -47,7 +47,8 @@ def stress_command(words: Sequence[str], overrides: Overrides) -> int:
         overrides: words that are left over to keys and values of the config.
 
     Returns:
-        0, 1 where a requirement is not met, 2 where there was no run, 3 where the bundle is not safe.
+        0, 1 where a requirement is not met, 2 where there was no run, 3 where the bundle is not safe,
+        130 where it was stopped.
     """
     try:
         options, rest = _parser().parse_known_args(words)
@@ -58,6 +59,9 @@ def stress_command(words: Sequence[str], overrides: Overrides) -> int:
     except (argparse.ArgumentError, RobustMedError) as error:
         sys.stderr.write(f"robustmed stress: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("robustmed stress: stopped; the same command goes on from here.\n")
+        return 130
     sys.stdout.write(_said(content, Path(options.output_dir)))
     return 0 if all(r["passed"] for r in content["requirements"]) else 1
 
@@ -178,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--suggest", action="store_true", help="measure what wrappers without training give back")
     add(
         "--fail-under",
+        "--fail_under",
         action="append",
         default=[],
         metavar="FIGURE=BOUND[@CORRUPTION[:SEVERITY]]",

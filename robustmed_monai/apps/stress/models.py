@@ -29,7 +29,6 @@ class Model(NamedTuple):
         channels: that its images have; None for any.
         num_classes: of its output; None where it does not say.
         class_names: names of its classes.
-        apply: images (B, C, X, Y[, Z]) in [0, 1] to outputs, where it is such a function; wrappers need it.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Model(NamedTuple):
     channels: int | None = None
     num_classes: int | None = None
     class_names: Sequence[str] = ()
-    apply: Callable[[Tensor], Tensor] | None = None
 
 
 def callable_model(
@@ -69,16 +67,13 @@ def callable_model(
     modules = [function] if isinstance(function, nn.Module) else []
 
     @torch.no_grad()
-    def apply(images: Tensor) -> Tensor:
-        with eval_mode(*modules):
-            found = function(images.to(device))
-        return scores_of(found)
-
     def predict(views: Views) -> Sequence[Tensor]:
-        return list(as_predictions(apply(views.images), views))
+        with eval_mode(*modules):
+            found = function(views.images.to(device))
+        return list(as_predictions(scores_of(found), views))
 
     digest = digest_objects(function, name)
-    return Model(name, source, predict, digest, weights_sha256, apply=apply)
+    return Model(name, source, predict, digest, weights_sha256)
 
 
 def scores_of(output: Any) -> Tensor:

@@ -133,7 +133,7 @@ def explain(suite: CorruptionSuite, case: Case, shape: Sequence[int], index: int
         index: its place in the test set.
     """
     drawn = [] if case.family == "clean" else list(_numbers(suite.parameters(case, shape, index)))
-    return condition_text(case) + (f" ({', '.join(drawn)})" if drawn else "")
+    return condition_text(case) + (f": {', '.join(drawn)}" if drawn else "")
 
 
 def condition_text(case: Case) -> str:

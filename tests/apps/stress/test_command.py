@@ -13,9 +13,17 @@ import pytest
 import torch
 
 from robustmed_monai import cli
-from robustmed_monai.apps.stress import UnsafeBundleError, bundle_model, datalist_data, make_suite, stress
+from robustmed_monai.apps.stress import (
+    UnsafeBundleError,
+    bundle_model,
+    datalist_data,
+    make_suite,
+    stress,
+)
+from robustmed_monai.apps.stress.measure import measure
 
 Bundle = Callable[..., Path]
+MEASURE = "robustmed_monai.apps.stress.run.measure"
 SMALL = ["--suite", "geometry", "--severities", "5"]
 
 
@@ -211,3 +219,31 @@ def test_an_answer_of_another_name_and_an_overlay(
     assert cli.main([*words, "--output_key", "found", "--fail-under", "dice=1"]) == 0
     assert cli.main([*words, "--output_key", "mask"]) == 2
     assert "no mask; say --output_key" in capsys.readouterr().err
+
+
+def test_a_config_that_cannot_be_made(
+    bundle: Bundle, datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = bundle(inferer={"_target_": "SlidingWindowInferer", "no_such_argument": 1})
+    assert cli.main(_words(folder, datalist, tmp_path / "out")) == 2
+    assert "inferer of the bundle cannot be made" in capsys.readouterr().err
+
+
+def test_stopped_and_gone_on(
+    bundle: Bundle, datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = _words(bundle(), datalist, tmp_path / "out")
+    measured: list[str] = []
+
+    def stop_at_the_third(case: Any, *rest: Any) -> Any:
+        measured.append(str(case))
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return measure(case, *rest)
+
+    monkeypatch.setattr(MEASURE, stop_at_the_third)
+    assert cli.main(words) == 130
+    assert len(list((tmp_path / "out" / "conditions").iterdir())) == 2
+    assert not (tmp_path / "out" / "stress.json").exists()
+    monkeypatch.setattr(MEASURE, measure)
+    assert cli.main(words) == 0
