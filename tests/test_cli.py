@@ -149,7 +149,7 @@ class TestNames:
         config = {
             "imports": ["$from pathlib import Path"],
             "input": None,
-            "threshold": 1,
+            "threshold": None,
             "output_dir": "out",
             "initialize": [{"_target_": "robustmed_monai.utils.bundle.check_overrides"}],
             "run": ["$Path('read').write_text('|'.join([@input, @output_dir, str(@threshold)]))"],
