@@ -79,6 +79,7 @@ NOT_RUN = {
     r"python -m robustmed_monai\.data_prep\.oasis_slices .*": "tests/data_prep/test_oasis_slices.py",
     r"python tools/\w+_gallery\.py.*": "tests/tools draws both galleries small",
     r"robustmed (audit|run)( .*)?|python tools/audit_\w+\.py.*": "tests/audit",
+    r"robustmed stress( .*)?": "tests/apps/stress",
     r"python tools/format_configs\.py.*": "`make lint` checks what it does",
     r"python tools/results_\w+\.py.*": "takes hours; tests/tools",
     r".*ExportedNetwork.*|.* onnx_export .*": "tests/bundles/test_export.py",

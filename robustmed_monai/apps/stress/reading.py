@@ -111,8 +111,9 @@ def family_name(family: str) -> str:
 
 
 def capital(text: str) -> str:
-    """Text with a capital first letter."""
-    return text[:1].upper() + text[1:]
+    """Text with a capital first letter, but for names such as unORANIC."""
+    first = text.split(" ")[0]
+    return text if first[1:] != first[1:].lower() else text[:1].upper() + text[1:]
 
 
 def main_figure(stress: Stress, condition: Condition) -> Figure:
