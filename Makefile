@@ -12,7 +12,7 @@ BUNDLE := $(PY) -m monai.bundle run --config_file
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-unoranic results-risc results-pchvae results-cifl results-heads results-stress bench \
+.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-memory results-calibration results-unoranic results-risc results-pchvae results-cifl results-heads results-stress bench \
     label-demo docs clean
 
 help:
@@ -98,6 +98,12 @@ tables-check: $(VENV)/.installed
 
 results-ra: $(VENV)/.installed ## the results table of RA on the real images in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_ra.py
+
+results-memory: $(VENV)/.installed ## the results tables of the feature memory on the real images in ROBUSTMED_DATA
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_memory.py
+
+results-calibration: $(VENV)/.installed ## conformal p-values of healthy images of several sites, in ROBUSTMED_DATA
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_calibration.py
 
 results-unoranic: $(VENV)/.installed ## the results tables of unORANIC on MedMNIST in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_unoranic.py

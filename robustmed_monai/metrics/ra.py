@@ -16,6 +16,7 @@ from robustmed_monai.inferers.ra import image_score
 from robustmed_monai.metrics.anomaly import image_anomaly_metrics
 from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean
 from robustmed_monai.metrics.calibration import calibrate_thresholds
+from robustmed_monai.metrics.free_response import free_response
 from robustmed_monai.metrics.pixel import PixelAnomalyMetric
 from robustmed_monai.metrics.reconstruction import reconstruction_metrics
 from robustmed_monai.metrics.region import LesionMetric
@@ -193,4 +194,5 @@ def _pixel_figures(
     figures: Figures = {**pixels.aggregate(), **lesions.aggregate()}
     figures["calibrated_dice"] = bootstrap_mean(lesions.dice(), clusters=subjects)
     within = ranking_within(maps, masks)
+    figures |= free_response(maps, masks)
     return figures | {k: bootstrap_mean(v, clusters=subjects) for k, v in within.items()}

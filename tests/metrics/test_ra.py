@@ -69,7 +69,7 @@ class TestMeasureDetector:
         assert figures["image_fpr95"] == 0
         assert figures["healthy_l1"] == 0
         assert figures["healthy_ssim"] == pytest.approx(1.0)
-        assert [v for k, v in figures.items() if k.startswith("recall_") and v == v] == [1.0]
+        assert [v for k, v in figures.items() if k.startswith("recall_") and v == v] == [1.0] * 4
         auroc = result.figures["image_auroc"]
         assert isinstance(auroc, Estimate)
         assert auroc.ci95 == [1.0, 1.0]
