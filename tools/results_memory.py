@@ -2,7 +2,7 @@
 
     ROBUSTMED_DATA=... python tools/results_memory.py [--datasets ixi lgg pneumoniamnist] [--output out/...]
 
-"IXI and OASIS" is the shipped one on EfficientNet-Lite0; "IXI alone" is the ablation. With one pass over images and
+"IXI and OASIS" ships on EfficientNet-Lite0; "IXI alone" is the ablation. With one pass over the images and
 less of them than ``limit`` nothing is drawn at random, so one seed is all. The tables are copied to
 ``bundles/feature_memory/docs/results``.
 """
@@ -36,10 +36,10 @@ def prepare(source: Path, output: Path) -> dict[str, Path]:
     return data
 
 
-def fill(data: Path, output: Path, features: str) -> list[str]:
+def fill(data: Path, output: Path) -> list[str]:
     """Fill a memory of the training images of a folder; return its weights."""
-    folder = output / data.name / f"memory-{features}"
-    settings = {"dataset_dir": data, "features": features, "spacing": 233 / 128, "max_epochs": 1}
+    folder = output / data.name / "memory-efficientnet_lite0"
+    settings = {"dataset_dir": data, "features": "efficientnet_lite0", "spacing": 233 / 128, "max_epochs": 1}
     return [train(folder, "feature_memory", ["train"], **settings)]
 
 
@@ -51,13 +51,7 @@ def main() -> None:
         healthy = (
             {"IXI and OASIS": "frame", "IXI alone": "ixi"} if name != "pneumoniamnist" else {"chest": name}
         )
-        weights = {
-            f"memory, {title}": fill(data[folder], chosen.output, "efficientnet_lite0")
-            for title, folder in healthy.items()
-        }
-        first = next(iter(healthy.values()))
-        own = fill(data[first], chosen.output, "ra")
-        weights["memory, RA's encoder"] = own
+        weights = {f"memory, {title}": fill(data[folder], chosen.output) for title, folder in healthy.items()}
         folder = chosen.output / "tables" / TABLES[name]
         bundle(
             "feature_memory",
