@@ -1,6 +1,6 @@
 """Whether conformal p-values keep their promise on held-back healthy images: P(p <= a) <= a, site by site.
 
-    ROBUSTMED_DATA=... python tools/results_calibration.py [--datasets ixi oasis fastmri heads]
+    ROBUSTMED_DATA=... python tools/results_calibration.py [--datasets ixi oasis heads]
 
 Of each site some healthy images calibrate the feature memory and others, of other people, are tested; the row
 "IXI to oasis" tests the images of one site with the calibration of another, which nothing vouches for. All
@@ -27,7 +27,7 @@ from tools.results_common import keep, log, options, run
 
 METHOD = "feature_memory"
 SHARES = (0.05, 0.1, 0.2, 0.5)
-SITES = ("ixi", "oasis", "fastmri", "heads")
+SITES = ("ixi", "oasis", "heads")
 # Of the three slices of each head of OASIS the one nearest to the height of IXI's.
 LEVEL = "_slice_22"
 

@@ -165,7 +165,7 @@ class AlignToTemplate(InvertibleTransform):
         plain, affine = plain_image(image)
         if not has_voxel_size(image) or plain.ndim == 3 or min(plain.shape[1:]) == 1:
             where = self.cut.geometry(image)
-            picture = upright(plain, where.flips, where.order)
+            picture = _above_air(upright(plain, where.flips, where.order))
             doubt = _doubt_of_picture(picture)
             return self._refused(image, doubt) if doubt else self._by_box(picture, where)
         found = align_head(plain.mean(0).cpu().numpy(), affine.numpy())
@@ -224,6 +224,13 @@ class AlignToTemplate(InvertibleTransform):
         result.copy_meta_from(data)
         result.affine = extra["affine"]
         return result
+
+
+def _above_air(picture: Tensor) -> Tensor:
+    """(C, x, y, S) without the noise of air, which is what lies at the border: twice its median becomes 0."""
+    grey = picture.abs().amax(0)
+    border = torch.cat([grey[[0, -1]].flatten(), grey[:, [0, -1]].flatten()])
+    return (picture.abs() - 2 * border.median()).clamp(min=0)
 
 
 def _doubt_of_picture(picture: Tensor) -> str | None:

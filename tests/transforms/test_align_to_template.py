@@ -157,6 +157,10 @@ def test_a_picture_gets_the_box_of_a_head() -> None:
     back = align.inverse(framed)["image"]
     assert back.shape == picture.shape
     assert (back - picture).abs().mean() < 0.1
+    # Air that is not black, as in pictures of scanners without a mask, does not move the head.
+    noise = torch.rand(picture.shape, generator=torch.Generator().manual_seed(1))
+    noisy = align({"image": torch.where(picture > 0, picture, 0.1 + 0.1 * noise)})["image"]
+    assert (noisy - framed["image"])[framed["image"] > 1].abs().mean() < 0.1
 
 
 def test_what_does_not_fit_is_named() -> None:
