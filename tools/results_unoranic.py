@@ -36,7 +36,7 @@ EPOCHS = {
 # Three channels have three times the pixels: the perceptrons are halved, and the weights stay below 25 MB.
 COLOUR = ("retinamnist", "bloodmnist", "dermamnist")
 # Two cycles of the published learning rate, a third of the published 1,001 epochs.
-LONG = 340
+LONG = 320
 COURSE = ("val_mse", "val_anatomy_psnr", "val_full_psnr")
 TABLES = ("reconstruction", "revision", "classification", "detection")
 ROBUSTNESS = ("robustness_imagenet_c", "robustness_medmnist_c")
