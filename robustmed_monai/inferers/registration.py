@@ -99,7 +99,7 @@ def write_field(output: Mapping[str, Any], path: Path, key: str = "field", grid:
     Args:
         output: of a FileEvaluator.
         path: ``.nii.gz``.
-        key: `field`, on the grid of the fixed image, or `inverse_field`, on that of the moving one.
+        key: `field` or `velocity_field`, on the fixed image's grid, or `inverse_field`, on the moving one's.
         grid: `fixed` or `moving`.
     """
     write_world_field(output[key], world(output[grid]), path)

@@ -3,6 +3,7 @@
 from robustmed_monai.networks.cifl import CIFL, unit_maps
 from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0
 from robustmed_monai.networks.feature_memory import FeatureMemory
+from robustmed_monai.networks.head_registration import HeadRegistration
 from robustmed_monai.networks.mind import MINDSSC
 
 # Its function `pchvae` would hide the module of that name, and with it what configs name by their path.
@@ -25,6 +26,7 @@ __all__ = [
     "EfficientNetLite0",
     "FeatureMemory",
     "GroupPooledResNet",
+    "HeadRegistration",
     "HierarchicalVAE",
     "RegistrationNet",
     "ReversedAutoEncoder",

@@ -27,7 +27,7 @@ from robustmed_monai.transforms.load import (
     read_npz_arrays,
 )
 from robustmed_monai.transforms.ood_statistics import training_statistics
-from robustmed_monai.transforms.pair_fields import PairFieldsd, ResampleMovingd, TargetGridd
+from robustmed_monai.transforms.pair_fields import AlignPaird, PairFieldsd, ResampleMovingd, TargetGridd
 from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
 from robustmed_monai.transforms.scale_foreground import (
     IntensityWarning,
@@ -51,6 +51,7 @@ from robustmed_monai.transforms.threshold_map import ThresholdMapd
 from robustmed_monai.transforms.volume_slices import VolumeToSlices, VolumeToSlicesd
 
 __all__ = [
+    "AlignPaird",
     "AlignToTemplate",
     "AlignToTemplated",
     "AlignmentWarning",

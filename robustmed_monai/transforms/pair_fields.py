@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd, Transform
 
+from robustmed_monai.transforms.align_to_template import AlignToTemplate, Placement
 from robustmed_monai.transforms.alignment import (
     align_affine,
     field_between,
@@ -24,6 +25,7 @@ from robustmed_monai.transforms.field_files import (
     world_points,
 )
 from robustmed_monai.transforms.fields import folding
+from robustmed_monai.transforms.scale_foreground import ScaleForeground
 from robustmed_monai.transforms.volume_slices import has_voxel_size
 from robustmed_monai.utils.errors import ImageError, ImageShapeError
 
@@ -93,13 +95,69 @@ class ResampleMovingd(Transform):
         return {**data, "source": source, "alignment": matrix}
 
 
+class AlignPaird(Transform):
+    """Carry two whole heads into the MNI152 frame, each by its own alignment, for a network of that frame.
+
+    Args:
+        size: side of the slices, see ``AlignToTemplate``.
+        spacing: mm, see ``AlignToTemplate``.
+        heights: lowest and highest slice in mm, see ``AlignToTemplate``.
+        percentile: of the foreground, which becomes white, see ``ScaleForeground``.
+
+    Reads `moving` and `fixed`, as loaded. Adds `target` and `source` (1, *S), the fixed and the moving head
+    in [0, 1] in the frame, whose affine leads to the world of the fixed image, and `alignment`, the 4x4
+    matrix from world points of the fixed image to those of the moving one.
+
+    Raises:
+        ImageError: when one of the images is empty or cannot be aligned.
+        ImageShapeError: when one is no volume of a known voxel size.
+    """
+
+    def __init__(
+        self,
+        size: int = 112,
+        spacing: float = 2.0,
+        heights: Sequence[float] = (-72.0, 90.0),
+        percentile: float = 99.5,
+    ) -> None:
+        self.frame = AlignToTemplate(size, spacing, heights)
+        self.scale = ScaleForeground(percentile=percentile)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with `target`, `source` and `alignment`."""
+        moving, fixed = data["moving"], data["fixed"]
+        _check_pair(moving, fixed, spatial_dims=3)
+        (source, to_moving), (target, to_fixed) = (self._carried(image) for image in (moving, fixed))
+        for image in (source, target):
+            image.copy_meta_from(fixed)
+            image.affine = torch.from_numpy(to_fixed) @ self.frame.affine
+        # What is written has the intensities of the moving image.
+        source.meta["max_value"] = moving.meta.get("max_value")
+        alignment = to_moving @ np.linalg.inv(to_fixed)
+        return {**data, "source": source, "target": target, "alignment": alignment}
+
+    def _carried(self, image: MetaTensor) -> tuple[MetaTensor, Matrix]:
+        """A head in the frame, and the matrix from points of MNI152 to its world."""
+        head = self.scale(image)
+        where = self.frame.place(head)
+        if not isinstance(where, Placement) or where.matrix is None:
+            raise ImageShapeError(
+                f"{_name(image)}: has no voxel size, and a whole head is aligned by it; give a volume that "
+                "states it (NIfTI), or leave --overlay whole_head out."
+            )
+        carried = MetaTensor(self.frame(head, where).as_tensor().clamp(0, 1))
+        to_world: Matrix = world(image) @ (where.matrix @ torch.linalg.inv(self.frame.affine)).numpy()
+        return carried, to_world
+
+
 class PairFieldsd(Transform):
     """Bring the displacements of a registration network to the grids of its two files.
 
-    Reads `moving`, `fixed` and `alignment`, `image`, whose affine is that of the network's grid, and `ddf`
-    and `inverse_ddf` (d, *S) in voxels of it. Adds `field` (d, *fixed) and `inverse_field` (d, *moving), in
-    mm along (R, A, S): from the fixed grid to the moving image, and back; `moved` (1, *fixed), and `folds`,
-    the share of the network's voxels in which space is folded.
+    Reads `moving`, `fixed` and `alignment`, `image`, whose affine is that of the network's grid, and `ddf`,
+    `inverse_ddf` and `velocity` (d, *S) in voxels of it. Adds `field` (d, *fixed) and `inverse_field`
+    (d, *moving), in mm along (R, A, S): from the fixed grid to the moving image, and back; `velocity_field`
+    (d, *fixed), the same of the velocity, which knows nothing of the alignment; `moved` (1, *fixed), and
+    `folds`, the share of the network's voxels in which space is folded.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -107,16 +165,22 @@ class PairFieldsd(Transform):
         moving, fixed, matrix = data["moving"], data["fixed"], data["alignment"]
         axes, shape = fixed.ndim - 1, tuple(fixed.shape[1:])
         affine = world(data["image"], plane=not has_voxel_size(fixed))
-        steps = [voxels_to_world(_displacement(data[k], axes), affine) for k in ("ddf", "inverse_ddf")]
-        on_fixed = sample_at(steps[0], affine, world_points(shape, world(fixed)))
+        steps = {
+            key: voxels_to_world(_displacement(data[key], axes), affine)
+            for key in ("ddf", "inverse_ddf", "velocity")
+        }
+        points = world_points(shape, world(fixed))
+        on_fixed, velocity = (sample_at(steps[key], affine, points) for key in ("ddf", "velocity"))
         field = field_between(on_fixed, world(fixed), matrix)
-        inverse = inverse_field_between(steps[1], affine, tuple(moving.shape[1:]), world(moving), matrix)
-        points = world_points(shape, world(fixed)) + field
+        place = affine, tuple(moving.shape[1:]), world(moving), matrix
+        inverse = inverse_field_between(steps["inverse_ddf"], *place)
+        points = points + field
         moved = torch.from_numpy(sample_at(_voxels(moving), world(moving), points)).float()
         slices = data["ddf"].as_subclass(torch.Tensor)
         batch = slices.movedim(-1, 0) if len(slices) == 2 else slices[None]
         folds = float(folding(batch).mean())
-        return {**data, "field": field, "inverse_field": inverse, "moved": moved, "folds": folds}
+        fields: dict[Hashable, Any] = {"field": field, "inverse_field": inverse, "velocity_field": velocity}
+        return {**data, **fields, "moved": moved, "folds": folds}
 
 
 def world(image: MetaTensor, plane: bool = False) -> Matrix:
