@@ -127,7 +127,7 @@ class AlignPaird(Transform):
         """Return a copy of ``data`` with `target`, `source` and `alignment`."""
         moving, fixed = data["moving"], data["fixed"]
         _check_pair(moving, fixed, spatial_dims=3)
-        (source, to_moving), (target, to_fixed) = (self._carried(image) for image in (moving, fixed))
+        (source, to_moving), (target, to_fixed) = (self.carried(image) for image in (moving, fixed))
         for image in (source, target):
             image.copy_meta_from(fixed)
             image.affine = torch.from_numpy(to_fixed) @ self.frame.affine
@@ -136,8 +136,8 @@ class AlignPaird(Transform):
         alignment = to_moving @ np.linalg.inv(to_fixed)
         return {**data, "source": source, "target": target, "alignment": alignment}
 
-    def _carried(self, image: MetaTensor) -> tuple[MetaTensor, Matrix]:
-        """A head in the frame, and the matrix from points of MNI152 to its world."""
+    def carried(self, image: MetaTensor) -> tuple[MetaTensor, Matrix]:
+        """Return a head in the frame, and the matrix from points of MNI152 to its world."""
         head = self.scale(image)
         where = self.frame.place(head)
         if not isinstance(where, Placement) or where.matrix is None:

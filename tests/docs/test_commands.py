@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -284,7 +285,11 @@ def _keys_exist(command: str) -> None:
     """The config has every key that a command overrides."""
     # Without the end of srun's `bash -c '...'`.
     words = " ".join(_words(command.split("monai.bundle run", 1)[1].removesuffix("'"))).split("--")[1:]
-    given = {key: value for key, _, value in (word.strip().partition(" ") for word in words)}
+    given: dict[str, Any] = {}
+    for key, _, value in (word.strip().partition(" ") for word in words):
+        # Numbers and switches as python-fire reads them.
+        number = re.fullmatch(r"True|False|-?\d+(\.\d+)?", value)
+        given[key] = ast.literal_eval(value) if number else value
     files = [name.strip(" '") for name in given.pop("config_file").strip("[]").split(",")]
     workflow = ConfigWorkflow(files, logging_file=False, **given)
     workflow.parser["initialize"] = {"_target_": "robustmed_monai.utils.bundle.check_overrides"}
