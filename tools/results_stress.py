@@ -110,7 +110,7 @@ def segmenters(
     data: Path, raw: Path | None, severities: list[int], limit: int | None, output: Path
 ) -> dict[str, Any]:
     """CIFL's features beside the image itself."""
-    found = tissue_images("validation", data / "oasis_slices", 128, spacing=2.0)
+    found = tissue_images("test", data, 128, spacing=2.0)
     names = ["background", "CSF", "grey matter", "white matter"]
     step = 1 if limit is None else max(1, len(found) // limit)
     tensors = {name: values[::step] for name, values in found.tensors.items()}
@@ -168,20 +168,23 @@ def main() -> None:
     """Run the tests that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [*WEIGHTS, "oasis"]
-    parser.add_argument("--datasets", nargs="+", default=names, choices=names)
+    parser.add_argument("--datasets", nargs="+", default=list(WEIGHTS), choices=names)
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
     parser.add_argument("--limit", type=int, help="evenly spaced images of each test set")
+    parser.add_argument("--oasis", type=Path, help="folder that data_prep.oasis_slices wrote (upright slices)")
     parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args()
+    if "oasis" in options.datasets and options.oasis is None:
+        parser.error("oasis needs --oasis: the folder that `robustmed prepare oasis_slices` wrote.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     data = Path(os.environ["ROBUSTMED_DATA"])
     for dataset in options.datasets:
         output = options.output / dataset
         if dataset == "oasis":
-            content = segmenters(data, options.raw, options.severities, options.limit, output)
+            content = segmenters(options.oasis, options.raw, options.severities, options.limit, output)
         else:
             content = classifiers(dataset, data, options.severities, options.limit, output)
         head = {k: v for k, v in content["provenance"].items() if k not in ("seed", "suite")}

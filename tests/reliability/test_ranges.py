@@ -222,6 +222,8 @@ OTHERS = {
     "PairFieldsd": PAIR,
     "RandLabelShapes": LABELS,
     "RandLabelsToImage": LABELS,
+    "AlignPaird": PAIR,
+    "ReferencedInferer": "hands the stack to its inferer",
     "ResampleMovingd": PAIR,
     "TargetGridd": PAIR,
     "SayAssessedd": "reads positions, no intensities",
