@@ -171,7 +171,9 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=list(WEIGHTS), choices=names)
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
     parser.add_argument("--limit", type=int, help="evenly spaced images of each test set")
-    parser.add_argument("--oasis", type=Path, help="folder that data_prep.oasis_slices wrote (upright slices)")
+    parser.add_argument(
+        "--oasis", type=Path, help="folder that data_prep.oasis_slices wrote (upright slices)"
+    )
     parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
