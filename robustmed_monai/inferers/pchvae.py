@@ -20,7 +20,6 @@ from robustmed_monai.visualize.grids import image_grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCORES = ("elbo", "reconstruction", "kl", "high")
 MAPS = ("residual", "low", "gradient", "product")
 
 

@@ -41,7 +41,7 @@ HEAD_BOX = ((-83.3, 83.4), (-101.7, 97.9))
 
 
 # Length to width of a head in an axial slice, and the share of its box that it fills: 1.04 to 1.43 and .64 to
-# .88 in 890 slices (IXI, OASIS, gliomas); outside are a disc, a full picture and a head on its side.
+# .88 in 686 slices (IXI, OASIS, gliomas); outside are a disc, a full picture and a head on its side.
 _LENGTH = (1.02, 1.6)
 _FILLED = (0.55, 0.92)
 

@@ -39,7 +39,7 @@ VOLUMES = ("healthy", "lesion")
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copies of the bundles; those that train get a small network, and pchVAE assesses what is no brain."""
+    """Copies of the bundles; what trains gets a small network, two of them assess what they do not know."""
     folder = tmp_path_factory.mktemp("bundles")
     for name in MODELS:
         root = folder / name
@@ -49,7 +49,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tiny = {"features_weights": None, "image_size": 32, "channels": [4, 8]}
             write_json(train, {**read_json(train), **tiny})
     _forget(folder / "pchvae", "training_statistics")
+    _publish(folder / "risc", _open_minded(load_info(folder / "risc" / "models" / "model.pt")))
     return folder
+
+
+def _open_minded(info: dict[str, Any]) -> dict[str, Any]:
+    """What RISC's weights say of themselves, without the statistics of the training images."""
+    known = {k: v for k, v in info["classifier"].items() if k != "training_statistics"}
+    return {**info, "classifier": known}
 
 
 def _forget(root: Path, key: str) -> dict[str, Any]:
@@ -125,6 +132,15 @@ def test_what_is_no_head_is_answered_with_the_reason(server: Any) -> None:
     status, found = server.ask("POST", "/infer/whole_head?image=lesion&output=json")
     assert status == 400
     assert b"not aligned to the MNI152 template" in found
+
+
+def test_an_image_of_another_kind_is_answered_with_the_reason(server: Any, bundles: Path) -> None:
+    info = load_info(BUNDLES / "risc" / "models" / "model.pt")
+    _publish(bundles / "risc", info)
+    status, found = server.ask("POST", "/infer/risc?image=lesion&output=json")
+    _publish(bundles / "risc", _open_minded(info))
+    assert status == 400
+    assert b"risc: assesses nothing here, so there is no corrected" in found
 
 
 @pytest.mark.parametrize("model", MODELS)

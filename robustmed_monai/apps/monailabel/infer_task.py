@@ -12,7 +12,7 @@ import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from robustmed_monai.apps.monailabel.methods import Method, calibrated, run_inference, weight_files
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, ImageError
 from robustmed_monai.utils.files import read_json
 
 
@@ -66,6 +66,10 @@ class BundleInferTask(InferTask):
                     f"{self.name}: its weights are not calibrated, so nothing says from where on the map is "
                     "an anomaly; give 'threshold' in the unit of the map, or ask for 'result': 'anomaly_map'."
                 )
+            missing = chosen == self.method.result and not any(results.glob(f"{chosen}.*"))
+            if missing and report.get("assessed") == 0:
+                said = "; ".join(report["warnings"])
+                raise ImageError(f"{self.name}: assesses nothing here, so there is no {chosen}: {said}")
             answer = _sent(results, chosen, request.get("result_extension"))
         names = {"label_names": dict(self.method.labels)} if chosen == self.method.result else {}
         return answer, {"model": self.name, "result": chosen, **names, **report}
