@@ -174,6 +174,8 @@ def main() -> None:
         for moving, fixed in pairs[:count]:
             cases.append(measure(method, moving, fixed, regions))
             log.info("%s %s to %s %s", row, moving, fixed, {k: round(v, 4) for k, v in cases[-1].items()})
+        if not cases:
+            continue
         table += rows(row, cases)
         if row.startswith(("aligned", "Gauss-Newton on MIND-SSC and")):
             alone = [same_person(method, name) for name in names if apart(name) < APART]
