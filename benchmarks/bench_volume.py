@@ -95,7 +95,7 @@ def loading(volume: Path) -> dict[str, Work]:
 def apply(volume: Path, weights: Path, output: Path, device: str, per_image: bool) -> Work:
     """The work 'file to files' inside this process: read, reconstruct, compare, write; weights included."""
     layers: Any = AnomalyMapInferer().layers or range(len(COMPACT["channels"]))
-    peer: dict[str, Any] = {"inferer#inferer": PerImageMap(True, layers)} if per_image else {}
+    peer: dict[str, Any] = {"slicewise#inferer": PerImageMap(True, layers)} if per_image else {}
     # The weights are of other heads: slices that would be left out for it count as well.
     peer["postprocessing#transforms#0#refuse"] = False
     places = {"input": str(volume), "weights": str(weights), "output_dir": str(output)}
