@@ -34,7 +34,7 @@ from robustmed_monai.transforms.alignment import resample_to
 from robustmed_monai.transforms.fields import folding, warp
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log
-from tools.results_heads import rigid, tissues
+from tools.results_heads import rigid, shift, tissues
 
 SOURCE = Path(os.environ.get("ROBUSTMED_DATA", ".")) / "heads_2mm"
 FRAME = AlignPaird()
@@ -117,12 +117,6 @@ def same_person(method: Method, name: str) -> dict[str, float]:
     }
 
 
-def apart(name: str) -> float:
-    """How far a person's T1 and FLAIR lie apart in their common world: at the middle of the brain, mm."""
-    middle = np.array([0, -18, 10, 1])
-    return float(np.linalg.norm((t1_to_flair(name) @ middle - middle)[:3]))
-
-
 def _mapped(matrix: Array, points: Array) -> Array:
     moved = np.einsum("ij,j...->i...", matrix[:3, :3], points)
     return moved + matrix[:3, 3].reshape(3, 1, 1, 1)
@@ -178,7 +172,7 @@ def main() -> None:
             continue
         table += rows(row, cases)
         if row.startswith(("aligned", "Gauss-Newton on MIND-SSC and")):
-            alone = [same_person(method, name) for name in names if apart(name) < APART]
+            alone = [same_person(method, name) for name in names if shift(t1_to_flair(name)) < APART]
             log.info("%s same person %s", row, alone)
             table += rows(f"{row}; same person", alone)
     data = [{"name": "heads_2mm", "sha256": data_digest(SOURCE), "split": "test"}]

@@ -71,6 +71,12 @@ def rigid(fixed: Any, moving: Any) -> Array:
     return affine_matrix(start, 3)
 
 
+def shift(matrix: Array) -> float:
+    """How far a 4x4 matrix of world points moves the middle of the brain, mm."""
+    middle = np.array([0, -18, 10, 1])
+    return float(np.linalg.norm((matrix @ middle - middle)[:3]))
+
+
 def measure(source: Path, results: Path, name: str) -> dict[str, float]:
     """Dice of one person's T1 and FLAIR."""
     regions: Any = nib.load(source / "dlmuse" / f"{name}.nii.gz")
@@ -83,7 +89,7 @@ def measure(source: Path, results: Path, name: str) -> dict[str, float]:
         carried = resample_to(true, regions.affine, labels.shape, labels.affine, matrix, order=0)[0]
         for key, value in dice(np.asarray(labels.dataobj), carried).items():
             figures[f"{column}_{key}" if column else f"flair_{key}_unmoved"] = value
-    figures["flair_shift"] = float(np.linalg.norm((moved @ [0, -18, 10, 1])[:3] - [0, -18, 10]))
+    figures["flair_shift"] = shift(moved)
     return figures
 
 

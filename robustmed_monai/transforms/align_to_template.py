@@ -325,13 +325,18 @@ def _resampled(image: Tensor, matrix: Tensor, shape: Sequence[int], mode: Resize
     return carried
 
 
-def frame_heights(stack: Any) -> list[float] | None:
-    """Heights of the slices of a stack in mm of MNI152, lowest first; None of one that was not aligned."""
+def placement_of(stack: Any) -> Placement | None:
+    """Where the frame of a stack lies in its source; None of one that was not aligned."""
     applied = stack.applied_operations if isinstance(stack, MetaTensor) else []
-    places = [
+    places: list[Placement] = [
         each["extra_info"]["placement"] for each in applied if each["class"] == AlignToTemplate.__name__
     ]
-    if not places or places[-1].matrix is None:
+    return places[-1] if places and places[-1].matrix is not None else None
+
+
+def frame_heights(stack: Any) -> list[float] | None:
+    """Heights of the slices of a stack in mm of MNI152, lowest first; None of one that was not aligned."""
+    if placement_of(stack) is None:
         return None
     matrix = stack.affine
     return [float(matrix[2, 3] + matrix[2, 2] * i) for i in range(stack.shape[-1])]

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from robustmed_monai.transforms.align_to_template import AlignToTemplate, Placement
+from robustmed_monai.transforms.align_to_template import Placement, placement_of
 from robustmed_monai.transforms.field_files import sample_at, world_points
 from robustmed_monai.transforms.template_head import template_head
 
@@ -35,7 +35,7 @@ class SayHeadOutsided(MapTransform):
         """Return a copy of ``data`` with the sentences first among its warnings."""
         result = dict(data)
         mask, stack = result[self.first_key(result)], result[self.stack_key]
-        placement = _placement(stack)
+        placement = placement_of(stack)
         if placement is None:
             return result
         said = []
@@ -51,13 +51,6 @@ class SayHeadOutsided(MapTransform):
                 "look at the labels"
             )
         return {**result, "warnings": [*said, *result.get("warnings", [])]}
-
-
-def _placement(stack: Any) -> Placement | None:
-    """Where the frame of a stack lies in its source; None of one that was not aligned."""
-    applied = [op for op in stack.applied_operations if op["class"] == AlignToTemplate.__name__]
-    found: Placement | None = applied[-1]["extra_info"]["placement"] if applied else None
-    return found if found is not None and found.matrix is not None else None
 
 
 def _share_outside(shape: tuple[int, ...], affine: torch.Tensor, placement: Placement) -> float:

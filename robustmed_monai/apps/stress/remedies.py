@@ -41,9 +41,7 @@ def input_remedy(function: Callable[[Tensor], Tensor], name: str) -> Remedy:
         def predict(views: Views) -> Sequence[Tensor]:
             return model.predict(views.with_images(function(views.images).clamp(0, 1)))
 
-        return model._replace(
-            name=f"{model.name} + {name}", predict=predict, digest=digest_objects(model.digest, function)
-        )
+        return _wrapped(model, name, predict, function)
 
     return wrap
 
@@ -67,9 +65,7 @@ def rotation_remedy(weights: str | os.PathLike[str]) -> Remedy:
                 rotate(f[None].float(), int(i), count)[0].to(f) for f, i in zip(found, index, strict=True)
             ]
 
-        return model._replace(
-            name=f"{model.name} + RISC", predict=predict, digest=digest_objects(model.digest, inferer)
-        )
+        return _wrapped(model, "RISC", predict, inferer)
 
     return wrap
 
@@ -146,6 +142,12 @@ def _scores(rows: Mapping[str, Any], labels: Sequence[int]) -> Any:
     if "probabilities" in rows:
         return (np.asarray(rows["probabilities"]).argmax(1) == np.asarray(labels)).astype(float)
     return case_scores(rows, labels)
+
+
+def _wrapped(model: Model, name: str, predict: Callable[[Views], Sequence[Tensor]], wrapper: Any) -> Model:
+    """A model that predicts in another way, which its name and its digest tell."""
+    digest = digest_objects(model.digest, wrapper)
+    return model._replace(name=f"{model.name} + {name}", predict=predict, digest=digest)
 
 
 class _Each:

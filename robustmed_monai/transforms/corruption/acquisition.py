@@ -10,13 +10,7 @@ from torch import Tensor
 
 from robustmed_monai.transforms.batch_affine import apply_affine
 from robustmed_monai.transforms.contrasts import apply_curves, sample_curves
-from robustmed_monai.transforms.corruption.core import (
-    Corruption,
-    check_name,
-    check_severity,
-    identity,
-    sample_constants,
-)
+from robustmed_monai.transforms.corruption.core import Corruption, at_severity, sample_constants
 from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.synthesis.low_resolution import thick_slices
 
@@ -40,12 +34,7 @@ def acquisition(name: str, severity: int) -> Corruption:
         >>> acquisition("zoom_out", 3).spatial_dims
         (2, 3)
     """
-    check_name(name, ACQUISITION, "the changes of acquisition")
-    check_severity(severity, name)
-    if severity == 0:
-        return identity(name)
-    build, levels = ACQUISITION[name]
-    return build(levels[severity - 1])._replace(name=name)
+    return at_severity(name, severity, ACQUISITION, "the changes of acquisition")._replace(name=name)
 
 
 def zoom(factor: float) -> Corruption:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,6 +149,31 @@ def check_severity(severity: float, name: str) -> None:
     """
     if severity not in range(6):
         raise ConfigError(f"{name}: severity {severity} is not one of 0 (identity), 1, 2, 3, 4, 5.")
+
+
+def at_severity(
+    name: str,
+    severity: int,
+    table: Mapping[str, tuple[Callable[..., Corruption], Sequence[Any]]],
+    family: str,
+) -> Corruption:
+    """The corruption that a table makes at a severity of 1 to 5; 0 is the identity.
+
+    Args:
+        name: key of the table.
+        severity: 0 to 5.
+        table: name to what makes the corruption, and its argument at each severity.
+        family: what messages call the corruptions of the table.
+
+    Raises:
+        ConfigError: for an unknown name or severity.
+    """
+    check_name(name, table, family)
+    check_severity(severity, name)
+    if severity == 0:
+        return identity(name)
+    build, levels = table[name]
+    return build(levels[severity - 1])
 
 
 def sample_constants(values: Mapping[str, float], shape: Shape, generator: torch.Generator) -> Params:

@@ -19,11 +19,9 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.corruption.core import (
     Corruption,
-    check_name,
-    check_severity,
+    at_severity,
     constant,
     gaussian,
-    identity,
     sample_constants,
     sample_nothing,
 )
@@ -49,12 +47,7 @@ def mr_artifact(name: str, severity: int) -> Corruption:
         >>> mr_artifact("motion", 2).spatial_dims
         (2, 3)
     """
-    check_name(name, MR_ARTIFACTS, "the MR artefacts")
-    check_severity(severity, name)
-    if severity == 0:
-        return identity(name)
-    build, levels = MR_ARTIFACTS[name]
-    return build(levels[severity - 1])
+    return at_severity(name, severity, MR_ARTIFACTS, "the MR artefacts")
 
 
 def bias_field(coefficient: float, degree: int = 3) -> Corruption:
