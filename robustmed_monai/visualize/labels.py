@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers; they repeat for more than seven classes.
 _COLOURS = ("#0072b2", "#e69f00", "#f0f0f0", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
 _PANEL = 1.6  # inches
+# Letters of a legend in one row.
+_LEGEND = 32
 
 
 def label_sheet(
@@ -63,9 +65,11 @@ def label_sheet(
     axes[0, 0].set_title("image", fontsize=9, color=INK)
     axes[0, 1].set_title("labels", fontsize=9, color=INK)
     patches = [Patch(facecolor=c, edgecolor=INK, linewidth=0.4, label=names[k]) for k, c in colours.items()]
+    # Long names would run over both edges.
+    columns = 4 if sum(map(len, names[1:])) <= _LEGEND else 2
     figure.legend(
-        handles=patches, loc="outside lower center", ncols=min(4, len(patches)), frameon=False, fontsize=8,
-        labelcolor=INK,
+        handles=patches, loc="outside lower center", ncols=min(columns, len(patches)), frameon=False,
+        fontsize=8, labelcolor=INK,
     )  # fmt: skip
     write_note(figure, note)
     return figure
