@@ -22,6 +22,7 @@ from torch import nn
 
 from robustmed_monai.utils.archive import check_tensor, plain_names, read_archive, serialise
 from robustmed_monai.utils.bundle import rank
+from robustmed_monai.utils.eight_bits import restored
 from robustmed_monai.utils.errors import DataError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_file, read_json, sha256, write_json
 from robustmed_monai.utils.weight_info import check_info, info_digest
@@ -95,7 +96,8 @@ def load_weights(
         allow_unverified: read a file for which no digest is known. One that does not match is always refused.
 
     Returns:
-        Name to tensor, without the prefixes of wrappers.
+        Name to tensor, without the prefixes of wrappers; matrices that the file has in 8 bits (see
+        ``utils.eight_bits``) are multiplied by their scales.
 
     Raises:
         WeightsError: when the file is missing, altered or holds anything but finite tensors, or when no
@@ -111,7 +113,7 @@ def load_weights(
     for name, tensor in content.items():
         check_tensor(path, name, tensor, limit=len(data))
     names = plain_names(list(content), path)
-    return {names[name]: tensor for name, tensor in content.items()}
+    return restored({names[name]: tensor for name, tensor in content.items()}, path)
 
 
 def load_info(path: str | os.PathLike[str]) -> dict[str, Any]:
