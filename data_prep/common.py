@@ -144,9 +144,12 @@ class Preparation:
         self._digests.update(record["digests"])
         self.warnings += record["warnings"]
 
-    def image(self, name: str, pixels: Array) -> str:
-        """Write ``pixels`` ((X, Y) in [0, 1]) as ``images/<name>.png`` and return that relative path."""
-        return self._png(f"images/{name}.png", pixels)
+    def image(self, name: str, pixels: Array, of_volume: bool = False) -> str:
+        """Write ``pixels`` ((X, Y) in [0, 1]) as ``images/<name>.png`` and return that relative path.
+
+        ``of_volume``: they were scaled as a whole volume, see ``png_bytes``.
+        """
+        return self._png(f"images/{name}.png", pixels, of_volume)
 
     def mask(self, name: str, pixels: Array) -> str:
         """Write a mask ((X, Y), above 0 = 1) as ``masks/<name>.png`` with values 0 and 255."""
@@ -217,8 +220,8 @@ class Preparation:
         more = f"\n  and {rest} more" if rest > 0 else ""
         return f" {len(self.problems)} problem(s), all in {self.folder / REPORT}:{''.join(lines)}{more}"
 
-    def _png(self, name: str, pixels: Array) -> str:
-        content = png_bytes(pixels)
+    def _png(self, name: str, pixels: Array, of_volume: bool = False) -> str:
+        content = png_bytes(pixels, of_volume)
         path = self.folder / name
         digest = hashlib.sha256(content).hexdigest()
         if not path.is_file() or sha256(path) != digest:

@@ -13,14 +13,16 @@ import hashlib
 import sys
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from monai.data import MetaTensor
 
 from robustmed_monai.data.split import rank_subjects
 from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Item, Preparation, Source, require_folder
-from robustmed_monai.data_prep.pixels import read_slice
 from robustmed_monai.transforms.lesions import draw_lesion, sample_lesion, size_name
+from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -74,14 +76,17 @@ def _healthy(out: Preparation, path: Path) -> list[Item]:
 
 def _test_items(out: Preparation, path: Path, lesions: int, seed: int) -> list[Item]:
     items = _healthy(out, path)
-    pixels = read_slice(path)
-    image = pixels / max(float(pixels.max()), 1e-6)
+    loaded = cast(MetaTensor, LoadCheckedImage(channels=1, spatial_dims=2)(path))
+    pixels = np.asarray(loaded[0], dtype=np.float32)
+    # A lesion must not change how bright the picture is to the network beside its healthy original.
+    of_volume = bool(loaded.meta.get("scaled_as_volume"))
+    image = pixels / max(float(loaded.meta["max_value"] if of_volume else pixels.max()), 1e-6)
     for number in range(lesions):
         drawn = int(hashlib.sha256(f"{seed}:{path.name}:{number}".encode()).hexdigest()[:12], 16)
         spec = sample_lesion(image, np.random.default_rng(drawn))
         changed, mask = draw_lesion(image, spec)
         name = f"{path.stem}_lesion{number}"
-        item = {"image": out.image(name, changed), "mask": out.mask(name, mask.astype(np.float32))}
+        item = {"image": out.image(name, changed, of_volume), "mask": out.mask(name, mask.astype(np.float32))}
         item |= {"kind": spec.kind, "size": size_name(int(mask.sum()), max(image.shape))}
         items.append({**item, "healthy": False, "subject": path.stem})
     return items

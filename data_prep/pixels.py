@@ -18,7 +18,9 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from robustmed_monai.transforms.image_readers.picture import SCALED_AS_VOLUME
 from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.utils.errors import DataError, GeometryError
 
@@ -175,9 +177,17 @@ def kind_name(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", label.lower().removeprefix("global label:")).strip("_")
 
 
-def png_bytes(pixels: Array) -> bytes:
-    """Return ``(X, Y)`` values in [0, 1] as the bytes of an 8-bit grey PNG."""
+def png_bytes(pixels: Array, of_volume: bool = False) -> bytes:
+    """Return ``(X, Y)`` values in [0, 1] as the bytes of an 8-bit grey PNG.
+
+    Args:
+        pixels: the picture.
+        of_volume: 1 is the white of the volume that it was cut from, and the file says so.
+    """
     levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     stream = BytesIO()
-    Image.fromarray(levels.T).save(stream, format="PNG")
+    text = PngInfo()
+    if of_volume:
+        text.add_text(*SCALED_AS_VOLUME)
+    Image.fromarray(levels.T).save(stream, format="PNG", pnginfo=text)
     return stream.getvalue()

@@ -122,7 +122,7 @@ class VolumeSlices:
                 found["mask"] = out.mask(place, lesion[:, :, level])
             elif lesion is not None:
                 found.pop("kind", None)
-            items.append({"image": out.image(place, image[:, :, level]), **found})
+            items.append({"image": out.image(place, image[:, :, level], of_volume=True), **found})
         return items
 
 

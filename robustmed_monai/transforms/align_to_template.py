@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.networks.layers import AffineTransform
+from monai.networks.layers import AffineTransform, GaussianFilter
 from monai.transforms import MapTransform
 from monai.transforms.inverse import InvertibleTransform
 from monai.utils import ensure_tuple_rep
@@ -28,7 +28,6 @@ from robustmed_monai.transforms.volume_slices import (
     has_voxel_size,
     mode_back,
     plain_image,
-    smooth_before,
     upright,
 )
 from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
@@ -317,12 +316,26 @@ def _resampled(image: Tensor, matrix: Tensor, shape: Sequence[int], mode: Resize
     batch = image[None]
     if mode == "bilinear":
         # How far apart the new voxels are along each axis of the image.
-        batch = smooth_before(batch, matrix[:3, :3].abs().amax(1).tolist())
+        batch = _smooth_before(batch, matrix[:3, :3].abs().amax(1).tolist())
     sample = AffineTransform(
         normalized=False, mode=mode, padding_mode="zeros", align_corners=True, reverse_indexing=True
     )
     carried: Tensor = sample(batch, theta=matrix[None].to(batch), spatial_size=tuple(shape))[0]
     return carried
+
+
+def _smooth_before(images: Tensor, step: Sequence[float]) -> Tensor:
+    """Blur images (B, C, *S) by as much as ``monai.transforms.Resize`` does before it shrinks them.
+
+    ``step`` is the distance of the new voxels along each axis of S, in old ones.
+    """
+    sigmas = [max((s - 1) / 2, 0) for s in step]
+    if not any(sigmas):
+        return images
+    # A width of exactly 0 is no filter to MONAI.
+    blur = GaussianFilter(len(sigmas), [max(s, 1e-3) for s in sigmas])
+    blurred: Tensor = blur(images.flatten(0, 1)[:, None])[:, 0].unflatten(0, tuple(images.shape[:2]))
+    return blurred
 
 
 def placement_of(stack: Any) -> Placement | None:

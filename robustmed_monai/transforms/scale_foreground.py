@@ -36,7 +36,9 @@ class ScaleForeground(Transform):
     """Scale an image so that ``low`` becomes 0 and a percentile of its foreground 1, and clip.
 
     Foreground is what is brighter than the noise of air: a tenth of that percentile of all voxels above
-    ``low``. Of picture files, which were scaled when they were made, it is all above ``low``. An image with
+    ``low``. Of picture files, which were scaled when they were made, it is all above ``low``; in those that
+    ``data_prep`` cut from a volume, white is the volume's and becomes 1, so that they are as bright as the
+    slices that inference cuts from that volume. An image with
     much below ``low`` (z-scores, CT) is scaled from its darkest voxels instead, unless ``high`` is given, and
     zeros that stand for the air around it become 0. What became 0 and 1 is kept in the meta data
     (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``. An image without foreground gives zeros, a
@@ -117,7 +119,9 @@ class ScaleForeground(Transform):
         return low, ~filled if masked else None
 
     def _high(self, image: torch.Tensor, values: torch.Tensor, low: float) -> float:
-        white = image.meta.get("max_value") if self.max_value and isinstance(image, MetaTensor) else None
+        meta = image.meta if isinstance(image, MetaTensor) else {}
+        by_file = self.max_value or (self.high is None and meta.get("scaled_as_volume"))
+        white = meta.get("max_value") if by_file else None
         if white is not None:
             return float(white)
         if self.high is not None:

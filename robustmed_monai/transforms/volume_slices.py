@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform, Resize
 from monai.transforms.inverse import InvertibleTransform
 from monai.utils import ImageMetaKey, ensure_tuple_rep
@@ -94,7 +93,8 @@ class VolumeToSlices(InvertibleTransform):
         spacing: size of a pixel in mm, that of the network's training images; None: see above.
         axcodes: orientation as in ``monai.transforms.Orientation``; "RPS" gives axial slices, nose up.
         mode: "bilinear" for images; "nearest" for labels and masks.
-        anti_aliasing: smooth before shrinking, as ``monai.transforms.Resize`` does it ("bilinear" only).
+        anti_aliasing: average over the area of each pixel, and where the image is fitted smooth before
+            shrinking, as ``monai.transforms.Resize`` does it ("bilinear" only).
 
     Raises:
         ConfigError: an argument is out of range.
@@ -343,10 +343,9 @@ def _resample(stack: Tensor, where: SliceGeometry, mode: ResizeMode, anti_aliasi
     """(S, C, x, y) of the turned source to (S, C, size, size)."""
     if where.fits_image:
         return resize_to_square(stack, where.size, mode, anti_aliasing=anti_aliasing)
-    if mode == "bilinear" and anti_aliasing:
-        stack = smooth_before(stack, where.step)
     for axis, (step, first) in enumerate(zip(where.step, where.first, strict=True)):
-        stack = _sample(stack, 2 + axis, first + step * torch.arange(where.size, dtype=torch.float64), mode)
+        places = first + step * torch.arange(where.size, dtype=torch.float64)
+        stack = _sample(stack, 2 + axis, places, mode, step if anti_aliasing else 0.0)
     return stack.contiguous()
 
 
@@ -358,45 +357,38 @@ def _resample_back(stack: Tensor, where: SliceGeometry, mode: ResizeMode) -> Ten
         square = _resize(stack, side, mode, anti_aliasing=where.size > side)
         x, y = ((side - n) // 2 for n in shape)
         return square[:, :, x : x + shape[0], y : y + shape[1]]
-    back = tuple(1 / step for step in where.step)
-    if mode == "bilinear":
-        stack = smooth_before(stack, back)
     for axis, (size, first, step) in enumerate(zip(shape, where.first, where.step, strict=True)):
-        stack = _sample(stack, 2 + axis, (torch.arange(size, dtype=torch.float64) - first) / step, mode)
+        places = (torch.arange(size, dtype=torch.float64) - first) / step
+        stack = _sample(stack, 2 + axis, places, mode, 1 / step)
     return stack
 
 
-def smooth_before(images: Tensor, step: Sequence[float]) -> Tensor:
-    """Blur images by as much as ``monai.transforms.Resize`` does before it shrinks them.
+def _sample(images: Tensor, axis: int, places: Tensor, mode: ResizeMode, width: float) -> Tensor:
+    """Values along an axis at fractional places, 0 outside of the image.
 
-    Args:
-        images: (B, C, *S).
-        step: distance of the new voxels along each axis of S, in old ones.
-
-    Returns:
-        (B, C, *S).
+    Linear interpolation, averaged over ``width`` old pixels about each place. With the width of a new pixel
+    the result is equally sharp, in mm, whatever the old pixels were; with 0 it depends on where they lie.
     """
-    sigmas = [max((s - 1) / 2, 0) for s in step]
-    if not any(sigmas):
-        return images
-    # A width of exactly 0 is no filter to MONAI.
-    blur = GaussianFilter(len(sigmas), [max(s, 1e-3) for s in sigmas])
-    blurred: Tensor = blur(images.flatten(0, 1)[:, None])[:, 0].unflatten(0, tuple(images.shape[:2]))
-    return blurred
-
-
-def _sample(images: Tensor, axis: int, places: Tensor, mode: ResizeMode) -> Tensor:
-    """Values along an axis at fractional places, 0 outside of the image."""
     size = images.shape[axis]
-    low = (places + 0.5).floor() if mode == "nearest" else places.floor()
-    share = (places - low) if mode == "bilinear" else torch.zeros_like(places)
-    weights = torch.zeros(len(places), size, dtype=torch.float64)
-    rows = torch.arange(len(places))
-    for index, weight in ((low.long(), 1 - share), (low.long() + 1, share)):
+    if mode == "nearest":
+        weights = torch.zeros(len(places), size, dtype=torch.float64)
+        index = (places + 0.5).floor().long()
         inside = (index >= 0) & (index < size)
-        weights[rows[inside], index[inside]] += weight[inside]
+        weights[torch.arange(len(places))[inside], index[inside]] = 1
+    else:
+        away = places[:, None] - torch.arange(size, dtype=torch.float64)
+        if width:
+            weights = (_tent_below(away + width / 2) - _tent_below(away - width / 2)) / width
+        else:
+            weights = (1 - away.abs()).clamp(min=0)
     moved = images.movedim(axis, -1)
     return (moved @ weights.to(images).T).movedim(-1, axis)
+
+
+def _tent_below(x: Tensor) -> Tensor:
+    """Area below ``x`` of the weights of linear interpolation, a tent over [-1, 1] of area 1."""
+    low, high = (x + 1).clamp(0, 1), (1 - x).clamp(0, 1)
+    return torch.where(x < 0, low**2 / 2, 1 - high**2 / 2)
 
 
 def foreground_box(image: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:

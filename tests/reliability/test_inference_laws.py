@@ -236,8 +236,7 @@ def test_labels_are_those_of_the_same_head(name: str, base: Volume, found: Found
     grid = oblique(base) if name == "oblique" else base
     expected = outputs["base"]["pred"].as_subclass(torch.Tensor)[0].numpy()
     agreement = dice(labels_on_grid(outputs[name], grid), expected)
-    # Interpolated voxels: the images that the network sees differ by 0.6 % of white, its labels there by 4 %.
-    assert agreement > (0.999 if name in EXACT else 0.945), "mean Dice of three tissues"
+    assert agreement > (0.999 if name in EXACT else 0.95), "mean Dice of three tissues"
     volumes, before = (volume_report(outputs[key])["volumes"] for key in (name, "base"))
     for tissue in ("CSF", "grey matter", "white matter"):
         assert volumes[tissue]["ml"] == pytest.approx(

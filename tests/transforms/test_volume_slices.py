@@ -110,6 +110,22 @@ class TestWithSpacing:
         kept = found[..., margin : found.shape[-1] - margin]
         torch.testing.assert_close(kept.as_tensor(), expected.as_tensor(), atol=1e-5, rtol=0)
 
+    @pytest.mark.parametrize("side", [1.0, 1.8, 2.4])
+    def test_a_pixel_is_the_mean_over_its_area(self, side: float) -> None:
+        values = np.random.default_rng(0).random(30)
+        image = MetaTensor(
+            torch.tensor(values, dtype=torch.float32)[None, :, None, None].expand(1, 30, 30, 2),
+            affine=torch.tensor(np.diag([side, -side, 3.0, 1.0])),
+        )
+        slices = slicer(12, 2.0)(image)
+        first = (torch.linalg.inv(image.affine) @ slices.affine)[0, 3].item()
+        found = slices[0, :, 6, 0].numpy()
+        for pixel in range(2, 10):
+            area = first + (pixel + np.linspace(-0.5, 0.5, 4001)) * 2.0 / side
+            assert found[pixel] == pytest.approx(np.interp(area, range(30), values).mean(), abs=2e-4)
+        plain = slicer(12, 2.0, anti_aliasing=False)(image)[0, 5, 6, 0].item()
+        assert plain == pytest.approx(np.interp(first + 5 * 2.0 / side, range(30), values), abs=1e-5)
+
     def test_where_the_head_lies_in_the_plane_does_not_count(self) -> None:
         cut = slicer(64, SPACING)
         expected, found = cut(head((2, 2, 4))), cut(head((2, 2, 4), shift=(10, -16)))

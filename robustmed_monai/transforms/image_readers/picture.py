@@ -25,6 +25,8 @@ from robustmed_monai.utils.errors import CorruptImageError, ImageShapeError
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 PICTURE_SUFFIXES = tuple(_FORMATS)
+# Text of a PNG whose white is that of the volume that it was cut from; ``data_prep`` writes it.
+SCALED_AS_VOLUME = ("Scaling", "white is the volume's")
 # Pictures are kept with x to the patient's right and y to the back, the way the package shows axial slices.
 _STACK_AFFINE = np.diag([1.0, -1.0, 1.0, 1.0])
 # 8192 x 8192; from a third more on, Pillow itself calls a file a decompression bomb.
@@ -53,7 +55,8 @@ def read_picture(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
     Returns:
         Pixels (X, Y), (X, Y, 3) or (X, Y, pages) and MONAI's meta data, with the value of white as
         ``max_value`` where the type has one: 1 (1 bit, or float in [0, 1]), 255, 4095 (a TIFF of 12 bits),
-        65535. Signed and 32-bit whole numbers and other floats have none.
+        65535. Signed and 32-bit whole numbers and other floats have none. Pictures that ``data_prep`` cut
+        from a volume have ``scaled_as_volume``.
 
     Raises:
         ImageError: a subclass names the reason.
@@ -71,7 +74,9 @@ def read_picture(path: Path, max_voxels: int) -> tuple[Array, dict[str, Any]]:
             return _stack([_page(picture, number, path) for number in range(frames)], path)
         if frames > 1:
             raise ImageShapeError(f"{path}: the file holds {frames} pictures, expected one; save each alone.")
-        meta = {"format": picture.format, "mode": picture.mode}
+        meta: dict[str, Any] = {"format": picture.format, "mode": picture.mode}
+        if picture.info.get(SCALED_AS_VOLUME[0]) == SCALED_AS_VOLUME[1]:
+            meta["scaled_as_volume"] = True
         pixels, max_value = _pixels(picture, path)
     meta |= {"width": pixels.shape[0], "height": pixels.shape[1]}
     channel_dim = 2 if pixels.ndim == 3 else None
