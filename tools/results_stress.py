@@ -1,11 +1,12 @@
 """Stress tests of the shipped models on real images, by ``apps.stress``.
 
-    ROBUSTMED_DATA=... python tools/results_stress.py [--datasets pneumoniamnist retinamnist oasis]
+    ROBUSTMED_DATA=... python tools/results_stress.py [--datasets pneumoniamnist oasis heads ...]
 
 A plain classifier (that of ``bundles/risc``) beside RISC on the test images of PneumoniaMNIST and
 RetinaMNIST; ``bundles/cifl_segmentation`` beside the same U-Net on the image itself (``--raw``, a file that
-its overlay ``raw.json`` trains) on OASIS slices. Reports go to ``out/stress/<data set>``; figures without
-pictures to ``benchmarks/results/stress_<data set>.json``.
+its overlay ``raw.json`` trains) on OASIS slices; its overlay for whole heads on heads that chose none
+of its settings; RA's mask of lesions drawn into IXI's slices beside the feature memory's. Reports go to
+``out/stress/<data set>``; figures without pictures to ``benchmarks/results/stress_<data set>.json``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from robustmed_monai.apps.stress import Model, callable_model, make_suite, medmnist_data, stress, tensor_data
+from robustmed_monai.apps.stress import (
+    Model,
+    StressData,
+    bundle_model,
+    callable_model,
+    datalist_data,
+    make_suite,
+    medmnist_data,
+    stress,
+    tensor_data,
+)
 from robustmed_monai.apps.stress.gates import (
     corruption_gate,
     familiarity_gate,
@@ -31,15 +42,19 @@ from robustmed_monai.apps.stress.gates import (
     rotation_gate,
 )
 from robustmed_monai.apps.stress.remedies import plain_remedies, restoration_remedy, rotation_remedy
+from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.pairs import tissue_images
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.networks.on_features import load_segmenter
 from robustmed_monai.networks.risc import load_risc
+from robustmed_monai.transforms.corruption.suite import CorruptionSuite
+from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.transforms.rotation import rotate, to_square
 from robustmed_monai.utils.bundle import bundles_dir
-from robustmed_monai.utils.files import sha256
+from robustmed_monai.utils.files import sha256, write_json
 from robustmed_monai.utils.provenance import data_digest, write_results
+from tools.results_heads import SEEN, tissues
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLES = Path(bundles_dir())
@@ -131,6 +146,45 @@ def segmenters(
     )
 
 
+def whole_heads(data: Path, limit: int | None, output: Path) -> dict[str, Any]:
+    """T1 heads by the overlay ``whole_head``, under a few strong conditions: each costs 20 s a head."""
+    source = data / "heads_2mm"
+    paths = [path for path in sorted((source / "t1").glob("*.nii.gz")) if path.name[:6] not in SEEN][:limit]
+    load = LoadCheckedImage(channels=1)
+
+    def read(index: int) -> tuple[Any, Tensor]:
+        regions = load(source / "dlmuse" / paths[index].name)
+        return load(paths[index]), torch.from_numpy(tissues(regions.numpy())).to(torch.uint8)
+
+    model = bundle_model(BUNDLES / "cifl_segmentation", "inference,whole_head")
+    names = ["background", "CSF around the brain", "grey matter", "white matter", "ventricles"]
+    people = [path.name.partition(".")[0] for path in paths]
+    digest = data_digest([source / kind / path.name for path in paths for kind in ("t1", "dlmuse")])
+    test = StressData("heads_2mm, T1", "segmentation", people, people, 5, read, digest, class_names=names)
+    rows: list[dict[str, Any]] = [
+        {"family": "mr", "name": ["bias_field", "rician", "motion"], "severity": [5]},
+        {"family": "acquisition", "name": ["cut_off", "thick_slices", "remapping"], "severity": [5]},
+        {"family": "geometry", "name": ["rotation", "contrast_inversion"], "severity": [5]},
+        {"family": "orientation", "name": ["flip_x", "turn_90"]},
+        {"family": "orientation_true", "name": ["turn_90"]},
+    ]
+    return stress(model, test, CorruptionSuite("few and strong", 0, rows), output, batch_size=1)
+
+
+def lesions(folder: Path, severities: list[int], limit: int | None, output: Path) -> dict[str, Any]:
+    """Masks of drawn lesions by RA's threshold, beside the feature memory's."""
+    items = [item for item in load_datalist(folder, "test") if item.get("mask")]
+    step = 1 if limit is None else max(1, len(items) // limit)
+    chosen = output / "datalist.json"
+    write_json(chosen, {"test": items[::step]})
+    test = datalist_data(chosen, label_key="mask", class_names=["healthy", "lesion"])
+    ra, memory = (
+        bundle_model(BUNDLES / name, output_key="anomaly_mask") for name in ("ra", "feature_memory")
+    )
+    suites = ["mr", "geometry", "acquisition", "orientation"]
+    return stress(ra, test, make_suite(suites, test, severities), output, baseline=memory)
+
+
 def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a results file: every condition, the summary, the gates."""
     n, main = content["data"]["images"], content["main"]
@@ -145,6 +199,11 @@ def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         for who, key in ((content["model"], "figures"), (content["baseline"], "baseline_figures")):
             for name, figure in (condition[key] or {}).items() if who else ():
                 add(condition["id"], f"{name}, {who['name']}", figure["mean"], figure["ci95"])
+        beside = f"ahead of {content['baseline']['name']}" if content["baseline"] else ""
+        for words, key in (("change from clean", "changes"), (beside, "advantages")):
+            figure = (condition[key] or {}).get(main)
+            if figure is not None:
+                add(condition["id"], f"{main}, {words}", figure["mean"], figure["ci95"])
         for name, gate in condition["gates"].items():
             add(condition["id"], f"warned, {name}", gate["warned"])
         add(condition["id"], "seconds", condition["seconds"])
@@ -154,8 +213,9 @@ def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key, value in gate.items():
             add("summary", f"{key}, {name}", value)
     for found in content["suggestions"]:
-        row = f"given back at {found['for']}, severity {found['severity']}"
-        add(row, found["what"], found["gives_back"], found["ci95"])
+        for key in ("gives_back", "as_given"):
+            row = f"{key.replace('_', ' ')}, {found['condition']}"
+            add(row, found["what"], found[key]["mean"], found[key]["ci95"])
     return rows
 
 
@@ -167,19 +227,23 @@ def _segmenter(weights: Path, name: str) -> Model:
 def main() -> None:
     """Run the tests that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    names = [*WEIGHTS, "oasis"]
+    names = [*WEIGHTS, "oasis", "heads", "lesions"]
     parser.add_argument("--datasets", nargs="+", default=list(WEIGHTS), choices=names)
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
     parser.add_argument("--limit", type=int, help="evenly spaced images of each test set")
     parser.add_argument(
         "--oasis", type=Path, help="folder that data_prep.oasis_slices wrote (upright slices)"
     )
+    parser.add_argument(
+        "--lesions", type=Path, help="folder that data_prep.controlled_lesions wrote of ixi_t1_slices"
+    )
     parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args()
-    if "oasis" in options.datasets and options.oasis is None:
-        parser.error("oasis needs --oasis: the folder that `robustmed prepare oasis_slices` wrote.")
+    for name, module in (("oasis", "oasis_slices"), ("lesions", "controlled_lesions")):
+        if name in options.datasets and getattr(options, name) is None:
+            parser.error(f"{name} needs --{name}: the folder that `robustmed prepare {module}` wrote.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     data = Path(os.environ["ROBUSTMED_DATA"])
@@ -187,6 +251,10 @@ def main() -> None:
         output = options.output / dataset
         if dataset == "oasis":
             content = segmenters(options.oasis, options.raw, options.severities, options.limit, output)
+        elif dataset == "heads":
+            content = whole_heads(data, options.limit, output)
+        elif dataset == "lesions":
+            content = lesions(options.lesions, options.severities, options.limit, output)
         else:
             content = classifiers(dataset, data, options.severities, options.limit, output)
         head = {k: v for k, v in content["provenance"].items() if k not in ("seed", "suite")}

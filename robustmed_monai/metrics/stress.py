@@ -106,7 +106,7 @@ def segmentation_figures(
     """Dice and HD95 over the cases with their resamples over subjects.
 
     Args:
-        dice: (N, K) of K structures; NaN does not count.
+        dice: (N, K) of K structures, or the change of theirs; NaN does not count.
         hd95: (N, K), likewise.
         structures: names of the K structures.
         subjects: (N,) whose image it is.
@@ -177,14 +177,41 @@ def corruption_errors(
     return {name: None if value is None else round(value, 12) for name, value in found.items()}
 
 
-def first_drop(clean: float, by_severity: Mapping[Any, float], drop: float = DROP) -> Any | None:
-    """The first severity at which a figure lies more than ``drop`` below the clean one; None if none does.
+def first_drop(changes: Mapping[Any, Sequence[float | None]], drop: float = DROP) -> Any | None:
+    """The first severity at which a figure is surely more than ``drop`` below the clean one.
+
+    Args:
+        changes: severity to the interval of the paired change from clean, None where it is undefined.
+        drop: that does not count yet.
+
+    Returns:
+        The severity; None where no interval lies beyond ``drop``.
 
     Example:
-        >>> first_drop(0.9, {1: 0.89, 3: 0.8, 5: 0.6})
-        3
+        >>> first_drop({1: [-0.09, 0.01], 3: [-0.12, -0.04], 5: [-0.2, -0.1]})
+        5
     """
-    return next((s for s, value in by_severity.items() if value < clean - drop - 1e-12), None)
+    return next((s for s, (_, high) in changes.items() if high is not None and high < -drop - 1e-12), None)
+
+
+def paired_change(figures: Mapping[str, Estimate], others: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Figures minus others that were resampled in the same way, resample by resample.
+
+    Args:
+        figures: of the same cases and subjects as
+        others: whose names count.
+
+    Example:
+        >>> right, wrong = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
+        >>> ours, theirs = (classification_figures(p, [0, 1]) for p in (wrong, right))
+        >>> paired_change(ours, theirs)["accuracy"].ci95
+        [-1.0, 0.0]
+    """
+    return {
+        name: Estimate(figures[name].value - other.value, figures[name].resampled - other.resampled)
+        for name, other in others.items()
+        if name in figures
+    }
 
 
 def area_under_curve(clean: float, by_severity: Mapping[int, float]) -> float:

@@ -15,6 +15,7 @@ from robustmed_monai.metrics.stress import (
     classification_figures,
     corruption_errors,
     first_drop,
+    paired_change,
     segmentation_cases,
     segmentation_figures,
 )
@@ -96,7 +97,22 @@ def test_corruption_errors() -> None:
     assert corruption_errors({"a": [0.2]}, 0.0, {"a": [0.0]}, 0.0)["mean_corruption_error"] is None
 
 
+def test_pairs_decide_what_two_intervals_do_not(rng: np.random.Generator) -> None:
+    """One that loses 12 of the 80 % that it had right: the intervals overlap, no resample gains anything."""
+    y = np.zeros(100, int)
+    sure, fallen = np.arange(100) < 80, np.arange(100) < 68
+    ours, theirs = (
+        classification_figures(np.stack([right, ~right], 1).astype(float), y) for right in (fallen, sure)
+    )
+    assert ours["accuracy"].ci95[1] > theirs["accuracy"].ci95[0]
+    change = paired_change(ours, theirs)["accuracy"]
+    assert change.value == pytest.approx(-0.12)
+    counts = next(resample_counts(np.zeros(100, int), 1000))
+    np.testing.assert_allclose(change.resampled, -counts[:, 68:80].sum(1) / 100)
+    assert change.ci95[1] < -0.05
+
+
 def test_drops_and_areas() -> None:
-    assert first_drop(0.9, {1: 0.85, 2: 0.84}) == 2
-    assert first_drop(0.9, {1: 0.9}) is None
+    assert first_drop({1: [-0.3, -0.05], 2: [-0.3, -0.06], 3: [-0.4, -0.2]}) == 2
+    assert first_drop({1: [-0.3, 0.1], 2: [None, None]}) is None
     assert area_under_curve(1.0, {1: 1.0, 3: 0.0, 5: 0.0}) == pytest.approx((1 + 1 + 0) / 5)

@@ -21,7 +21,7 @@ from robustmed_monai.apps.stress.reading import (
     outcome,
     with_interval,
 )
-from robustmed_monai.apps.stress.tables import OUTCOMES
+from robustmed_monai.apps.stress.tables import WORDS
 from robustmed_monai.utils.files import atomic_path
 
 # What Markdown or HTML would read as more than text.
@@ -63,12 +63,13 @@ def _table(stress: Stress) -> list[str]:
         return []
     label = _text(metric_label(stress, stress["main"]))
     clean = with_interval(main_figure(stress, clean_condition(stress)))
-    rows = [f"{label} from the mildest severity to the worst; clean {_text(clean)}; bold: broken.", ""]
+    about = f"{label} from the mildest severity to the worst; clean {_text(clean)}."
+    rows = [f"{about} Bold: surely more than 5 points lost.", ""]
     rows += ["| stress | family | " + f"{label} | |", "| --- | --- | --- | --- |"]
     for kind in found:
         figures = [(number(main_figure(stress, step)["mean"]), breaks(stress, step)) for step in kind.steps]
         cells = " ".join(f"**{value}**" if broken else value for value, broken in figures)
-        state = OUTCOMES[outcome(stress, kind)]
+        state = WORDS[outcome(stress, kind)]
         rows.append(f"| {_text(kind.title)} | {_text(family_title(kind.family))} | {cells} | {state} |")
     return [*rows, ""]
 

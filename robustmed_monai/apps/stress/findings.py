@@ -1,8 +1,8 @@
 """Plain sentences of a stress result, each of which its figures bear out.
 
-A fall is a finding when it is larger than 5 points and the 95 % intervals are apart. Something is withstood
-when even the bad end of the interval is within 5 points of the clean figure. All else is not decided by the
-data, and said to be so.
+They judge what is lost on the same images, with its 95 % interval over subjects. More than 5 points lost for
+sure breaks a model; points lost for sure, but perhaps not 5, hurt it; something is withstood when even the
+bad end of the interval is within 5 points. All else is not decided by the data, and said to be so.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustmed_monai.apps.stress.reading import (
-    Condition,
+    OUTCOMES,
     Kind,
+    Outcome,
     Stress,
+    behind,
     breaks,
     capital,
     clean_condition,
     condition_title,
     defined,
+    ends,
     family_name,
+    in_points,
     kinds,
     loss,
+    lost,
     main_figure,
     metric_label,
     number,
+    opposite,
     outcome,
     percent,
     severity_text,
-    surely_worse,
     with_interval,
     worst_step,
 )
@@ -46,10 +51,11 @@ def findings(stress: Stress) -> list[str]:
     Example:
         >>> figures = {"accuracy": {"mean": 0.9, "ci95": [0.88, 0.92]}}
         >>> clean = {"family": "clean", "name": "clean", "severity": 0, "figures": figures}
+        >>> changes = {"accuracy": {"mean": 0.0, "ci95": [-0.01, 0.01]}}
         >>> fog = {"family": "imagenet_c", "name": "fog", "severity": 1, "figures": figures}
         >>> accuracy = {"higher_is_better": True, "label": "Accuracy"}
         >>> findings({"model": {"name": "net"}, "data": {"images": 9}, "main": "accuracy",
-        ...           "metrics": {"accuracy": accuracy}, "conditions": [clean, fog]})
+        ...           "metrics": {"accuracy": accuracy}, "conditions": [clean, fog | {"changes": changes}]})
         ['None of 1 kind of stress breaks net, 1 is withstood.', 'Withstood: fog (ImageNet-C).']
     """
     return [verdict(stress), *(sentence for group in grouped_findings(stress).values() for sentence in group)]
@@ -58,23 +64,20 @@ def findings(stress: Stress) -> list[str]:
 def verdict(stress: Stress) -> str:
     """One sentence or two: how many kinds of stress break the model, and which is worst."""
     all_kinds = kinds(stress)
-    broken = [kind for kind in all_kinds if outcome(stress, kind) == "broken"]
-    counts = {name: sum(outcome(stress, k) == name for k in all_kinds) for name in ("withstood", "open")}
-    rest = [f"{counts['withstood']} {_is(counts['withstood'])} withstood"] if counts["withstood"] else []
-    if counts["open"]:
-        rest.append(
-            f"{counts['open']} {_is(counts['open'])} not decided by {stress['data']['images']} images"
-        )
-    of = f"of {len(all_kinds)} {_kinds(len(all_kinds))} of stress {'break' if len(broken) > 1 else 'breaks'}"
-    head = f"{len(broken) or 'None'} {of} {stress['model']['name']}"
     if not all_kinds:
         return f"{stress['model']['name']} was put under no stress."
+    broken, hurt, open_, held = (_of(stress, name) for name in OUTCOMES)
+    rest = [f"{len(hurt)} {'hurts' if len(hurt) == 1 else 'hurt'} it"] if hurt else []
+    rest += [f"{len(held)} {_is(len(held))} withstood"] if held else []
+    rest += [f"{len(open_)} {_is(len(open_))} not decided by {_data(stress)}"] if open_ else []
+    of = f"of {len(all_kinds)} {_kinds(len(all_kinds))} of stress {'break' if len(broken) > 1 else 'breaks'}"
+    head = f"{len(broken) or 'None'} {of} {stress['model']['name']}"
     sentence = f"{head}, {', '.join(rest)}." if rest else f"{head}."
     if not broken:
         return sentence
     worst = worst_step(stress, [step for kind in broken for step in kind.steps])
-    label, clean = _label(stress), main_figure(stress, clean_condition(stress))
-    figures = f"{label} {with_interval(main_figure(stress, worst))} instead of {with_interval(clean)}"
+    means = [number(main_figure(stress, c)["mean"]) for c in (worst, clean_condition(stress))]
+    figures = f"{_label(stress)} {means[0]} instead of {means[1]}, {in_points(lost(stress, worst))} lost"
     return f"{sentence} Worst is {condition_title(worst)}: {figures}."
 
 
@@ -82,19 +85,26 @@ def grouped_findings(stress: Stress) -> dict[str, list[str]]:
     """Sentences by what they are about, the most important group first; groups without any are left out."""
     groups = {
         "What breaks it": _broken(stress),
+        "What hurts it": _hurt(stress),
         "What it withstands": [*_withstood(stress), *_better(stress)],
         "What is not decided": _open(stress),
         "Beside the baseline": _baseline(stress),
         "What warns": _gates(stress),
         "Confidence": _confidence(stress),
+        "What gives something back": _suggested(stress),
         "Requirements": _requirements(stress),
     }
     return {title: sentences for title, sentences in groups.items() if sentences}
 
 
+def _of(stress: Stress, name: Outcome) -> list[Kind]:
+    """Kinds of stress of an outcome, the one that costs most first."""
+    found = [kind for kind in kinds(stress) if outcome(stress, kind) == name]
+    return sorted(found, key=lambda kind: -loss(stress, worst_step(stress, kind.steps)))
+
+
 def _broken(stress: Stress) -> list[str]:
-    broken = [kind for kind in kinds(stress) if outcome(stress, kind) == "broken"]
-    broken.sort(key=lambda kind: -loss(stress, worst_step(stress, kind.steps)))
+    broken = _of(stress, "broken")
     sentences = [_break(stress, kind) for kind in broken[:SHOWN]]
     if broken[SHOWN:]:
         # Sure though not the deepest: one sentence for all of them.
@@ -105,66 +115,68 @@ def _broken(stress: Stress) -> list[str]:
 def _break(stress: Stress, kind: Kind) -> str:
     first = next(step for step in kind.steps if breaks(stress, step))
     worst, last = worst_step(stress, kind.steps), kind.steps[-1]
-    clean = main_figure(stress, clean_condition(stress))
-    several = len(kind.steps) > 1
-    at = f" at severity {severity_text(first)}" if several else ""
-    text = f"{_named(kind)}: {_label(stress)} {with_interval(main_figure(stress, first))}{at}"
+    at = f" at severity {severity_text(first)}" if len(kind.steps) > 1 else ""
+    text = f"{_named(kind)}: {_label(stress)} loses {in_points(lost(stress, first))}{at}"
     if worst is not first:
-        text += f", {with_interval(main_figure(stress, worst))} at severity {severity_text(worst)}"
-    text += f"; clean {with_interval(clean)}."
+        text += f", {in_points(lost(stress, worst))} at severity {severity_text(worst)}"
+    means = [number(main_figure(stress, c)["mean"]) for c in (worst, clean_condition(stress))]
+    text += f"; it is {means[0]} {'there' if at else 'then'}, {means[1]} as given."
     if not breaks(stress, last):
-        text += f" At severity {severity_text(last)} it is {with_interval(main_figure(stress, last))} again."
+        mean = number(main_figure(stress, last)["mean"])
+        text += f" At severity {severity_text(last)} it is {mean} again."
     return text
 
 
+def _hurt(stress: Stress) -> list[str]:
+    return [
+        f"Surely hurt, perhaps by less than 5 points: {_with_losses(stress, kind)}."
+        for kind in _of(stress, "hurt")
+    ]
+
+
 def _withstood(stress: Stress) -> list[str]:
-    found = [kind for kind in kinds(stress) if outcome(stress, kind) == "withstood"]
+    found = _of(stress, "withstood")
     return [f"Withstood: {_listed(found)}."] if found else []
 
 
 def _better(stress: Stress) -> list[str]:
-    clean = clean_condition(stress)
     found = []
     for kind in kinds(stress):
         best = min(kind.steps, key=lambda step: loss(stress, step))
-        if surely_worse(stress, main_figure(stress, clean), main_figure(stress, best)):
-            figures = [with_interval(main_figure(stress, condition)) for condition in (best, clean)]
-            text = f"{condition_title(best)}, {_label(stress)} {figures[0]}, clean {figures[1]}"
+        gain = opposite(lost(stress, best))
+        if gain[0] > 0:
+            mean = number(main_figure(stress, best)["mean"])
+            text = f"{condition_title(best)}, {_label(stress)} {mean}, {in_points(gain)} more"
             found.append(f"Better than clean: {text}.")
     return found
 
 
 def _open(stress: Stress) -> list[str]:
-    found = [kind for kind in kinds(stress) if outcome(stress, kind) == "open"]
+    found = _of(stress, "open")
     if not found:
         return []
-    clean = with_interval(main_figure(stress, clean_condition(stress)))
-    why = f"the intervals are too wide for a verdict (clean {clean})"
-    return [f"{stress['data']['images']} images do not decide about {_listed(found)}: {why}."]
+    most = worst_step(stress, found[0].steps)
+    told = f"from nothing to more than 5 points, as {condition_title(most)}: {in_points(lost(stress, most))}"
+    return [f"{_data(stress)} do not decide what is lost to {_listed(found)}; the interval reaches {told}."]
 
 
 def _baseline(stress: Stress) -> list[str]:
     if not stress.get("baseline"):
         return []
     name, main = stress["baseline"]["name"], stress["main"]
-    pairs = [
-        (c, ours, theirs)
-        for c in stress["conditions"]
-        if defined(ours := c["figures"].get(main))
-        and defined(theirs := (c.get("baseline_figures") or {}).get(main))
-    ]
-    better = [c for c, ours, theirs in pairs if surely_worse(stress, theirs, ours)]
-    worse = [c for c, ours, theirs in pairs if surely_worse(stress, ours, theirs)]
+    pairs = [c for c in stress["conditions"] if defined((c.get("advantages") or {}).get(main))]
+    better = [c for c in pairs if behind(stress, c)[2] < 0]
+    worse = [c for c in pairs if behind(stress, c)[0] > 0]
     equal = len(pairs) - len(better) - len(worse)
     counts = f"better in {len(better)}, worse in {len(worse)}, not told apart in {equal}"
-    sentences = [f"Beside {name}: {counts} of {len(pairs)} conditions."]
-    for word, found, sign in (("gain", better, 1), ("loss", worse, -1)):
+    sentences = [f"Beside {name}, on the same images: {counts} of {len(pairs)} conditions."]
+    for found, sign, word in ((better, -1, "ahead"), (worse, 1, "behind")):
         if found:
-            most = max(found, key=lambda c: sign * _advantage(stress, c))
-            ours, theirs = (with_interval(most[key][main]) for key in ("figures", "baseline_figures"))
-            sentences.append(
-                f"Largest {word}: {condition_title(most)}, {_label(stress)} {ours}; {name} {theirs}."
-            )
+            most = max(found, key=lambda c: sign * behind(stress, c)[1])
+            ours, theirs = (number(most[key][main]["mean"]) for key in ("figures", "baseline_figures"))
+            by = in_points(behind(stress, most) if sign > 0 else opposite(behind(stress, most)))
+            figures = f"{_label(stress)} {ours}, {name} {theirs}"
+            sentences.append(f"Furthest {word}, by {by}: {condition_title(most)}, {figures}.")
     error = stress["summary"].get("mean_corruption_error")
     if error is not None:
         side = "fewer" if error < 1 else "more" if error > 1 else "as many"
@@ -175,10 +187,22 @@ def _baseline(stress: Stress) -> list[str]:
     return sentences
 
 
-def _advantage(stress: Stress, condition: Condition) -> float:
-    main = stress["main"]
-    sign = 1 if stress["metrics"][main]["higher_is_better"] else -1
-    return sign * float(condition["figures"][main]["mean"] - condition["baseline_figures"][main]["mean"])
+def _suggested(stress: Stress) -> list[str]:
+    """Where each remedy gives back most, and what it does to the images as given."""
+    found, tried = stress.get("suggestions") or [], stress.get("remedies")
+    if not tried:
+        return []
+    count = len(tried["names"]) * tried["conditions"]
+    told = [f"Measured: {count} pairs of a wrapper and a lossy condition; {len(found)} give something back."]
+    for name in dict.fromkeys(one["what"] for one in found):
+        best = next(one for one in found if one["what"] == name)
+        at = condition_title(next(c for c in stress["conditions"] if c["id"] == best["condition"]))
+        means = f"{_label(stress)} {number(best['with_it'])} instead of {number(best['without'])}"
+        text = f"{capital(name)} gives back most at {at}: {in_points(ends(best['gives_back']))}, {means}"
+        told.append(f"{text}; images as given change by {in_points(ends(best['as_given']))}.")
+    if none := [name for name in tried["names"] if name not in {one["what"] for one in found}]:
+        told.append(f"Nowhere any help: {_comma(none)}.")
+    return told
 
 
 def _gates(stress: Stress) -> list[str]:
@@ -213,7 +237,7 @@ def _confidence(stress: Stress) -> list[str]:
         return []
     clean = clean_condition(stress)["figures"].get("ece")
     others = [c for c in stress["conditions"] if c["family"] != "clean" and defined(c["figures"].get("ece"))]
-    worse = [c for c in others if defined(clean) and surely_worse(stress, c["figures"]["ece"], clean, "ece")]
+    worse = [c for c in others if defined(clean) and lost(stress, c, "ece")[0] > 0]
     if not worse:
         return []
     worst = max(worse, key=lambda c: loss(stress, c, "ece"))
@@ -236,6 +260,15 @@ def _listed(found: Sequence[Kind]) -> str:
     for kind in found:
         families.setdefault(kind.family, []).append(kind.title)
     return "; ".join(f"{_comma(names)} ({family_name(family)})" for family, names in families.items())
+
+
+def _with_losses(stress: Stress, kind: Kind) -> str:
+    worst = worst_step(stress, kind.steps)
+    return f"{condition_title(worst)}, {in_points(lost(stress, worst))}"
+
+
+def _data(stress: Stress) -> str:
+    return f"{stress['data']['images']} images"
 
 
 def _comma(words: Iterable[str]) -> str:

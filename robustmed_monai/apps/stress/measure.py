@@ -21,6 +21,7 @@ from robustmed_monai.metrics.bootstrap import Estimate
 from robustmed_monai.metrics.stress import (
     case_mean,
     classification_figures,
+    paired_change,
     segmentation_cases,
     segmentation_figures,
 )
@@ -109,6 +110,29 @@ def figures_of(rows: Mapping[str, Any], data: StressData, labels: Sequence[int])
     if data.task == "classification":
         return classification_figures(rows["probabilities"], labels, data.subjects)
     return segmentation_figures(_array(rows["dice"]), _array(rows["hd95"]), structures(data), data.subjects)
+
+
+def changes_of(
+    rows: Mapping[str, Any],
+    others: Mapping[str, Any],
+    figures: Mapping[str, Estimate],
+    other_figures: Mapping[str, Estimate],
+    data: StressData,
+) -> dict[str, Estimate]:
+    """How much higher figures are than others of the same images; both see the same resamples of subjects.
+
+    Args:
+        rows: of one model, from ``measure``.
+        others: of the same model on the clean images, or of another on the same; a case of a segmentation
+            counts where both have a figure.
+        figures: of the rows, from ``figures_of``.
+        other_figures: of the others.
+        data: the test set.
+    """
+    if data.task == "classification":
+        return paired_change(figures, other_figures)
+    dice, hd95 = (_array(rows[key]) - _array(others[key]) for key in ("dice", "hd95"))
+    return segmentation_figures(dice, hd95, structures(data), data.subjects)
 
 
 def case_scores(rows: Mapping[str, Any], labels: Sequence[int]) -> Array:

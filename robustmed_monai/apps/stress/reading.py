@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 from robustmed_monai.metrics.stress import DROP
 from robustmed_monai.utils.errors import DataError
 
-FORMAT = "robustmed stress 1"
+FORMAT = "robustmed stress 2"
 Condition = Mapping[str, Any]
 Figure = Mapping[str, Any]
 Stress = Mapping[str, Any]
-Outcome = Literal["broken", "withstood", "open"]
+Outcome = Literal["broken", "hurt", "open", "withstood"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+ROUNDING = 1e-12  # of figures that are 5 points apart but for their last bit
 
 _FAMILIES = {
     "imagenet_c": "ImageNet-C",
@@ -165,6 +168,18 @@ def with_interval(figure: Figure) -> str:
     return f"{number(figure['mean'])} [{number(interval[0])}, {number(interval[1])}]"
 
 
+def in_points(worse: tuple[float, float, float]) -> str:
+    """What is lost in points, with its interval.
+
+    >>> in_points((0.06, 0.1, 0.144)), in_points((-math.inf, -0.0002, math.inf))
+    ('10.0 points [6.0, 14.4]', '0.0 points')
+    """
+    low, mean, high = (number(100 * value, 1) for value in worse)
+    return (
+        f"{mean} points" if math.isinf(worse[0]) or math.isinf(worse[2]) else f"{mean} points [{low}, {high}]"
+    )
+
+
 def interval_of(figure: Figure | None) -> tuple[float, float] | None:
     """The interval of a figure, if it has one.
 
@@ -176,43 +191,77 @@ def interval_of(figure: Figure | None) -> tuple[float, float] | None:
 
 
 def loss(stress: Stress, condition: Condition, metric: str | None = None) -> float:
-    """How much worse than clean a figure is; negative where it is better."""
+    """How much worse than clean a figure is, on the same images; negative where it is better."""
+    return lost(stress, condition, metric)[1]
+
+
+def lost(stress: Stress, condition: Condition, metric: str | None = None) -> tuple[float, float, float]:
+    """What is lost on the same images, between the ends of its interval; infinite ends where it has none.
+
+    Example:
+        >>> change = {"mean": -0.1, "ci95": [-0.14, -0.06]}
+        >>> stress = {"main": "dice", "metrics": {"dice": {"higher_is_better": True}}}
+        >>> lost(stress, {"family": "mr", "changes": {"dice": change}})
+        (0.06, 0.1, 0.14)
+    """
+    if condition["family"] == "clean":
+        return 0.0, 0.0, 0.0
     metric = metric or stress["main"]
-    sign = 1 if stress["metrics"][metric]["higher_is_better"] else -1
-    clean = clean_condition(stress)["figures"][metric]["mean"]
-    return sign * float(clean - condition["figures"][metric]["mean"])
+    return _worse(condition["changes"][metric], stress["metrics"][metric]["higher_is_better"])
 
 
-def surely_worse(stress: Stress, figure: Figure, other: Figure, metric: str | None = None) -> bool:
-    """Whether a figure is worse than another and their intervals are apart."""
-    ours, theirs = interval_of(figure), interval_of(other)
-    if ours is None or theirs is None:
-        return False
-    higher = stress["metrics"][metric or stress["main"]]["higher_is_better"]
-    return bool(ours[1] < theirs[0] if higher else ours[0] > theirs[1])
+def behind(stress: Stress, condition: Condition) -> tuple[float, float, float]:
+    """How much worse than the baseline the main figure is, as ``lost``."""
+    main = stress["main"]
+    return _worse(condition["advantages"][main], stress["metrics"][main]["higher_is_better"])
+
+
+def ends(figure: Figure) -> tuple[float, float, float]:
+    """A figure between the ends of its interval, which are infinite where it has none."""
+    low, high = interval_of(figure) or (-math.inf, math.inf)
+    return low, float(figure["mean"]), high
+
+
+def opposite(figure: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Minus a figure between its ends."""
+    low, mean, high = figure
+    return -high, -mean, -low
+
+
+def _worse(change: Figure, higher_is_better: bool) -> tuple[float, float, float]:
+    return opposite(ends(change)) if higher_is_better else ends(change)
+
+
+def step_outcome(stress: Stress, condition: Condition) -> Outcome:
+    """What became of the model in one condition, by the interval of what is lost.
+
+    Broken: it lies beyond 5 points. Withstood: within them. Hurt: surely some points, which may be more than
+    5. Open: all else.
+
+    Example:
+        >>> stress = {"main": "dice", "metrics": {"dice": {"higher_is_better": True}}}
+        >>> ends = ([-0.2, -0.06], [-0.2, -0.04], [-0.04, -0.01], [-0.2, 0.1])
+        >>> rows = ({"family": "mr", "changes": {"dice": {"mean": sum(e) / 2, "ci95": e}}} for e in ends)
+        >>> [step_outcome(stress, row) for row in rows]
+        ['broken', 'hurt', 'withstood', 'open']
+    """
+    least, _, most = lost(stress, condition)
+    if least > DROP + ROUNDING:
+        return "broken"
+    if most <= DROP + ROUNDING:
+        return "withstood"
+    return "hurt" if least > 0 else "open"
 
 
 def breaks(stress: Stress, condition: Condition) -> bool:
-    """Whether the main figure falls by more than 5 points and the intervals are apart."""
-    clean = main_figure(stress, clean_condition(stress))
-    return loss(stress, condition) > DROP and surely_worse(stress, main_figure(stress, condition), clean)
-
-
-def holds(stress: Stress, condition: Condition) -> bool:
-    """Whether even the bad end of the interval is within 5 points of clean."""
-    interval = interval_of(main_figure(stress, condition))
-    if interval is None:
-        return False
-    higher = stress["metrics"][stress["main"]]["higher_is_better"]
-    clean = main_figure(stress, clean_condition(stress))["mean"]
-    return bool(clean - interval[0] <= DROP if higher else interval[1] - clean <= DROP)
+    """Whether more than 5 points are lost for sure."""
+    return step_outcome(stress, condition) == "broken"
 
 
 def outcome(stress: Stress, kind: Kind) -> Outcome:
-    """What became of the model under a kind of stress."""
-    if any(breaks(stress, step) for step in kind.steps):
-        return "broken"
-    return "withstood" if all(holds(stress, step) for step in kind.steps) else "open"
+    """What became of the model under a kind of stress: the worst of its severities, sure before unsure."""
+    found = {step_outcome(stress, step) for step in kind.steps}
+    return next(name for name in OUTCOMES if name in found)
 
 
 def worst_step(stress: Stress, steps: Sequence[Condition]) -> Condition:

@@ -15,6 +15,7 @@ from robustmed_monai.apps.stress.data import StressData
 from robustmed_monai.apps.stress.gates import load_unoranic
 from robustmed_monai.apps.stress.measure import case_scores
 from robustmed_monai.apps.stress.models import Model
+from robustmed_monai.apps.stress.suites import condition_id
 from robustmed_monai.apps.stress.views import Views
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.inferers.unoranic import RestorationInferer
@@ -93,24 +94,23 @@ def plain_remedies(data: StressData) -> dict[str, Remedy]:
 
 
 def suggestions(
-    found: Mapping[Case, Mapping[str, Any]],
-    clean: Mapping[str, Any],
-    clean_case: Case,
-    labels: Sequence[int],
-    subjects: Sequence[str],
-    main: str,
+    found: Mapping[Case, Mapping[str, Any]], clean_case: Case, labels: Sequence[int], subjects: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What each remedy was measured to give back, where an interval over subjects lies above 0.
+    """What each remedy was measured to give back, where an interval over subjects lies above 0; most first.
 
     Args:
-        found: condition to the rows of the model ("model") and of each remedy.
-        clean: rows without corruption, of the same names.
-        clean_case: what to call these.
+        found: condition to the rows of the model ("model") and of each remedy, that without corruption among
+            them.
+        clean_case: the latter.
         labels: classes of the images.
         subjects: of the images.
-        main: name of the figure.
+
+    Returns:
+        `what` gives `gives_back` at the `condition`, where the figure is `with_it` rather than `without`, and
+        changes it by `as_given` on the images as given.
     """
     rows = []
+    clean = found[clean_case]
     for case, by_name in found.items():
         if case == clean_case:
             continue
@@ -121,20 +121,20 @@ def suggestions(
             gain = bootstrap_mean(_scores(by_name[name], labels) - without, clusters=subjects)
             if not gain.ci95[0] > 0:
                 continue
-            own = [float(np.nanmean(_scores(clean[n], labels))) for n in ("model", name)]
-            there = float(np.nanmean(without))
+            cost = bootstrap_mean(
+                _scores(clean[name], labels) - _scores(clean["model"], labels), clusters=subjects
+            )
             rows.append(
                 {
                     "what": name,
-                    "for": f"{case.family}/{case.name}",
-                    "severity": case.severity,
-                    "gives_back": gain.value,
-                    "ci95": gain.ci95,
-                    "measured_by": f"{main} at {case}: {there + gain.value:.3f} with it, {there:.3f} "
-                    f"without; on images as given {own[1]:.3f} instead of {own[0]:.3f}",
+                    "condition": condition_id(case),
+                    "gives_back": {"mean": gain.value, "ci95": gain.ci95},
+                    "without": float(np.nanmean(without)),
+                    "with_it": float(np.nanmean(without)) + gain.value,
+                    "as_given": {"mean": cost.value, "ci95": cost.ci95},
                 }
             )
-    return sorted(rows, key=lambda row: -float(row["gives_back"]))
+    return sorted(rows, key=lambda row: -float(row["gives_back"]["mean"]))
 
 
 def _scores(rows: Mapping[str, Any], labels: Sequence[int]) -> Any:

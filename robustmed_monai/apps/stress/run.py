@@ -107,9 +107,7 @@ def stress(
             for kind, chosen in (("worst", worst), ("least", least))
         },
         "requirements": [judged(r, conditions, metrics) for r in requirements],
-        "suggestions": _suggestions(
-            remedies or {}, conditions, suite, data, model, folder, batch_size, labels
-        ),
+        **_suggestions(remedies or {}, conditions, suite, data, model, folder, batch_size, labels),
     }
     content["findings"] = findings(content)
     write_json(folder / "stress.json", content)
@@ -144,8 +142,12 @@ def _suggestions(
     folder: Path,
     batch_size: int,
     labels: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Measure the remedies where the model was hurt, at the highest severity of each corruption."""
+) -> dict[str, Any]:
+    """Measure the remedies where the model was hurt, at the highest severity of each corruption.
+
+    Returns:
+        `suggestions`, and `remedies`: what was measured, of how many conditions; None where nothing was.
+    """
     main = next(iter(metric_table(data)))
     clean = conditions[0]["figures"][main]["mean"]
     hurt: dict[tuple[str, str], Case] = {}
@@ -154,11 +156,12 @@ def _suggestions(
         if mean is not None and mean < clean - DROP:
             hurt[case.family, case.name] = case
     if not remedies or not hurt:
-        return []
+        return {"remedies": None, "suggestions": []}
     models = {"model": model, **{name: remedy(model) for name, remedy in remedies.items()}}
     found = _measured([CLEAN, *hurt.values()], suite, data, models, {}, folder / "remedies", batch_size)
     rows = {case: measured["models"] for case, measured in found.items()}
-    return suggestions(rows, rows[CLEAN], CLEAN, labels, data.subjects, main)
+    tried = {"names": list(remedies), "conditions": len(hurt)}
+    return {"remedies": tried, "suggestions": suggestions(rows, CLEAN, labels, data.subjects)}
 
 
 def _provenance(suite: CorruptionSuite, data: StressData, device: str, command: str | None) -> dict[str, Any]:

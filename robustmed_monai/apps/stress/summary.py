@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustmed_monai.apps.stress.data import StressData
-from robustmed_monai.apps.stress.measure import case_wrong, figures_of
+from robustmed_monai.apps.stress.measure import case_wrong, changes_of, figures_of
 from robustmed_monai.apps.stress.suites import CLEAN, condition_id, condition_text
 from robustmed_monai.metrics.bootstrap import Estimate
 from robustmed_monai.metrics.stress import area_under_curve, corruption_errors, first_drop
@@ -29,10 +29,15 @@ def condition_rows(found: Found, data: StressData, labels: Sequence[int]) -> lis
         labels: classes of the images.
     """
     rows = []
+    clean = found[CLEAN]["models"]["model"]
+    clean_figures = figures_of(clean, data, labels)
     for case, measured in found.items():
         models = measured["models"]
-        figures = {name: _figures(models[name], data, labels) for name in models}
-        wrong = case_wrong(models["model"], found[CLEAN]["models"]["model"], labels)
+        ours, beside = models["model"], models.get("baseline")
+        figures = {name: figures_of(models[name], data, labels) for name in models}
+        fallen = changes_of(ours, clean, figures["model"], clean_figures, data)
+        ahead = beside and changes_of(ours, beside, figures["model"], figures["baseline"], data)
+        wrong = case_wrong(ours, clean, labels)
         rows.append(
             {
                 "id": condition_id(case),
@@ -40,8 +45,10 @@ def condition_rows(found: Found, data: StressData, labels: Sequence[int]) -> lis
                 "name": case.name,
                 "severity": case.severity,
                 "description": condition_text(case),
-                "figures": figures["model"],
-                "baseline_figures": figures.get("baseline"),
+                "figures": _as_json(figures["model"]),
+                "changes": _as_json(fallen),
+                "baseline_figures": beside and _as_json(figures["baseline"]),
+                "advantages": ahead and _as_json(ahead),
                 "gates": {
                     name: {
                         "warned": float(np.mean(warned)),
@@ -98,7 +105,7 @@ def summary_of(
         "clean": own,
         "mean_over_conditions": float(np.mean(values)) if values else own,
         **corruption_errors(errors, 1 - own, **settings),
-        "first_drop": {name: first_drop(own, curve) for name, curve in curves.items()},
+        "first_drop": {name: first_drop(_intervals(conditions, name, main)) for name in curves},
         "worst_group": _worst_group(groups),
         "worst_condition": _worst_condition(others, main),
         "worst_class": _worst_class(found, labels, data),
@@ -107,11 +114,9 @@ def summary_of(
     }
 
 
-def _figures(rows: Mapping[str, Any], data: StressData, labels: Sequence[int]) -> dict[str, Any]:
+def _as_json(figures: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
-        name: {"mean": _number(e.value), "ci95": [_number(v) for v in e.ci95]}
-        for name, e in figures_of(rows, data, labels).items()
-        if isinstance(e, Estimate)
+        name: {"mean": _number(e.value), "ci95": [_number(v) for v in e.ci95]} for name, e in figures.items()
     }
 
 
@@ -124,6 +129,13 @@ def _groups(
         if row["name"] != "clean" and row[key][main]["mean"] is not None:
             groups[f"{row['family']}/{row['name']}"][row["severity"]] = row[key][main]["mean"]
     return {name: dict(sorted(g.items(), key=lambda pair: pair[0] or 0)) for name, g in groups.items()}
+
+
+def _intervals(conditions: Sequence[Mapping[str, Any]], group: str, main: str) -> dict[Any, list[Any]]:
+    """Severity to the interval of the change of ``family/name``, mildest first."""
+    rows = [row for row in conditions if f"{row['family']}/{row['name']}" == group]
+    rows.sort(key=lambda row: row["severity"] or 0)
+    return {row["severity"]: row["changes"][main]["ci95"] for row in rows}
 
 
 def _worst_group(groups: Mapping[str, Mapping[Any, float]]) -> dict[str, Any] | None:

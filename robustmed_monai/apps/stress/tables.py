@@ -9,14 +9,17 @@ from robustmed_monai.apps.stress.markup import Content, tag
 from robustmed_monai.apps.stress.reading import (
     Condition,
     Kind,
+    Outcome,
     Stress,
     breaks,
     clean_condition,
     condition_title,
     defined,
     family_title,
+    in_points,
     kinds,
     loss,
+    lost,
     main_figure,
     metric_label,
     number,
@@ -27,7 +30,12 @@ from robustmed_monai.apps.stress.reading import (
 )
 from robustmed_monai.metrics.stress import DROP
 
-OUTCOMES = {"broken": "breaks", "withstood": "withstood", "open": "not decided"}
+WORDS: dict[Outcome, str] = {
+    "broken": "breaks",
+    "hurt": "hurts",
+    "withstood": "withstood",
+    "open": "not decided",
+}
 
 
 def overview(stress: Stress) -> Element:
@@ -39,7 +47,7 @@ def overview(stress: Stress) -> Element:
         families.setdefault(kind.family, []).append(kind)
     bodies = [_family_rows(stress, family, members, steps) for family, members in families.items()]
     label = metric_label(stress, stress["main"])
-    words = f"{label} by severity; clean {clean}. Bold: lost more than 5 points, intervals apart."
+    words = f"{label} by severity; clean {clean}. Bold: surely more than 5 points lost."
     table = scrolling(tag("table", bodies, class_="overview"))
     return tag("div", tag("p", words, class_="quiet"), table)
 
@@ -76,14 +84,14 @@ def scrolling(table: Element) -> Element:
 def shade(stress: Stress, condition: Condition) -> str:
     """Class of a cell by what is lost: better, same (up to 1 point), less (5), lost (15), gone.
 
-    >>> accuracy = lambda mean: {"figures": {"a": {"mean": mean}}, "family": "clean"}
-    >>> stress = {"main": "a", "metrics": {"a": {"higher_is_better": True}}, "conditions": [accuracy(0.9)]}
-    >>> [shade(stress, accuracy(mean)) for mean in (0.95, 0.9, 0.86, 0.8, 0.2)]
+    >>> changed = lambda mean: {"changes": {"a": {"mean": mean}}, "family": "mr"}
+    >>> stress = {"main": "a", "metrics": {"a": {"higher_is_better": True}}}
+    >>> [shade(stress, changed(mean)) for mean in (0.05, 0.0, -0.04, -0.1, -0.7)]
     ['better', 'same', 'less', 'lost', 'gone']
     """
-    lost = loss(stress, condition)
+    fallen = loss(stress, condition)
     bounds = ((-0.01, "better"), (0.01, "same"), (DROP, "less"), (3 * DROP, "lost"))
-    return next((name for bound, name in bounds if lost <= bound), "gone")
+    return next((name for bound, name in bounds if fallen <= bound), "gone")
 
 
 def _family_rows(stress: Stress, family: str, members: Sequence[Kind], steps: int) -> Element:
@@ -105,11 +113,12 @@ def _family_rows(stress: Stress, family: str, members: Sequence[Kind], steps: in
         for step in kind.steps:
             value = number(main_figure(stress, step)["mean"])
             inside = tag("b", value) if breaks(stress, step) else value
-            told = f"severity {severity_text(step)}: {with_interval(main_figure(stress, step))}"
+            told = f"severity {severity_text(step)}: {with_interval(main_figure(stress, step))}, "
+            told += f"{in_points(lost(stress, step))} lost"
             cells.append(tag("td", inside, class_=shade(stress, step), title=told))
         cells += [tag("td") for _ in range(steps - len(kind.steps))]
         state = outcome(stress, kind)
-        cells.append(tag("td", OUTCOMES[state], class_=f"outcome {state}"))
+        cells.append(tag("td", WORDS[state], class_=f"outcome {state}"))
         rows.append(tag("tr", tag("th", kind.title, scope="row"), cells))
     return tag("tbody", rows)
 

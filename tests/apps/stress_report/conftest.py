@@ -81,6 +81,12 @@ def _figures(accuracy: float, half: float) -> dict[str, Any]:
     }
 
 
+def changed(mean: float, half: float) -> dict[str, Any]:
+    """The paired difference of every figure where the accuracy differs by `mean`."""
+    ends = {"accuracy": mean, "auc": mean / 2, "ece": -mean}
+    return {name: {"mean": value, "ci95": [value - half, value + half]} for name, value in ends.items()}
+
+
 def _condition(family: str, name: str, severity: int | None, loss: float, half: float) -> dict[str, Any]:
     accuracy = 0.9 - loss
     return {
@@ -90,7 +96,9 @@ def _condition(family: str, name: str, severity: int | None, loss: float, half: 
         "severity": severity,
         "description": f"{name}, severity {severity}",
         "figures": _figures(accuracy, half),
+        "changes": changed(-loss, half),
         "baseline_figures": _figures(0.9 - 0.6 * loss - 0.03, half),
+        "advantages": changed(0.03 - 0.4 * loss, half),
         "gates": {
             "familiarity": {
                 "warned": min(1.0, 0.02 + 3 * max(loss, 0)),
@@ -129,7 +137,7 @@ def _result() -> dict[str, Any]:
     }
     worst = {"family": "imagenet_c", "name": "gaussian_noise", "mean": 0.57}
     return {
-        "format": "robustmed stress 1",
+        "format": "robustmed stress 2",
         "model": {"name": "small net", "source": "bundles/net", "weights_sha256": "ab" * 32},
         "baseline": {"name": "plain classifier", "source": "plain.pt"},
         "task": "classification",
@@ -168,12 +176,15 @@ def _result() -> dict[str, Any]:
             {"text": "accuracy=0.85", "value": 0.9, "passed": True},
             {"text": "accuracy=.8@gaussian_noise:3", "value": 0.57, "passed": False},
         ],
+        "remedies": {"names": ["RISC", "median filter"], "conditions": 3},
         "suggestions": [
             {
                 "what": "RISC",
-                "for": "rotation",
-                "gives_back": 0.13,
-                "measured_by": "bundles/risc/docs/results",
+                "condition": "orientation/flip_left_right/None",
+                "gives_back": {"mean": 0.13, "ci95": [0.1, 0.16]},
+                "without": 0.6,
+                "with_it": 0.73,
+                "as_given": {"mean": -0.01, "ci95": [-0.02, 0.0]},
             }
         ],
         "findings": [],
