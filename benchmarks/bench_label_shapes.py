@@ -1,12 +1,12 @@
 """Training pairs from nothing, beside cornucopia, TorchIO, neurite and VoxelMorph: CPU time per pair.
 
-    python benchmarks/bench_label_shapes.py [--rounds 25] [--device cpu] [--output results.json]
+    python benchmarks/bench_label_shapes.py [--rounds 25] [--device cpu] [--peers folder]
 
 A pair is a map of 16 labels, one smooth deformation of it, and two images of it with contrasts of their own.
 Time is that of the processor, so that other work on the machine counts little; one thread. cornucopia (MIT)
-and TorchIO (Apache-2.0; it makes images of label maps, and no maps) are put into ``out/benchmark_peers``;
-``--quick`` installs nothing and leaves them out. With a GPU as ``--device`` only ours is measured: wall time
-of a pair of 128^3.
+and TorchIO (Apache-2.0; it makes images of label maps, and no maps) are taken from the folder ``--peers``
+and put there by pip where it lacks them; ``--quick`` installs nothing and leaves them out. With a GPU as
+``--device`` only ours is measured: wall time of a pair of 128^3.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def neurite_works(size: Size) -> dict[str, Work]:
     return _works(labels, move, view)
 
 
-def _install(name: str, packages: Sequence[str]) -> None:
-    """Put packages into a folder of their own and let them be imported."""
-    target = PEERS / name
+def _install(folder: Path, name: str, packages: Sequence[str]) -> None:
+    """Put packages into a folder of their own, unless they are there, and let them be imported."""
+    target = folder.resolve() / name
     if not target.exists():
         # Without their dependencies: torch is that of this process.
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
@@ -120,9 +120,9 @@ def _install(name: str, packages: Sequence[str]) -> None:
         sys.path.append(str(target))
 
 
-def torchio_works(size: Size, batch_size: int) -> dict[str, Work]:
+def torchio_works(size: Size, batch_size: int, folder: Path) -> dict[str, Work]:
     """TorchIO 2.0.0a2: batches, each image with its own parameters, of ready maps; it makes none."""
-    _install("torchio", TORCHIO)
+    _install(folder, "torchio", TORCHIO)
     import torchio as tio  # type: ignore[import-not-found]
 
     # A picture is a volume one voxel thick, which is not moved along its third axis.
@@ -147,9 +147,9 @@ def torchio_works(size: Size, batch_size: int) -> dict[str, Work]:
     return {POOL: pairs}
 
 
-def cornucopia_works(size: Size, reduced: bool) -> dict[str, Work]:
+def cornucopia_works(size: Size, reduced: bool, folder: Path) -> dict[str, Work]:
     """Cornucopia 0.5.1 with its defaults, or ``reduced``: linear splines, and fewer artefacts than ours."""
-    _install("cornucopia", CORNUCOPIA)
+    _install(folder, "cornucopia", CORNUCOPIA)
     import cornucopia as cc  # type: ignore[import-not-found]
 
     order = 1 if reduced else 3
@@ -208,9 +208,9 @@ def size_rows(chosen: Any, size: Size, batch_size: int) -> list[Row]:
     """Rows of one image size."""
     peers = {"neurite and voxelmorph 0.3.4": neurite_works(size)}
     if not chosen.quick:
-        peers["cornucopia 0.5.1"] = cornucopia_works(size, reduced=False)
-        peers["cornucopia 0.5.1, reduced"] = cornucopia_works(size, reduced=True)
-        peers[BATCHED] = torchio_works(size, batch_size)
+        peers["cornucopia 0.5.1"] = cornucopia_works(size, False, chosen.peers)
+        peers["cornucopia 0.5.1, reduced"] = cornucopia_works(size, True, chosen.peers)
+        peers[BATCHED] = torchio_works(size, batch_size, chosen.peers)
     sides = {"ours": ours(size, batch_size), **peers}
     works = {f"{side}, {case}": work for side, cases in sides.items() for case, work in cases.items()}
     seconds = cpu_seconds(works, chosen.rounds, 0.0 if chosen.quick else 0.2)
@@ -228,7 +228,7 @@ def size_rows(chosen: Any, size: Size, batch_size: int) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results file."""
-    chosen = options("label_shapes", __doc__, 25, arguments)
+    chosen = options("label_shapes", __doc__, 25, arguments, PEERS)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if chosen.device != "cpu":

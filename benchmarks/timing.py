@@ -46,9 +46,21 @@ class Watched(NamedTuple):
 
 
 def options(
-    name: str, description: str | None, rounds: int, arguments: Sequence[str] | None
+    name: str,
+    description: str | None,
+    rounds: int,
+    arguments: Sequence[str] | None,
+    peers: Path | None = None,
 ) -> argparse.Namespace:
-    """Read the command line that all benchmarks share, and switch their log lines on, ignite's off."""
+    """Read the command line that all benchmarks share, and switch their log lines on, ignite's off.
+
+    Args:
+        name: of the benchmark and its results file.
+        description: docstring of the script.
+        rounds: default of ``--rounds``.
+        arguments: the command line; None for that of the process.
+        peers: default of ``--peers``, the folder with the packages to compare with; None for no such option.
+    """
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds to take the median of ({rounds})")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="results file to write")
@@ -59,6 +71,10 @@ def options(
     parser.add_argument(
         "--no_compile", action="store_true", help="leave out torch.compile, which takes minutes to get ready"
     )
+    if peers:
+        parser.add_argument(
+            "--peers", type=Path, default=peers, help=f"folder with the packages to compare with ({peers})"
+        )
     chosen = parser.parse_args(arguments)
     if chosen.rounds < 1:
         parser.error(f"--rounds {chosen.rounds}: give at least 1")

@@ -6,49 +6,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustmed_monai.networks.gauss_newton import stationary_velocity
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
-from robustmed_monai.transforms.fields import warp
-from robustmed_monai.transforms.tissue_priors import tissue_priors, ventricle_region
+from robustmed_monai.transforms.fields import integrate, warp
+from robustmed_monai.transforms.tissue_priors import deep_grey_region, tissue_priors, ventricle_region
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
-# Which tissue each Gaussian belongs to: air, bone, muscle and fat; CSF; grey matter; white matter.
-_TISSUE = (0, 0, 0, 0, 1, 2, 3)
+# Which part of the template each Gaussian belongs to: air, bone, muscle and fat; CSF; cortex; white matter;
+# deep grey matter.
+_PART = (0, 0, 0, 0, 1, 2, 3, 4)
 _OUTSIDE = 4  # the first Gaussians
 # Where the outside's Gaussians begin, as shares of its voxels from dark to bright, and how wide.
 _QUANTILES, _WIDTH = (0.1, 0.4, 0.7, 0.93), 0.12
-# What the template and the tissues found look like when the one is bent to the other. Fluid looks like bone:
-# where it ends at the skull is what is found worst, and the skull follows the brain.
-_LOOK = (0.0, 0.0, 0.8, 1.0)
+# Squarings of the template's bending.
+_SQUARINGS = 6
 # The head is looked at where the template is not sure that it is outside of the skull.
 _SURELY = 0.99
 # Least spread of a Gaussian, of the image's range.
 _LEAST_STD = 0.01
+# Deep grey matter: least share of grey matter in the template, above that of the capsule between the nuclei
+# (none up to the one share, all from the other).
+_DEEP, _NONE, _ALL = 0.9, 0.12, 0.27
 # A bias field is a polynomial of this order, exp(-0.7) to exp(0.7), refitted every third round.
 _ORDER, _LIMIT, _EVERY, _VOXEL_STEP = 3, 0.7, 3, 7
 
 
 @dataclass
 class _Gaussians:
-    mean: Tensor  # (7,)
-    std: Tensor  # (7,)
-    weight: Tensor  # (7,) within the tissue
+    mean: Tensor  # (8,)
+    std: Tensor  # (8,)
+    weight: Tensor  # (8,) within the part
 
 
 class TissueMixture(nn.Module):
     """Segments brain tissues and ventricles of a head in the MNI152 frame by its own contrast.
 
-    The intensities are a mixture of seven Gaussians, one for each tissue and four for all that lies outside
-    of the skull, times a smooth bias field, under the template's probabilities of the tissues. Expectation
-    maximisation finds them for each head, so no contrast is known beforehand. The three tissues share one
-    width, so that where two of them look alike the template decides. Then the template is bent to the tissues
-    that were found (demons, SimpleITK), stiffly and then less so, and after each pass the mixture is fitted
-    again under the bent template, the last time with a Markov random field. Fluid is that of the ventricles
-    where the bent template has theirs. It has no weights; the template is a buffer.
+    The intensities are a mixture of eight Gaussians: four for all that lies outside of the skull, one each
+    for CSF, cortex, white matter and deep grey matter, times a smooth bias field, under the template's
+    probabilities. Expectation maximisation finds them for each head: no contrast is known beforehand. Those
+    of the brain share one width, so that where two of them look alike the template decides. Then the template
+    is bent to the tissues that were found (Gauss-Newton steps), coarsely and then finely, and after each pass
+    the mixture is fitted again under the bent template, the last time with a Markov random field. Fluid is
+    that of the ventricles where the bent template has theirs. It has no weights; the template is a buffer.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -56,17 +59,16 @@ class TissueMixture(nn.Module):
         heights: lowest and highest slice in mm, see ``AlignToTemplate``.
         rounds: rounds of expectation maximisation before the template is bent and after each pass.
         neighbours: weight of each of the six neighbours' tissue; 0 leaves the random field out.
-        bending: iterations of demons in each pass; 0 keeps the template as it is.
-        stiffness: of each pass, the standard deviation of the field's smoothing, in voxels of twice the
-            spacing.
+        bending: Gauss-Newton steps on each grid; 0 keeps the template as it is.
+        grids: side of a voxel of each grid in mm, coarse to fine; each pass uses one more of them.
         white_share: how much of a voxel between grey and white matter must be white for it to count as white.
 
     Raises:
         ConfigError: when an argument is out of range.
 
     Source: Ashburner and Friston, "Unified segmentation", NeuroImage 2005; Van Leemput et al., "Automated
-    model-based tissue classification of MR images of the brain", IEEE TMI 1999; Vercauteren et al.,
-    "Diffeomorphic demons", NeuroImage 2009.
+    model-based tissue classification of MR images of the brain", IEEE TMI 1999; for the steps see
+    ``gauss_newton_step``.
     """
 
     def __init__(
@@ -76,30 +78,32 @@ class TissueMixture(nn.Module):
         heights: Sequence[float] = (-72.0, 90.0),
         rounds: Sequence[int] = (15, 12, 20),
         neighbours: float = 0.15,
-        bending: int = 60,
-        stiffness: Sequence[float] = (3.0, 1.5),
+        bending: int = 10,
+        grids: Sequence[float] = (8.0, 4.0),
         white_share: float = 0.47,
     ) -> None:
         super().__init__()
-        fits = len(stiffness) > 0 and len(rounds) == len(stiffness) + 1 and min(*rounds, *stiffness) > 0
+        fits = len(grids) > 0 and len(rounds) == len(grids) + 1 and min(*rounds, *grids) > 0
         if not fits or min(neighbours, bending) < 0 or not 0 < white_share < 1:
             raise ConfigError(
-                f"rounds={list(rounds)}, stiffness={list(stiffness)}, neighbours={neighbours}, "
-                f"bending={bending}, white_share={white_share}; give a stiffness above 0 for each pass, one "
-                "number of rounds more than that, a share between 0 and 1, and the others not negative."
+                f"rounds={list(rounds)}, grids={list(grids)}, neighbours={neighbours}, bending={bending}, "
+                f"white_share={white_share}; give grids above 0 mm, one number of rounds more than grids, a "
+                "share between 0 and 1, and the others not negative."
             )
+        self.spacing = spacing
         self.rounds, self.neighbours = [int(number) for number in rounds], neighbours
-        self.bending, self.stiffness = bending, [float(one) for one in stiffness]
+        self.bending, self.grids = bending, [float(one) for one in grids]
         self.white_share = white_share
         frame = AlignToTemplate(size, spacing, heights)
         affine = frame.affine.numpy()
         self.wide: Tensor
         self.sharp: Tensor
+        deep = torch.from_numpy(deep_grey_region(frame.shape, affine))
         # A wide template first: the head is not bent yet.
         wide = tissue_priors(frame.shape, affine, 2.0, 3.0, 3.0, (0.15, 0.05, 0.02))
-        self.register_buffer("wide", torch.from_numpy(wide), persistent=False)
+        self.register_buffer("wide", _parts(torch.from_numpy(wide), deep), persistent=False)
         sharp = torch.from_numpy(tissue_priors(frame.shape, affine))
-        self.register_buffer("sharp", sharp, persistent=False)
+        self.register_buffer("sharp", _parts(sharp, deep), persistent=False)
         self.inner: Tensor
         inner = torch.from_numpy(ventricle_region(frame.shape, affine))
         self.register_buffer("inner", inner[None], persistent=False)
@@ -133,21 +137,38 @@ class TissueMixture(nn.Module):
             nothing[0] = 1
             return nothing.clamp_min(1e-6).log()
         found = _fit(image, self.wide, self.rounds[0], 0.0, self.white_share)
-        for number, stiffness in enumerate(self.stiffness, 1):
-            template = torch.cat([self.sharp, self.inner])
+        template = torch.cat([self.sharp, self.inner])
+        for number in range(1, len(self.grids) + 1):
+            bent = template
             if self.bending:
-                field = _bend(found, self.sharp, self.bending, stiffness)
-                template = warp(template[None], field[None].to(template), padding_mode="border")[0]
-            prior, inner = template[:4], template[4].clamp(0, 1)
-            neighbours = self.neighbours if number == len(self.stiffness) else 0.0
-            found = _fit(image, prior, self.rounds[number], neighbours, self.white_share)
+                before, after = (_tissues(part)[None, 1:] for part in (self.sharp, found))
+                how = self.spacing, self.grids[:number], self.bending
+                velocity = stationary_velocity(before, after, *how)
+                bent = warp(template[None], integrate(velocity, _SQUARINGS), padding_mode="border")[0]
+            neighbours = self.neighbours if number == len(self.grids) else 0.0
+            found = _fit(image, bent[:-1], self.rounds[number], neighbours, self.white_share)
+        found, inner = _tissues(found), bent[-1].clamp(0, 1)
         fluid = found[1]
         parts = [found[0], fluid * (1 - inner), found[2], found[3], fluid * inner]
         return torch.stack(parts).clamp_min(1e-6).log()
 
 
+def _parts(priors: Tensor, deep: Tensor) -> Tensor:
+    """A template of tissues (4, *S) with its deep grey matter (*S) strengthened, and apart: (5, *S)."""
+    outside, fluid, grey, white = priors
+    tissue = grey + white
+    deep = deep * ((grey / (tissue + 1e-3) - _NONE) / (_ALL - _NONE)).clamp(0, 1)
+    grey = torch.maximum(grey, _DEEP * deep * tissue)
+    return torch.stack([outside, fluid, grey * (1 - deep), tissue - grey, grey * deep])
+
+
+def _tissues(parts: Tensor) -> Tensor:
+    """Background, CSF, grey and white matter (4, ...) of the parts (5, ...)."""
+    return torch.stack([parts[0], parts[1], parts[2] + parts[4], parts[3]])
+
+
 def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_share: float) -> Tensor:
-    """Probabilities (4, *S) of the tissues of an image (*S) under a template (4, *S)."""
+    """Probabilities (5, *S) of the parts of an image (*S) under a template (5, *S)."""
     where = prior[0] < _SURELY
     values = image[where]
     log_prior = prior[:, where].clamp_min(1e-6).log()
@@ -159,10 +180,12 @@ def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_sha
     for number in range(rounds):
         expected = log_prior
         if neighbours and number >= rounds // 2:
-            expected = log_prior + neighbours * _around(found)[:, where]
+            near = _around(_tissues(found))[:, where]
+            # Deep grey matter is grey matter's neighbour.
+            expected = log_prior + neighbours * torch.cat([near, near[2:3]])
         expected = _between(expected, gaussians, white_share)
         shares = _responsibilities(corrected, gaussians, expected)
-        found[:, where] = _by_tissue(shares)
+        found[:, where] = _by_part(shares)
         if number < rounds - 1:
             gaussians = _updated(corrected, shares)
             if number % _EVERY == _EVERY - 1:
@@ -171,36 +194,36 @@ def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_sha
 
 
 def _start(values: Tensor, prior: Tensor) -> _Gaussians:
-    """Gaussians of voxels (N,) under the template alone (4, N)."""
+    """Gaussians of voxels (N,) under the template alone (5, N)."""
     outside = values[prior[0] > 0.5].sort().values
     places = [int(share * (len(outside) - 1)) for share in _QUANTILES]
-    weight = prior[1:].square()
+    weight = prior[1:].square() + 1e-8
     mean = (weight * values).sum(1) / weight.sum(1)
     std = ((weight * (values - mean[:, None]).square()).sum(1) / weight.sum(1)).sqrt()
     return _Gaussians(
         torch.cat([outside[places], mean]),
         torch.cat([torch.full_like(outside[places], _WIDTH), std]).clamp_min(_LEAST_STD),
-        torch.tensor([1 / _OUTSIDE] * _OUTSIDE + [1.0] * 3).to(values),
+        torch.tensor([1 / _OUTSIDE] * _OUTSIDE + [1.0] * 4).to(values),
     )
 
 
 def _responsibilities(values: Tensor, gaussians: _Gaussians, expected: Tensor) -> Tensor:
-    """Share (7, N) of each Gaussian in each voxel."""
+    """Share (8, N) of each Gaussian in each voxel."""
     distance = (values - gaussians.mean[:, None]) / gaussians.std[:, None]
     scale = (gaussians.weight.clamp_min(1e-6).log() - gaussians.std.log())[:, None]
-    return (scale - 0.5 * distance.square() + expected[list(_TISSUE)]).softmax(0)
+    return (scale - 0.5 * distance.square() + expected[list(_PART)]).softmax(0)
 
 
 def _between(expected: Tensor, gaussians: _Gaussians, white_share: float) -> Tensor:
-    """Logarithms (4, N) with which grey and white matter part at a share of the way between their means."""
+    """Logarithms (5, N) with which cortex and white matter part at a share of the way between the means."""
     # Of two Gaussians of one width; where both look alike there is nothing between them to part.
-    distance = (gaussians.mean[-1] - gaussians.mean[-2]) / gaussians.std[-1]
-    moved = torch.zeros(4).to(expected)
+    distance = (gaussians.mean[-2] - gaussians.mean[-3]) / gaussians.std[-2]
+    moved = torch.zeros(5).to(expected)
     moved[3] = (0.5 - white_share) * distance.square()
     return expected + moved[:, None]
 
 
-def _by_tissue(shares: Tensor) -> Tensor:
+def _by_part(shares: Tensor) -> Tensor:
     return torch.cat([shares[:_OUTSIDE].sum(0, keepdim=True), shares[_OUTSIDE:]])
 
 
@@ -209,7 +232,7 @@ def _updated(values: Tensor, shares: Tensor) -> _Gaussians:
     mean = (shares * values).sum(1) / count
     variance = (shares * (values - mean[:, None]).square()).sum(1) / count
     # A tissue of its own width would take the voxels between two others, or swallow one that looks like it.
-    variance[_OUTSIDE:] = variance[_OUTSIDE:].mean()
+    variance[_OUTSIDE:] = variance[_OUTSIDE:-1].mean()
     weight = torch.ones_like(count)
     weight[:_OUTSIDE] = count[:_OUTSIDE] / count[:_OUTSIDE].sum()
     return _Gaussians(mean, (variance + _LEAST_STD**2).sqrt(), weight)
@@ -250,22 +273,3 @@ def _around(found: Tensor) -> Tensor:
         total.narrow(axis, 0, length).add_(found.narrow(axis, 1, length))
         total.narrow(axis, 1, length).add_(found.narrow(axis, 0, length))
     return total
-
-
-def _bend(found: Tensor, prior: Tensor, iterations: int, stiffness: float) -> Tensor:
-    """Displacement in voxels (3, *S) that carries a template (4, *S) to the tissues found (4, *S)."""
-    import SimpleITK
-
-    look = torch.tensor(_LOOK).view(4, 1, 1, 1)
-    images = []
-    for part in (found, prior):
-        seen = (part.cpu() * look).sum(0).permute(2, 1, 0).contiguous().numpy()
-        full = SimpleITK.GetImageFromArray(seen)
-        images.append(SimpleITK.Shrink(SimpleITK.SmoothingRecursiveGaussian(full, 1.0), [2, 2, 2]))
-    demons = SimpleITK.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetNumberOfIterations(iterations)
-    demons.SetSmoothDisplacementField(True)
-    demons.SetStandardDeviations(stiffness)
-    field = SimpleITK.Resample(demons.Execute(*images), full, SimpleITK.Transform(), SimpleITK.sitkLinear)
-    array = SimpleITK.GetArrayFromImage(field).astype(np.float32)
-    return torch.from_numpy(array).permute(3, 2, 1, 0).contiguous()

@@ -1,4 +1,4 @@
-"""Where tissues and ventricles lie in the MNI152 frame, by the template's maps of grey and white matter."""
+"""Where tissues, ventricles and deep grey matter lie in the MNI152 frame, by the template's maps."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ _HORN, _HORN_RADIUS = ((30.0, -8.0, -20.0), (33.0, -22.0, -14.0), (34.0, -36.0, 
 # Fluid less deep inside of the brain is no part of the lateral ventricles, mm.
 _DEPTH = 8.0
 
+# Deep grey matter in mm of MNI152, right and left alike: ellipsoids (middle, half axes) around thalamus, head
+# of the caudate, putamen and pallidum, and a tube along the caudate's body.
+_DEEP = (
+    ((11.0, -18.0, 8.0), (9.5, 14.0, 9.0)),
+    ((12.0, 14.0, 4.0), (6.0, 10.0, 11.0)),
+    ((27.0, 3.0, 1.0), (6.5, 17.0, 11.0)),
+    ((20.0, -4.0, -1.0), (6.0, 9.0, 6.0)),
+)
+_BODY, _BODY_RADIUS, _BODY_SHARE = ((12.0, 12.0, 10.0), (15.0, 0.0, 20.0), (18.0, -12.0, 22.0)), 5.0, 0.8
+# How much larger than drawn they may be, and how gradually they end, in half axes.
+_BEYOND, _FADE = 1.1, 0.08
+
 
 def tissue_priors(
     shape: tuple[int, ...],
@@ -30,7 +42,7 @@ def tissue_priors(
     margin: float = 1.0,
     border: float = 1.5,
     blur: float = 1.4,
-    floor: tuple[float, float, float] = (0.08, 0.05, 0.02),
+    floor: tuple[float, float, float] = (0.08, 0.05, 0.05),
 ) -> NDArray[np.float32]:
     """Probability of each tissue on a grid of the MNI152 frame.
 
@@ -107,6 +119,29 @@ def ventricle_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
     ventricles |= _near_path(np.concatenate([np.abs(points[:1]), points[1:]]), _HORN, _HORN_RADIUS)
     nearer = distance_transform_edt(~ventricles) < distance_transform_edt(~fluid | ventricles)
     region = sample_at(nearer[None].astype(np.float32), source, world_points(shape, affine))[0]
+    return np.asarray(region, np.float32)
+
+
+def deep_grey_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[np.float32]:
+    """Where grey matter of the MNI152 frame is that of thalamus, caudate, putamen or pallidum.
+
+    Args:
+        shape: (X, Y, Z).
+        affine: see ``tissue_priors``.
+
+    Returns:
+        (X, Y, Z) float32 in [0, 1]; the white matter between them lies within, too.
+
+    Source: places of this module, drawn by hand on the template's map of grey matter.
+    """
+    from scipy.special import expit
+
+    points = world_points(shape, affine)
+    sides = np.concatenate([np.abs(points[:1]), points[1:]])
+    region = _BODY_SHARE * _near_path(sides, _BODY, _BODY_RADIUS)
+    for middle, axes in _DEEP:
+        away = [(sides[k] - middle[k]) / axes[k] for k in range(3)]
+        region = np.maximum(region, expit((_BEYOND - np.linalg.norm(away, axis=0)) / _FADE))
     return np.asarray(region, np.float32)
 
 

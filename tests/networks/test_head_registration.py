@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
-from robustmed_monai.networks.head_registration import HeadRegistration, gauss_newton_step
+from robustmed_monai.networks.gauss_newton import gauss_newton_step
+from robustmed_monai.networks.head_registration import HeadRegistration
 from robustmed_monai.transforms import AlignToTemplate
 from robustmed_monai.transforms.alignment import resample_to
 from robustmed_monai.transforms.fields import compose, folding, integrate, warp
