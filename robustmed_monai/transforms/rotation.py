@@ -1,9 +1,9 @@
-"""Turning square images by multiples of 90 or 45 degrees, a whole batch at once on its device.
+"""Turning square images by multiples of 90 or 45 degrees or by any angle, a batch at once on its device.
 
 Positive is counter-clockwise as the picture is seen (x to the right, y down). Four rotations move pixels and
 change no value. Eight rotations cannot do without resampling, and what resampling leaves behind would tell a
-network odd from even multiples of 45 degrees. So all eight go through one filter whose kernel depends on
-the distance alone, and through one circular mask before and after it.
+network odd from even multiples of 45 degrees. So all eight, and any other angle, go through one filter whose
+kernel depends on the distance alone, and through one circular mask before and after it.
 """
 
 from __future__ import annotations
@@ -86,12 +86,43 @@ def rotate(
     if mode == "bilinear":
         return _bilinear(images, turns).contiguous(memory_format=memory_format(images))
     if isinstance(index, int):
-        return _quarter_turns(_filtered(images, [index % 2 == 1])[0], turns // 2).contiguous(
-            memory_format=memory_format(images)
-        )
+        return rotate_by(images, degrees(index, 8))
     even, odd = _filtered(images)
     half = torch.where((turns % 2 == 1)[:, None, None, None], odd, even)
     return _quarter_turns(half, turns // 2).contiguous(memory_format=memory_format(images))
+
+
+def rotate_by(images: torch.Tensor, angle: float, mode: str = "isotropic") -> torch.Tensor:
+    """Turn images by any angle.
+
+    Args:
+        images: (B, C, S, S) in [0, 1].
+        angle: degrees, counter-clockwise as the picture is seen.
+        mode: "isotropic": all angles through the filter and the circular mask of eight rotations, so that
+            nothing gives the angle away. "bilinear": plain resampling with black corners, multiples of 90
+            degrees unchanged.
+
+    Returns:
+        (B, C, S, S), in the memory format of ``images``; at multiples of 45 degrees what ``rotate`` gives.
+
+    Raises:
+        ConfigError: for an unknown mode.
+        ImageShapeError: when the images are not square.
+        ImageError: when they are not in [0, 1].
+
+    Example:
+        >>> images = torch.rand(1, 1, 8, 8)
+        >>> torch.equal(rotate_by(images, -90), rotate(images, 6, 8))
+        True
+    """
+    check_rotations(8, mode)
+    _check_square(images)
+    images = unit_range(images, "rotation by any angle")
+    eighths = torch.full((len(images),), angle % 360 / 45, device=images.device, dtype=torch.float64)
+    if mode == "bilinear":
+        return _bilinear(images, eighths).contiguous(memory_format=memory_format(images))
+    turned = _quarter_turns(_filtered(images, [angle % 90])[0], eighths // 2)
+    return turned.contiguous(memory_format=memory_format(images))
 
 
 def all_rotations(images: torch.Tensor, num_rotations: int = 4, mode: str = "isotropic") -> torch.Tensor:
@@ -160,7 +191,7 @@ def resample(images: torch.Tensor, size: int) -> torch.Tensor:
     images = unit_range(images, "resample")
     if images.shape[-1] == size:
         return images
-    return _apply(images, size, _RESIZE_CUTOFF, odd=False, border=True).clamp(0, 1)
+    return _apply(images, size, _RESIZE_CUTOFF, 0.0, border=True).clamp(0, 1)
 
 
 def to_square(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -263,18 +294,18 @@ def _quarter_turns(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.where(quarter >= 2, turned.flip(-2), turned)
 
 
-def _filtered(images: torch.Tensor, eighths: Sequence[bool] = (False, True)) -> list[torch.Tensor]:
-    """The images low-passed as they lie (False), and as they lie after an eighth of a turn (True)."""
+def _filtered(images: torch.Tensor, angles: Sequence[float] = (0.0, 45.0)) -> list[torch.Tensor]:
+    """The images low-passed as they lie after a turn by each of some angles in degrees."""
     size = images.shape[-1]
     mask = circular_mask(size, images.device).to(images.dtype)
-    turned = [_apply(images * mask, size, _CUTOFF, odd) * mask for odd in eighths]
+    turned = [_apply(images * mask, size, _CUTOFF, angle) * mask for angle in angles]
     # Far below one grey level the two still differ, and in a band without signal even that could be read.
     return [(values.clamp(0, 1) * 255).round() / 255 for values in turned]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _operator(
-    size: int, out_size: int, cutoff: float, odd: bool, border: bool, device: torch.device
+    size: int, out_size: int, cutoff: float, degrees: float, border: bool, device: torch.device
 ) -> torch.Tensor:
     """Matrix (out_size^2, size^2): the image under the radial kernel, read on another or turned grid.
 
@@ -284,7 +315,7 @@ def _operator(
     reach = math.ceil(_REACH * shrink)
     places = (torch.arange(out_size, dtype=torch.float64) - (out_size - 1) / 2) * (size / out_size)
     x, y = (grid.flatten()[:, None] for grid in torch.meshgrid(places, places, indexing="ij"))
-    angle = math.pi / 4 * odd
+    angle = math.radians(degrees)
     # Where the value at (x, y) came from: turned back by the angle.
     source_x = x * math.cos(angle) - y * math.sin(angle) + (size - 1) / 2
     source_y = x * math.sin(angle) + y * math.cos(angle) + (size - 1) / 2
@@ -306,11 +337,11 @@ def _operator(
 
 
 def _apply(
-    images: torch.Tensor, out_size: int, cutoff: float, odd: bool, border: bool = False
+    images: torch.Tensor, out_size: int, cutoff: float, angle: float, border: bool = False
 ) -> torch.Tensor:
     size = images.shape[-1]
     columns = images.reshape(-1, size * size).T.float()
-    values = torch.mm(_operator(size, out_size, cutoff, odd, border, images.device), columns)
+    values = torch.mm(_operator(size, out_size, cutoff, angle, border, images.device), columns)
     return values.T.reshape(*images.shape[:2], out_size, out_size).to(images.dtype)
 
 
@@ -329,7 +360,7 @@ def _bilinear(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     matrices = torch.stack([torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1)], 1)
     turned = apply_affine(images, matrices)
     even = _quarter_turns(images, turns // 2)
-    return torch.where((turns % 2 == 1)[:, None, None, None], turned, even)
+    return torch.where((turns % 2 != 0)[:, None, None, None], turned, even)
 
 
 def _check_square(images: torch.Tensor) -> None:

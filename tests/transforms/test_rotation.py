@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch.nn import functional as F
 
 from robustmed_monai.transforms.rotation import (
@@ -16,6 +17,7 @@ from robustmed_monai.transforms.rotation import (
     circular_mask,
     resample,
     rotate,
+    rotate_by,
     rotation_labels,
 )
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
@@ -210,3 +212,24 @@ class TestForms:
         with pytest.raises(KeyError):
             RandRotateKd("other")({"image": torch.zeros(1, 4, 4)})
         assert "rotation" in RandRotateKd("other", allow_missing_keys=True)({"image": torch.zeros(1, 4, 4)})
+
+
+class TestAnyAngle:
+    @pytest.mark.parametrize("mode", ["isotropic", "bilinear"])
+    @pytest.mark.parametrize("index", [-3, 0, 1, 2, 5])
+    def test_multiples_of_45_degrees_are_those_of_eight_rotations(self, index: int, mode: str) -> None:
+        images = torch.rand(2, 3, 16, 16)
+        assert torch.equal(rotate_by(images, 45 * index, mode), rotate(images, torch.tensor(index), 8, mode))
+
+    @pytest.mark.parametrize("angle", [7.5, 30, 100, -20, 381])
+    def test_agrees_with_scipy_where_the_image_is_smooth(self, angle: float) -> None:
+        # scipy's axes are those of a picture, (rows, columns); ours are (x, y).
+        expected = ndimage.rotate(blob()[0, 0].numpy().T, angle, reshape=False, order=3).T
+        for mode, limit in (("isotropic", 0.04), ("bilinear", 0.03)):
+            found = rotate_by(blob(), angle, mode)[0, 0].numpy()
+            assert np.abs(found - expected).max() < limit
+
+    def test_all_angles_are_blurred_alike(self) -> None:
+        noise = torch.rand(64, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        inside = [rotate_by(noise, angle)[..., 10:22, 10:22].var() for angle in (0, 15, 22.5, 40, 75)]
+        assert max(inside) < 1.02 * min(inside)
