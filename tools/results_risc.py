@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
-from benchmarks import results_common
+
 from tools.results_common import bundle, keep, options
+from tools.results_common import train as train_bundle
 
 CONTROLS = ("augmented", "p4")
 
@@ -28,7 +29,7 @@ def train(
     control = next((name for name in extra if name in CONTROLS), None)
     for seed in seeds:
         place = folder.with_name(f"{folder.name}-{seed}")
-        weights = results_common.train(
+        weights = train_bundle(
             place, "risc", ["train", dataset, *extra], dataset_dir=source, seed=seed, amp=True
         )
         if control:

@@ -61,6 +61,8 @@ def render_table(
         shown = [cell for cell in cells if cell["row"] in rows and cell["column"] in columns]
         lines = _result_lines(shown, rows, columns, digits)
         what = explanation(shown)
+        if len(results["seeds"]) == 1:
+            what = "One seed" if what == "One run" else f"One seed; {what}"
     commit = results["commit"] or "none"
     short = commit[:12] + ("+dirty" if commit.endswith("+dirty") else "")
     command = results["command"]

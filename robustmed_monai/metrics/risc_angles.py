@@ -78,11 +78,11 @@ def accuracy_over_angles(
     blocks = resample_counts(np.zeros(hits.shape[1], dtype=np.int64), n_resamples, None, subjects)
     drawn = np.concatenate([counts @ hits.T / counts.sum(1, keepdims=True) for counts in blocks])
     value, off = hits.mean(1), angles_off(angles, num_rotations)
-    at = {f"angle_{angle:g}": [number] for number, angle in enumerate(angles)}
-    near = {f"off_{distance:g}": np.flatnonzero(off == distance) for distance in np.unique(off)}
+    groups = {f"off_{distance:g}": np.flatnonzero(off == distance) for distance in np.unique(off)}
+    groups |= {f"angle_{angle:g}": np.array([number]) for number, angle in enumerate(angles)}
     found = {"any": Estimate(float(value.mean()), drawn.mean(1))}
     found["lowest"] = Estimate(float(value.min()), drawn.min(1))
-    for name, places in {**near, **at}.items():
+    for name, places in groups.items():
         found[name] = Estimate(float(value[places].mean()), drawn[:, places].mean(1))
     return found
 

@@ -113,7 +113,7 @@ _INLINE = ("python ", "robustmed ", "torchrun ", "make ", "pip install ")
 _FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n?)+", re.MULTILINE)
 # The footer of a results table is a record of what was run, cut short; not something to type.
-_RECORD = re.compile(r"^(?:Mean ± standard deviation|One run).*$", re.MULTILINE)
+_RECORD = re.compile(r"^(?:Mean ± standard deviation|One run|One seed).*$", re.MULTILINE)
 
 
 def commands(text: str) -> list[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
 from robustmed_monai.inferers.risc_angles import AnyAngleInferer
+from robustmed_monai.metrics.bootstrap import Estimate
 from robustmed_monai.metrics.risc import Corrected
 from robustmed_monai.metrics.risc_angles import (
     accuracy_over_angles,
@@ -73,7 +76,7 @@ def test_figures_are_means_of_the_angles_that_they_name(rng: np.random.Generator
 def test_only_looking_between_the_rotations_finds_an_angle_between_them(
     case: TensorDataset, mode: str
 ) -> None:
-    settings = {"num_rotations": 4, "axes": "XY", "outputs": "logits"}
+    settings: dict[str, Any] = {"num_rotations": 4, "axes": "XY", "outputs": "logits"}
     rows = {
         "none": Corrected(RotationCorrectionInferer(correction="none", **settings), Upper()),
         "hard": Corrected(RotationCorrectionInferer(Above(), **settings), Upper()),
@@ -81,7 +84,10 @@ def test_only_looking_between_the_rotations_finds_an_angle_between_them(
         "rotnet": Corrected(RotationCorrectionInferer(Above(), **settings)),
     }
     found = {name: measure_any_angle(row, case, 15.0, mode) for name, row in rows.items()}
-    value = {name: {k: getattr(v, "value", v) for k, v in r.figures.items()} for name, r in found.items()}
+    value = {
+        name: {k: v.value if isinstance(v, Estimate) else v for k, v in result.figures.items()}
+        for name, result in found.items()
+    }
     assert value["rotnet"]["any"] == 1
     assert value["none"]["any"] < 0.3
     assert value["hard"]["off_0"] == 1
@@ -105,7 +111,7 @@ def test_the_angle_is_told_and_undone(case: TensorDataset) -> None:
 
 def test_other_axes_and_ranges_are_those_of_the_images(case: TensorDataset) -> None:
     image = rotate_by(case.tensors["image"][:1], 40, "bilinear")
-    settings = {"outputs": "logits", "fine": 9}
+    settings: dict[str, Any] = {"outputs": "logits", "fine": 9}
     plain = AnyAngleInferer(Above(), axes="XY", **settings)(image, Upper())
     other = AnyAngleInferer(Above(), axes="YX", value_range=(-1, 1), **settings)(
         (image * 2 - 1).transpose(-1, -2), lambda x: Upper()((x.transpose(-1, -2) + 1) / 2)

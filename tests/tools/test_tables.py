@@ -58,6 +58,13 @@ def test_single_runs_and_dirty_commits_are_said() -> None:
     assert render_table({**HEAD, "commit": None, "rows": CELLS}).endswith("commit none.")
 
 
+def test_a_table_of_one_seed_says_so() -> None:
+    single = [{**CELLS[0], "n": 1, "std": 0.0}, CELLS[2]]
+    lines = [render_table({**HEAD, "seeds": [0], "rows": rows}) for rows in (single[:1], single)]
+    assert lines[0].splitlines()[-1].startswith("One seed. `make results-ra`")
+    assert lines[1].splitlines()[-1].startswith("One seed; [a, b]: 95 %")
+
+
 def test_rows_with_other_numbers_of_seeds_are_named() -> None:
     cells = [*CELLS[:1], {**CELLS[0], "row": "AE", "n": 5}]
     line = render_table({**HEAD, "command": "x" * 200, "rows": cells}).splitlines()[-1]
