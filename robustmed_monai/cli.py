@@ -46,9 +46,9 @@ _SUFFIXES = (".json", ".yaml", ".yml")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
-    "--processes N lets N processes share the work; --overlay NAME[,NAME] adds configs of the bundle. All "
-    "else goes to the config: --fpr 0.01, fpr=0.01, --device cpu. An unknown key is an error that names the "
-    "nearest."
+    "--processes N lets N processes share the work; --overlay NAME[,FILE.json] adds configs of the bundle or "
+    "your own. All else goes to the config: --fpr 0.01, fpr=0.01, --device cpu. An unknown key is an error "
+    "that names the nearest."
 )
 
 
@@ -223,7 +223,8 @@ def _applied(options: argparse.Namespace, given: dict[str, str]) -> int:
         raise ConfigError(f"--processes {processes}: give 1 or more.")
     if processes != "1" and options.command == "train" and "multi_gpu_train" not in overlays:
         overlays = f"{overlays},multi_gpu_train".strip(",")
-    files = [str(config), *(str(config.with_name(f"{name}.json")) for name in overlays.split(",") if name)]
+    names = [name for name in overlays.split(",") if name]
+    files = [str(config), *(n if n.endswith(".json") else str(config.with_name(f"{n}.json")) for n in names)]
     values = {key: value_of(key, text) for key, text in given.items()}
     if missing := [path for path in files if not Path(path).is_file()]:
         known = "cannot be calibrated" if options.command == "calibrate" else f"--overlay {overlays}"
@@ -368,7 +369,11 @@ def _words(files: Sequence[str], values: Mapping[str, Any]) -> list[str]:
 
 
 def _show(words: Sequence[str]) -> None:
-    sys.stderr.write(f"$ {shlex.join(['python', *words])}\n")
+    # A list of files is easier to read, and to copy, within double quotes.
+    quoted = [
+        f'"{word}"' if "'" in word and not set(word) & set('"\\$`!') else shlex.quote(word) for word in words
+    ]
+    sys.stderr.write(f"$ {' '.join(['python', *quoted])}\n")
     sys.stderr.flush()
 
 

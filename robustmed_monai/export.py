@@ -1,6 +1,7 @@
 """Networks as ONNX, and the way back into an inferer.
 
-    python -m robustmed_monai.export bundles/ra --output out/ra/export
+    python -m robustmed_monai.export ra --output out/ra/export
+    robustmed infer ra scan.nii.gz --overlay out/ra/export/onnx.json
 
 MONAI's ``onnx_export`` writes the one graph image -> ``pred``. A score needs more: RA's
 map the encoder's features, pchVAE's bound the codes, unORANIC's score the characteristics, RISC's
@@ -28,7 +29,8 @@ import torch
 from torch import nn
 
 from robustmed_monai.networks.pchvae import Components, Posterior, Quantized
-from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
+from robustmed_monai.utils.bundle import bundle_names, bundle_root
+from robustmed_monai.utils.errors import ConfigError, DataError, RobustMedError, WeightsError
 from robustmed_monai.utils.files import atomic_path, read_json, sha256, write_json
 from robustmed_monai.utils.weights import load_into
 
@@ -46,6 +48,8 @@ ENTRIES = (
 # Settings of a network that its inferers and file iterations read.
 SETTINGS = ("out_channels",)
 RECORD = "export.json"
+# Laid over ``inference.json`` it makes the bundle run on the exported graphs.
+OVERLAY = "onnx.json"
 
 Named = dict[str, torch.Tensor]
 Graph = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -113,8 +117,7 @@ class ExportedNetwork(nn.Module):
         WeightsError: when a file was altered.
 
     Example:
-        A command with ``inference.json`` runs on onnxruntime when this is added:
-        ``--network "{'_target_': 'robustmed_monai.export.ExportedNetwork', 'folder': 'out/ra'}"``.
+        ``robustmed infer ra scan.nii.gz --overlay out/ra/export/onnx.json`` runs on onnxruntime.
     """
 
     def __init__(
@@ -284,10 +287,10 @@ def export_bundle(
     weights: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Path:
-    """Export the network of a bundle's ``inference.json`` with its weights.
+    """Export the network of a bundle's ``inference.json`` with its weights, and an overlay for it.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle, or the name of one of this package.
         output: folder to write into.
         weights: weights file; None takes the config's.
         overrides: other items of the config.
@@ -301,9 +304,13 @@ def export_bundle(
     """
     from monai.bundle import ConfigParser
 
-    configs = Path(bundle).resolve() / "configs"
+    root = bundle_root(str(bundle)) if str(bundle) in bundle_names() else bundle
+    configs = Path(root).resolve() / "configs"
     if not (configs / "inference.json").is_file():
-        raise ConfigError(f"{bundle}: holds no configs/inference.json; give the folder of a bundle.")
+        raise ConfigError(
+            f"{bundle}: holds no configs/inference.json; give the folder of a bundle, or one of "
+            f"{', '.join(bundle_names())}."
+        )
     parser = ConfigParser()
     parser.read_config(configs / "inference.json")
     parser.read_meta(configs / "metadata.json")
@@ -314,7 +321,26 @@ def export_bundle(
     path = Path(parser.get_parsed_content("weights"))
     network = load_into(parser.get_parsed_content("network_def"), path)
     inputs = example_inputs(parser["_meta_"])
-    return export_network(network, inputs, output)
+    record = export_network(network, inputs, output)
+    overlay = _overlay(record, None if weights is None else given["weights"])
+    if parser["image_size"] is None:
+        # A graph has one size.
+        overlay["image_size"] = next(iter(inputs.values())).shape[-1]
+    write_json(record.with_name(OVERLAY), overlay)
+    return record
+
+
+def _overlay(record: Path, weights: str | None) -> dict[str, Any]:
+    """Items of ``inference.json`` that put the graphs of a record in the place of the torch networks."""
+    graphs = {"_target_": "robustmed_monai.export.ExportedNetwork", "folder": str(record.parent.absolute())}
+    found: dict[str, Any] = {} if weights is None else {"weights": weights}
+    if "rotnet" not in read_json(record)["entries"]:
+        return found | {"network": graphs}
+    # Heat maps take gradients, which do not pass.
+    parts = {
+        key: graphs | {"entry": entry} for key, entry in (("network", "classifier"), ("rotnet", "rotnet"))
+    }
+    return found | parts | {"layers": None}
 
 
 def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
@@ -339,12 +365,19 @@ def example_inputs(metadata: Mapping[str, Any], batch: int = 2) -> Named:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: export one bundle."""
     parser = argparse.ArgumentParser(description="Write a bundle's network as ONNX.")
-    parser.add_argument("bundle", type=Path, help="folder of the bundle, such as bundles/ra")
+    parser.add_argument("bundle", help=f"folder of a bundle, or one of {', '.join(bundle_names())}")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--weights", type=Path, help="weights file (those that the bundle ships)")
     chosen = parser.parse_args(arguments)
-    path = export_bundle(chosen.bundle, chosen.output, chosen.weights)
-    sys.stdout.write(f"written: {path}\n")
+    try:
+        path = export_bundle(chosen.bundle, chosen.output, chosen.weights)
+    except RobustMedError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+    name = Path(chosen.bundle).resolve().name
+    sys.stdout.write(
+        f"written: {path}\nto apply it: robustmed infer {name} INPUT --overlay {path.with_name(OVERLAY)}\n"
+    )
     return 0
 
 

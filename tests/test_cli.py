@@ -64,6 +64,13 @@ class TestBundles:
         assert ran == [["evaluate"], {"weights": str(Path("m.pt").absolute()), "channels": [1, 2]}]
         assert "--overlay vea: there is no " in main("train", "ra", "--overlay", "vea")[2]
 
+    def test_an_overlay_may_be_a_file_of_the_user(self, main: Main, tmp_path: Path) -> None:
+        (tmp_path / "mine.json").write_text("{}")
+        _, ran, written = main("infer", "ra", "x.nii", "--overlay", f"whole_head,{tmp_path / 'mine.json'}")
+        assert ran[0] == ["inference", "whole_head", "mine"]
+        assert """--config_file "['""" in written
+        assert f"""{tmp_path / "mine.json"}']" """ in written
+
     def test_several_processes_get_the_same_words(self, main: Main) -> None:
         _, command, written = main("infer", "risc", "case#1", "--fpr=0.01", "--processes", "3")
         launch = ["-m", "robustmed_monai.utils.launch", "--standalone", "--nproc_per_node", "3"]

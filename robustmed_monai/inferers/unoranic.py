@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.inferers.inferer import Inferer
 from monai.networks.utils import eval_mode
+from monai.transforms import MaskIntensityd
 
 from robustmed_monai.inferers.probe import LinearProbe
+from robustmed_monai.inferers.slicewise import assessed
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
@@ -81,41 +83,64 @@ class RestorationInferer(Inferer):
         return result
 
 
+def only_assessed(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the network made of slices out of distribution: it draws what it was trained on.
+
+    Args:
+        output: of a FileEvaluator, after ``OODSlicesd``: stacks `pred` and `full`.
+
+    Returns:
+        The output with both 0 there; without them where no slice was assessed.
+    """
+    if not assessed(output):
+        return {key: value for key, value in output.items() if key not in ("pred", "full")}
+    masked: Any = MaskIntensityd(["pred", "full"], mask_key="in_distribution")
+    made: dict[str, Any] = masked(output)
+    return made
+
+
 def restoration_report(output: Mapping[str, Any]) -> dict[str, Any]:
     """What ``scores.json`` says about an image.
 
     Args:
-        output: of a FileEvaluator with a slicewise RestorationInferer.
+        output: of a FileEvaluator with a slicewise RestorationInferer, after ``OODSlicesd``.
 
     Returns:
-        `corruption_score` (None without a probe) and `change`, means over the slices that hold anything, and
-        both of each of these slices.
+        `corruption_score` (None without a probe) and `change`, means over the slices that were `assessed`
+        (how many), None where none was; and both of each slice that holds anything.
     """
-    index = filled_slices(output["network_space"]["image"]).tolist()
+    kept = assessed(output)
     scores, changes = output.get("corruption_score"), output["change"]
     slices = [
         {
             "slice": i,
-            "corruption_score": None if scores is None else float(scores[i]),
-            "change": float(changes[i]),
+            "corruption_score": float(scores[i]) if scores is not None and i in kept else None,
+            "change": float(changes[i]) if i in kept else None,
         }
-        for i in index
+        for i in output["ood_reasons"]
     ]
     return {
-        "corruption_score": float(scores[index].mean()) if scores is not None and index else None,
-        "change": float(changes[index].mean()) if index else 0.0,
+        "corruption_score": float(scores[kept].mean()) if scores is not None and kept else None,
+        "change": float(changes[kept].mean()) if kept else None,
+        "assessed": len(kept),
         "slices": slices,
     }
 
 
 def restoration_sheet(output: Mapping[str, Any], count: int = 6) -> Figure | None:
-    """Evenly spaced slices: input, anatomy image and full reconstruction; None for an empty image."""
+    """Evenly spaced slices: input, anatomy image and full reconstruction; None for an empty image.
+
+    Slices that were not assessed are shown, without what was made of them, where all are of that kind.
+    """
     space = output["network_space"]
-    index = filled_slices(space["image"])
+    kept = torch.tensor(assessed(output), dtype=torch.long)
+    index = kept if len(kept) else filled_slices(space["image"])
     if not len(index):
         return None
     chosen = evenly_spaced(index, count)
-    headings = {"image": "input", "pred": "anatomy image", "full": "full reconstruction"}
+    headings = {"image": "input"}
+    if len(kept):
+        headings |= {"pred": "anatomy image", "full": "full reconstruction"}
     columns = {
         heading: torch.as_tensor(space[key]).as_subclass(torch.Tensor)[..., chosen].movedim(-1, 0)
         for key, heading in headings.items()

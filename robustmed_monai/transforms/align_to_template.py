@@ -382,9 +382,10 @@ class SayAssessedd(MapTransform):
         axis = int(mask.affine[2, :3].abs().argmax()) + 1
         seen = int((mask > 0).any(dim=[a for a in range(4) if a != axis]).sum())
         kept = [heights[i] for i in result[self.slices_key]]
-        said = f"assessed 0 of {mask.shape[axis]} slices"
-        if kept:
-            # A slice of a tilted head passes through many heights: parts of it are assessed.
-            where = f"the heights {min(kept):+.0f} to {max(kept):+.0f} mm"
-            said = f"assessed {where}, parts of {seen} of {mask.shape[axis]} slices"
+        if not kept:
+            # ``OODSlicesd`` has said so, and why.
+            return result
+        # A slice of a tilted head passes through many heights: parts of it are assessed.
+        where = f"the heights {min(kept):+.0f} to {max(kept):+.0f} mm"
+        said = f"assessed {where}, parts of {seen} of {mask.shape[axis]} slices"
         return {**result, "warnings": [said, *result.get("warnings", [])]}

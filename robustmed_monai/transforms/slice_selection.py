@@ -73,7 +73,7 @@ class OODSlicesd(MapTransform):
         reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
         tolerance: see ``ood_reasons``.
         refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
-            slices are in the mask.
+            slices are in the mask. A number: only those are not assessed that are out at this tolerance.
         value_range: values of the stack that are 0 and 1 to the statistics.
         advice: what to do about a volume of which no slice is in distribution; added to its warnings.
 
@@ -88,7 +88,7 @@ class OODSlicesd(MapTransform):
         mask_key: str = "in_distribution",
         reasons_key: str = "ood_reasons",
         tolerance: float = 1.0,
-        refuse: bool = True,
+        refuse: bool | float = True,
         value_range: Sequence[float] = (0.0, 1.0),
         advice: str | None = None,
     ) -> None:
@@ -109,18 +109,26 @@ class OODSlicesd(MapTransform):
         stack = stack if self.scale is None else self.scale(stack)
         slices = unit_range(torch.as_tensor(stack), "OODSlicesd").movedim(-1, 0)
         index = filled_slices(slices.movedim(0, -1)).tolist()
-        reasons = {i: self._reasons(slices[i : i + 1]) for i in index}
+        reasons = {i: self._reasons(slices[i : i + 1], self.tolerance) for i in index}
         mask = torch.zeros_like(slices[:, :1])
         assessed = in_distribution(reasons) if self.refuse else index
+        if not isinstance(self.refuse, bool):
+            assessed = [i for i in index if not self._reasons(slices[i : i + 1], self.refuse)]
         mask[assessed] = 1
         placed = MetaTensor(mask.movedim(0, -1))
         if isinstance(stack, MetaTensor):
             placed.copy_meta_from(stack)
-        warnings = [*result.get("warnings", []), *_coarse(stack), *self._about_slices(slices, reasons)]
+        warnings = [
+            *result.get("warnings", []),
+            *_coarse(stack),
+            *self._about_slices(slices, reasons, len(assessed)),
+        ]
         result |= {self.mask_key: placed, self.reasons_key: reasons, "assessed_slices": assessed}
         return {**result, "warnings": warnings}
 
-    def _about_slices(self, slices: torch.Tensor, reasons: Mapping[int, list[str]]) -> list[str]:
+    def _about_slices(
+        self, slices: torch.Tensor, reasons: Mapping[int, list[str]], assessed: int
+    ) -> list[str]:
         if not reasons:
             return []
         if not self.statistics:
@@ -129,17 +137,15 @@ class OODSlicesd(MapTransform):
         if not outside:
             return []
         share = f"{len(outside)} of {len(reasons)} slices lie outside of the training data"
-        if self.refuse:
-            assessed = len(reasons) - len(outside)
-            share = (
-                f"assessed {assessed} of {len(reasons)} slices; the others lie outside of the training data"
-            )
+        if assessed < len(reasons):
+            which = "the others" if assessed else "all"
+            share = f"assessed {assessed} of {len(reasons)} slices; {which} lie outside of the training data"
         lost = len(outside) == len(reasons) > 1
         advice = [self.advice] if self.advice and lost else []
-        return [share, *advice, *self._reasons(slices[list(reasons)])]
+        return [share, *advice, *self._reasons(slices[list(reasons)], self.tolerance)]
 
-    def _reasons(self, slices: torch.Tensor) -> list[str]:
-        return ood_reasons(slices, self.statistics, self.tolerance) if self.statistics else []
+    def _reasons(self, slices: torch.Tensor, tolerance: float) -> list[str]:
+        return ood_reasons(slices, self.statistics, tolerance) if self.statistics else []
 
 
 def _coarse(stack: Any) -> list[str]:

@@ -18,7 +18,15 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, onnx_export
 from torch import nn
 
-from robustmed_monai.export import ExportedNetwork, example_inputs, export_bundle, export_network, main
+from robustmed_monai.export import (
+    OVERLAY,
+    ExportedNetwork,
+    _overlay,
+    example_inputs,
+    export_bundle,
+    export_network,
+    main,
+)
 from robustmed_monai.networks import FeatureMemory
 from robustmed_monai.utils.errors import ConfigError, DataError, WeightsError
 from robustmed_monai.utils.files import read_json, write_json
@@ -28,7 +36,6 @@ from robustmed_monai.utils.weights import save_weights
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs" / "metadata.json").is_file())
 TOLERANCE = 1e-4
-EXPORTED = "robustmed_monai.export.ExportedNetwork"
 
 Overrides = dict[str, Any]
 FEATURES = {"out_channels": 3, "channels": 4, "depth": 3, "norm": "channel", "center": True}
@@ -95,6 +102,7 @@ class Exported:
         _fit(self.network, self.inputs)
         save_weights(self.network.state_dict(), self.weights, info)
         self.record = export_network(self.network, self.inputs, self.folder)
+        self.overlay = write_json(self.folder / OVERLAY, _overlay(self.record, None))
 
     def _parser(self) -> Any:
         parser = ConfigParser()
@@ -103,11 +111,6 @@ class Exported:
         for key, value in self.given.items():
             parser[key] = value
         return parser
-
-    def replaced(self) -> Overrides:
-        """Overrides that put the exported graphs in the place of the torch networks."""
-        given = {"_target_": EXPORTED, "folder": str(self.folder)}
-        return {key: {**given, "entry": entry} for key, entry in self.parts.items()}
 
 
 # One bundle stands for all in the quick run.
@@ -152,7 +155,7 @@ def test_inference_gives_the_same_scores(
         files = str(exported.configs / "inference.json")
         return _outputs(workflow(files, settings, workflow_type="infer"))
 
-    expected, found = run("torch"), run("onnx", **exported.replaced())
+    expected, found = run("torch"), run("onnx", **read_json(exported.overlay))
     assert found.keys() == expected.keys()
     figures = [key for key, value in expected.items() if isinstance(value, torch.Tensor)]
     assert any(float(expected[key].std()) > 1e-3 for key in figures if expected[key].numel() > 1)
@@ -211,13 +214,17 @@ class TestCommand:
         with _quiet():
             assert main([str(BUNDLES / "ra"), "--output", str(tmp_path)]) == 0
         names = {p.name for p in tmp_path.iterdir()}
-        assert names == {"export.json", "forward.onnx", "encoder.features.onnx"}
+        assert names == {"export.json", "onnx.json", "forward.onnx", "encoder.features.onnx"}
         known = read_json(tmp_path / "export.json")["entries"]["forward"]
         assert (known["inputs"], known["outputs"]) == ({"image": ["batch", 1, 128, 128]}, ["pred"])
 
-    def test_refuses_what_is_no_bundle(self, tmp_path: Path) -> None:
+    def test_refuses_what_is_no_bundle(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(ConfigError, match=r"holds no configs/inference\.json; give the folder"):
             export_bundle(tmp_path, tmp_path / "out")
+        assert main(["raa", "--output", str(tmp_path / "out")]) == 2
+        assert "raa: holds no configs/inference.json; give the folder of a bundle, or one of cifl," in (
+            capsys.readouterr().err
+        )
 
 
 class TestErrors:

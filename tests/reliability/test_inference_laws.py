@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.inferers.risc_files import class_report, correction_sheet
 from robustmed_monai.inferers.segmentation import volume_report
+from robustmed_monai.inferers.unoranic import restoration_report, restoration_sheet
 from robustmed_monai.transforms import ScaleForeground, VolumeToSlices
 
 Array = np.ndarray[Any, Any]
@@ -305,6 +306,19 @@ def test_what_is_no_head_comes_with_a_warning_or_an_error(bundle: str, name: str
 def test_what_is_no_head_has_no_volume_in_ml(name: str, tmp_path: Path) -> None:
     (output,) = infer("cifl_segmentation", written({name: _phantom(name)}, tmp_path), statistics=True)
     assert {volume["ml"] for volume in volume_report(output)["volumes"].values()} == {None}
+
+
+def test_unoranic_gives_a_head_no_score(base: Volume, tmp_path: Path) -> None:
+    (output,) = infer("unoranic", written({"head": base}, tmp_path), statistics=True)
+    report = restoration_report(output)
+    assert (report["assessed"], report["corruption_score"], report["change"]) == (0, None, None)
+    assert {slice_["change"] for slice_ in report["slices"]} == {None}
+    # Nothing is drawn in the place of the head, and the sheet shows the head alone.
+    assert not {"pred", "full"} & set(output)
+    sheet = restoration_sheet(output)
+    assert sheet is not None
+    assert len([axis for axis in sheet.axes if axis.images]) == 5
+    assert "assessed 0 of 5 slices" in " ".join(text.get_text() for text in sheet.texts)
 
 
 def test_risc_gives_a_head_no_class(base: Volume, tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ def test_slices_out_of_distribution_are_left_out_as_long_as_others_are_in(traini
     lenient = OODSlicesd("image", training_statistics(training), refuse=False)({"image": _stack(odd)})
     assert lenient["in_distribution"].all()
     assert lenient["warnings"][0] == "1 of 1 slices lie outside of the training data"
+    far = OODSlicesd("image", training_statistics(training), refuse=1e4)({"image": _stack(odd)})
+    assert far["in_distribution"].all()
+    assert far["warnings"] == lenient["warnings"]
+    assert (
+        OODSlicesd("image", training_statistics(training), refuse=1.5)({"image": _stack(odd)})[
+            "assessed_slices"
+        ]
+        == []
+    )
     assert alone["warnings"][0] == "earlier"
     assert find({"image": _stack(odd * 0)})["ood_reasons"] == {}
 
