@@ -83,7 +83,7 @@ NOT_RUN = {
     r"robustmed stress( .*)?": "tests/apps/stress",
     r"python tools/format_configs\.py.*": "`make lint` checks what it does",
     r"python tools/results_\w+\.py.*": "takes hours; tests/tools",
-    r".*ExportedNetwork.*|.* onnx_export .*": "tests/bundles/test_export.py",
+    r".*onnx\.json|.* onnx_export .*": "tests/bundles/test_export.py",
     r"(srun )?(torchrun|python -m torch\.distributed\.run) .*|srun .*": (
         "tests/reliability/test_distributed.py starts several processes; keys and files are checked here"
     ),
