@@ -12,7 +12,7 @@ from robustmed_monai.utils.weights import load_info, load_into
 
 
 def load_memory(weights: str, inferer: Callable[..., Any], device: Any = "cpu") -> Detector:
-    """Images to the anomaly map of a memory, on the backbone that its info names.
+    """Images to the anomaly map of a memory, on the backbone that its info names, with its grey values.
 
     Args:
         weights: weights file.
@@ -22,5 +22,6 @@ def load_memory(weights: str, inferer: Callable[..., Any], device: Any = "cpu") 
     Raises:
         WeightsError: when the file cannot be used, or its backbone needs an extra that is not installed.
     """
-    network = FeatureMemory(backbone(str(load_info(weights).get("features"))))
+    info = load_info(weights)
+    network = FeatureMemory(backbone(str(info.get("features"))), intensity=info.get("intensity", 0.0))
     return partial(inferer, network=load_into(network.to(device), weights).eval())

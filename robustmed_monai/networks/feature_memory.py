@@ -26,15 +26,18 @@ logger = logging.getLogger(__name__)
 
 # A vector that no feature comes near, in the place of those that a small set of images does not have.
 FAR = 100.0
+# Standard deviation in pixels of the Gaussian before grey values are taken: fine edges differ anyway.
+GREY_SIGMA = 2.0
 
 
 class FeatureMemory(nn.Module):
     """Image to anomaly map: the distance of its features to those of healthy images at the same place.
 
     Feature maps are averaged over 3 x 3, brought to one grid, and each made of unit length; joined, they are
-    one vector per cell. A cell's value is the mean distance to the ``neighbours`` nearest vectors of the
-    memory within ``reach`` cells: 0 to 2. Dividing it by the distance that is usual there between healthy
-    images was tried and is worse: it raises the air around heads of another scanner.
+    one vector per cell, where asked with four smoothed grey values. A cell's value is the mean distance to
+    the ``neighbours`` nearest vectors of the memory within ``reach`` cells. Dividing it by the distance that
+    is usual there between healthy images was tried and is worse: it raises the air around heads of another
+    scanner.
 
     Args:
         backbone: has ``features(images) -> list of (B, C_k, X_k, Y_k)``; it is never trained.
@@ -46,6 +49,11 @@ class FeatureMemory(nn.Module):
         neighbours: how many nearest vectors count.
         reach: cells to each side that are searched.
         sigma: standard deviation in pixels of the Gaussian that smooths the map.
+        intensity: weight of a cell's grey values beside its features; 0 leaves them out. Features of an
+            ImageNet backbone hardly tell how bright a region is, but grey values differ between scanners.
+
+    Raises:
+        ConfigError: for a negative ``intensity``.
     """
 
     def __init__(
@@ -59,8 +67,12 @@ class FeatureMemory(nn.Module):
         neighbours: int = 3,
         reach: int = 1,
         sigma: float = 1.0,
+        intensity: float = 0.0,
     ) -> None:
         super().__init__()
+        if intensity < 0:
+            raise ConfigError(f"intensity={intensity}: give 0 or a number above it.")
+        self.intensity = intensity
         self.backbone = backbone.requires_grad_(False).eval()
         self.image_size, self.grid = image_size, grid
         self.neighbours, self.reach, self.sigma = neighbours, reach, sigma
@@ -76,7 +88,7 @@ class FeatureMemory(nn.Module):
 
     @torch.no_grad()
     def features(self, image: torch.Tensor) -> torch.Tensor:
-        """Feature vectors (B, D, grid, grid) of images (B, C, X, Y) in [0, 1], of length 1 each."""
+        """Vectors (B, D, grid, grid) of images (B, C, X, Y) in [0, 1]: features of length 1, grey values."""
         if image.ndim != 4:
             raise ImageShapeError(f"feature memory: takes images (B, C, X, Y), got {tuple(image.shape)}.")
         size = (self.image_size, self.image_size)
@@ -84,7 +96,12 @@ class FeatureMemory(nn.Module):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         vectors = [self._on_grid(maps) for maps in cast(Any, self.backbone).features(image)]
         joined: torch.Tensor = torch.cat(vectors, 1) / len(vectors) ** 0.5
-        return joined
+        return torch.cat([joined, self.intensity * self._grey_values(image)], 1) if self.intensity else joined
+
+    def _grey_values(self, image: torch.Tensor) -> torch.Tensor:
+        """Means (B, 4 C, grid, grid) of the quarters of each cell, halved: root mean square, not sum."""
+        smooth = gaussian_blur(image.float(), GREY_SIGMA)
+        return F.pixel_unshuffle(F.adaptive_avg_pool2d(smooth, 2 * self.grid), 2) / 2
 
     def _on_grid(self, features: torch.Tensor) -> torch.Tensor:
         smooth = F.avg_pool2d(features.float(), 3, stride=1, padding=1, count_include_pad=False)
@@ -147,8 +164,9 @@ def _check_loaded(memory: nn.Module, _: Any) -> None:
     if own.vectors.any() and not own.components.any():
         raise WeightsError(
             "feature memory: these weights were made with the features of another backbone than this "
-            "network's; take its own: monai.bundle.load('feature_memory', "
-            "model_file='models/efficientnet_lite0.pt') where the extra `features` is installed."
+            "network's, or with another `intensity`; take its own: "
+            "monai.bundle.load('feature_memory', model_file='models/efficientnet_lite0.pt') where the extra "
+            "`features` is installed."
         )
 
 

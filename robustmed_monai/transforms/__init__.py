@@ -12,6 +12,7 @@ from robustmed_monai.transforms.align_to_template import (
     frame_heights,
 )
 from robustmed_monai.transforms.batch_affine import BatchRandAffine, apply_affine, sample_affine
+from robustmed_monai.transforms.brain_only import KeepBraind
 from robustmed_monai.transforms.brain_region import BrainRegion, find_brain_region
 from robustmed_monai.transforms.brain_zscore import BrainZScored, HeadMaskd, UndoBrainZScored, brain_zscore
 from robustmed_monai.transforms.clahe import EqualizeAdaptHist, EqualizeAdaptHistd, equalize_adapthist
@@ -64,6 +65,7 @@ __all__ = [
     "GeometryWarning",
     "HeadMaskd",
     "IntensityWarning",
+    "KeepBraind",
     "LabelShapes",
     "LabelsToImage",
     "LesionSpec",

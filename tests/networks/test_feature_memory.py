@@ -70,6 +70,25 @@ def test_neighbouring_cells_are_searched(images: Tensor) -> None:
     assert float(far[inner].mean()) > 0.05
 
 
+def test_what_the_features_miss_the_grey_values_tell(images: Tensor) -> None:
+    """Features of unit length are the same where a region is twice as bright."""
+    flat = 0.2 + 0.1 * F.interpolate(images, (8, 8)).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    brighter = flat.clone()
+    brighter[:, :, :8] *= 2
+    without, with_grey = (
+        _memory(flat, neighbours=1, intensity=weight, components=8)(brighter) for weight in (0.0, 4.0)
+    )
+    inside, outside = (slice(None), 0, slice(0, 4)), (slice(None), 0, slice(13, 16))
+    assert float(without[inside].max()) < 0.05
+    assert float(with_grey[inside].min()) > 0.4
+    assert float(with_grey[outside].max()) < 0.1
+
+
+def test_a_negative_weight_of_grey_values_is_refused() -> None:
+    with pytest.raises(ConfigError, match="intensity=-1"):
+        FeatureMemory(Patches(), image_size=16, grid=8, intensity=-1.0)
+
+
 def test_a_batch_equals_its_images_and_other_sizes_are_brought_to_the_grid(images: Tensor) -> None:
     network = _memory(images, per_cell=4, sigma=1.0)
     shown = images.flip(2)

@@ -226,6 +226,7 @@ OTHERS = {
     "ReferencedInferer": "hands the stack to its inferer",
     "ResampleMovingd": PAIR,
     "TargetGridd": PAIR,
+    "KeepBraind": "takes what is outside of the brain out of a map",
     "SayAssessedd": "reads positions, no intensities",
     "SayHeadOutsided": "takes masks",
     "ThresholdMapd": "takes maps",

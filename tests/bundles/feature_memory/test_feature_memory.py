@@ -31,15 +31,17 @@ def _run(name: str, kind: str = "infer", **overrides: Any) -> None:
 
 @pytest.fixture(scope="module")
 def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a memory of twelve pictures."""
+    """Weights of a memory of twelve pictures, of features and grey values."""
     folder = tmp_path_factory.mktemp("memory")
-    _run("train", "train", dataset_dir=str(dataset_dir), output_dir=str(folder), image_size=32, max_epochs=1)
+    settings: dict[str, Any] = {"image_size": 32, "max_epochs": 1, "intensity": 2.0}
+    _run("train", "train", dataset_dir=str(dataset_dir), output_dir=str(folder), **settings)
     return folder / "model.pt"
 
 
 def test_training_keeps_what_applying_needs(memory: Path) -> None:
     info = load_info(memory)
     assert (info["features"], info["images"], info["spacing"]) == ("ra", 12, pytest.approx(7.2))
+    assert info["intensity"] == 2.0, "what is applied is built by it"
     thresholds = info["calibration"]["thresholds"]
     assert thresholds["0.01"] > thresholds["0.05"] > 0
     assert set(info["training_statistics"]) >= {"brightness", "foreground", "appearance"}

@@ -1,0 +1,53 @@
+"""Maps of aligned heads, kept where the template has its brain: healthy scalps and skulls differ."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from robustmed_monai.transforms.align_to_template import placement_of
+from robustmed_monai.transforms.field_files import sample_at, world_points
+from robustmed_monai.transforms.template_head import template_head
+from robustmed_monai.utils.errors import ConfigError
+
+# What lies outside of the template's grid is this far from the brain, mm.
+_FAR = 100.0
+
+
+class KeepBraind(MapTransform):
+    """Set maps of aligned heads to 0 where the template, some millimetres wider, has no brain.
+
+    Args:
+        keys: maps (C, X, Y, S) in the frame of the stack.
+        stack_key: the stack as ``AlignToTemplated`` left it; maps of one that was not aligned stay as they
+            are.
+        margin: mm outside of the brain's surface that are kept, for what alignment leaves.
+
+    Raises:
+        ConfigError: for a negative margin.
+    """
+
+    def __init__(self, keys: KeysCollection, stack_key: str = "image", margin: float = 4.0) -> None:
+        super().__init__(keys)
+        if margin < 0:
+            raise ConfigError(f"margin={margin}: give mm, 0 or above.")
+        self.stack_key = stack_key
+        self.margin = margin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the maps changed."""
+        result = dict(data)
+        stack = result[self.stack_key]
+        if placement_of(stack) is None:
+            return result
+        head = template_head()
+        points = world_points(tuple(stack.shape[1:]), stack.affine)
+        distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
+        kept = torch.as_tensor(distance) <= self.margin
+        for key in self.key_iterator(result):
+            result[key] = result[key] * kept.to(result[key])
+        return result
