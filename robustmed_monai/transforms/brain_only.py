@@ -21,6 +21,8 @@ _FAR = 100.0
 class KeepBraind(MapTransform):
     """Set maps of aligned heads to 0 where the template, some millimetres wider, has no brain.
 
+    So are those of the same keys in ``network_space``, which a FileEvaluator's scores and sheets are made of.
+
     Args:
         keys: maps (C, X, Y, S) in the frame of the stack.
         stack_key: the stack as ``AlignToTemplated`` left it; maps of one that was not aligned stay as they
@@ -48,6 +50,8 @@ class KeepBraind(MapTransform):
         points = world_points(tuple(stack.shape[1:]), stack.affine)
         distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
         kept = torch.as_tensor(distance) <= self.margin
+        seen = dict(result.get("network_space", {}))
         for key in self.key_iterator(result):
             result[key] = result[key] * kept.to(result[key])
-        return result
+            seen |= {key: seen[key] * kept.to(seen[key])} if key in seen else {}
+        return {**result, "network_space": seen} if seen else result

@@ -30,9 +30,12 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> tuple[MetaTensor, torch.Tensor]:
 
 def test_the_brain_is_kept_and_the_scalp_is_not(aligned: tuple[MetaTensor, torch.Tensor]) -> None:
     image, brain = aligned
+    ones = torch.ones(image.shape)
     found = KeepBraind(["first", "second"])(
-        {"image": image, "first": torch.ones(image.shape), "second": torch.full(image.shape, 2.0)}
+        {"image": image, "first": ones, "second": 2 * ones, "network_space": {"image": image, "first": ones}}
     )
+    assert torch.equal(found["network_space"]["first"], found["first"]), "scores are made of it"
+    assert found["network_space"]["image"] is image
     kept = found["first"] > 0
     assert torch.equal(found["second"], 2 * found["first"])
     assert float((kept & brain).sum() / brain.sum()) > 0.96, "the subject is a warped template"
