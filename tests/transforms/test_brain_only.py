@@ -21,10 +21,11 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> tuple[MetaTensor, torch.Tensor]:
     affine = torch.tensor(AFFINE)
     where = Placement(subject.image.shape, torch.linalg.inv(affine) @ FRAME.affine)
     monkeypatch.setattr(AlignToTemplate, "place", lambda *_: where)
-    image, labels = (
-        FRAME(MetaTensor(torch.as_tensor(part[None]).float(), affine=affine), mode=mode)
-        for part, mode in ((subject.image, "bilinear"), (subject.labels, "nearest"))
-    )
+    parts = [
+        MetaTensor(torch.as_tensor(part[None]).float(), affine=affine)
+        for part in (subject.image, subject.labels)
+    ]
+    image, labels = FRAME(parts[0]), FRAME(parts[1], mode="nearest")
     return image, torch.as_tensor(labels) > 0
 
 
