@@ -43,6 +43,8 @@ _WORDS = {"infer": 2, "calibrate": 2, "demo": 1, "train": 1, "evaluate": 1, "pre
 # Arguments of MONAI's workflow that name files beside the configs.
 _BESIDE = {"meta_file", "logging_file", "properties_path", "tracking"}
 _SUFFIXES = (".json", ".yaml", ".yml")
+# Modalities of networks that the demo's head can be given to.
+_OF_HEADS = ("MR", "any")
 _JSON = {"true": True, "false": False, "null": None}
 _MAIN = 'if __name__ == "__main__"'
 _MORE = (
@@ -181,7 +183,8 @@ def demo_input(method: str, config: Mapping[str, Any]) -> dict[str, str]:
     have learnt (overlay ``whole_head``, and ``demo`` where there is one).
 
     Raises:
-        ConfigError: for an unknown method, or when the bundle has no weights yet.
+        ConfigError: for an unknown method, one that knows no heads or takes two images, or when the bundle
+            has no weights yet.
     """
     root = _bundle(method)
     models = root / "models"
@@ -189,6 +192,16 @@ def demo_input(method: str, config: Mapping[str, Any]) -> dict[str, str]:
         raise ConfigError(
             f"{models}: holds no weights yet; train the bundle and give its weights to `robustmed infer "
             f"{method} INPUT --weights out/{method}/train/model.pt`."
+        )
+    inputs = read_json(root / "configs" / "metadata.json")["network_data_format"]["inputs"]
+    if len(inputs) > 1:
+        raise ConfigError(
+            f"demo {method}: takes two images: robustmed infer {method} --moving IMAGE --fixed IMAGE"
+        )
+    if (modality := next(iter(inputs.values()))["modality"]) not in _OF_HEADS:
+        raise ConfigError(
+            f"demo {method}: the embedded image is a head, these weights know {modality} images; give one of "
+            f"yours: robustmed infer {method} IMAGE"
         )
     from robustmed_monai.data.embedded import demo_head
 

@@ -214,6 +214,15 @@ class TestDemo:
         _, ran, _ = main("demo", "cifl")
         assert ran == [["inference"], {"input": head["image"]}]
 
+    @pytest.mark.parametrize(
+        ("method", "said"),
+        [("unoranic", "these weights know X-ray images"), ("cifl_registration", "two images")],
+    )
+    def test_a_method_that_takes_no_head_says_so(self, main: Main, method: str, said: str) -> None:
+        status, ran, written = main("demo", method)
+        assert (status, ran) == (2, [])
+        assert said in written
+
     def test_needs_weights(self, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ra" / "configs").mkdir(parents=True)
         for name in ("metadata", "inference"):
