@@ -117,8 +117,10 @@ results-pchvae: $(VENV)/.installed ## the results tables of pchVAE on the brains
 results-cifl: $(VENV)/.installed ## the results tables of CIFL on OASIS in ROBUSTMED_DATA (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_cifl.py
 
-results-heads: $(VENV)/.installed ## the table of whole heads in ROBUSTMED_DATA (half an hour)
+results-heads: $(VENV)/.installed ## the tables of whole heads in ROBUSTMED_DATA (two hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_heads.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_head_registration.py
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_head_rivals.py
 
 results-stress: $(VENV)/.installed ## stress tests of the shipped models on ROBUSTMED_DATA (an hour)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_stress.py

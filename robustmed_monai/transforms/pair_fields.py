@@ -15,6 +15,7 @@ from robustmed_monai.transforms.alignment import (
     align_affine,
     field_between,
     inverse_field_between,
+    refine_affine,
     resample_to,
 )
 from robustmed_monai.transforms.field_files import (
@@ -96,7 +97,9 @@ class ResampleMovingd(Transform):
 
 
 class AlignPaird(Transform):
-    """Carry two whole heads into the MNI152 frame, each by its own alignment, for a network of that frame.
+    """Carry two whole heads into the MNI152 frame, for a network of that frame.
+
+    Each is aligned by itself; then the moving one is aligned to the fixed one by an affine transform there.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -128,6 +131,8 @@ class AlignPaird(Transform):
         moving, fixed = data["moving"], data["fixed"]
         _check_pair(moving, fixed, spatial_dims=3)
         (source, to_moving), (target, to_fixed) = (self.carried(image) for image in (moving, fixed))
+        between = refine_affine(source[0].numpy(), target[0].numpy(), self.frame.affine.numpy())
+        source, to_moving = self.carried(moving, between)
         for image in (source, target):
             image.copy_meta_from(fixed)
             image.affine = torch.from_numpy(to_fixed) @ self.frame.affine
@@ -136,8 +141,11 @@ class AlignPaird(Transform):
         alignment = to_moving @ np.linalg.inv(to_fixed)
         return {**data, "source": source, "target": target, "alignment": alignment}
 
-    def carried(self, image: MetaTensor) -> tuple[MetaTensor, Matrix]:
-        """Return a head in the frame, and the matrix from points of MNI152 to its world."""
+    def carried(self, image: MetaTensor, between: Matrix | None = None) -> tuple[MetaTensor, Matrix]:
+        """Return a head in the frame, and the matrix from points of MNI152 to its world.
+
+        ``between`` leads from points of MNI152 to those where the head's own alignment is asked.
+        """
         head = self.scale(image)
         where = self.frame.place(head)
         if not isinstance(where, Placement) or where.matrix is None:
@@ -145,6 +153,9 @@ class AlignPaird(Transform):
                 f"{_name(image)}: has no voxel size, and a whole head is aligned by it; give a volume that "
                 "states it (NIfTI), or leave --overlay whole_head out."
             )
+        if between is not None:
+            moved = torch.linalg.inv(self.frame.affine) @ torch.from_numpy(between) @ self.frame.affine
+            where = Placement(where.spatial_shape, where.matrix @ moved)
         carried = MetaTensor(self.frame(head, where).as_tensor().clamp(0, 1))
         to_world: Matrix = world(image) @ (where.matrix @ torch.linalg.inv(self.frame.affine)).numpy()
         return carried, to_world
