@@ -9,11 +9,13 @@ from robustmed_monai.inferers.perceptual import EncoderPerceptual, LPIPSPerceptu
 from robustmed_monai.inferers.ra import AnomalyMapInferer, image_score
 from robustmed_monai.inferers.registration import RegistrationInferer
 from robustmed_monai.inferers.risc import RotationCorrectionInferer
+from robustmed_monai.inferers.risc_angles import AnyAngleInferer
 from robustmed_monai.inferers.slicewise import SlicewiseInferer
 from robustmed_monai.inferers.unoranic import RestorationInferer
 
 __all__ = [
     "AnomalyMapInferer",
+    "AnyAngleInferer",
     "ElboInferer",
     "EncoderPerceptual",
     "FeatureInferer",

@@ -29,7 +29,14 @@ from robustmed_monai.transforms.load import (
 )
 from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.transforms.pair_fields import AlignPaird, PairFieldsd, ResampleMovingd, TargetGridd
-from robustmed_monai.transforms.rotation import RandRotateK, RandRotateKd, RotateK, all_rotations, rotate
+from robustmed_monai.transforms.rotation import (
+    RandRotateK,
+    RandRotateKd,
+    RotateK,
+    all_rotations,
+    rotate,
+    rotate_by,
+)
 from robustmed_monai.transforms.scale_foreground import (
     IntensityWarning,
     ScaleForeground,
@@ -111,6 +118,7 @@ __all__ = [
     "jacobian_determinant",
     "read_npz_arrays",
     "rotate",
+    "rotate_by",
     "sample_affine",
     "sample_lesion",
     "training_statistics",

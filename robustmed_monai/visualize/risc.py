@@ -39,7 +39,8 @@ def accuracy_by_angle(curves: Mapping[str, Mapping[float, float]]) -> Figure:
         axis.plot(angles, [points[a] for a in angles], style, marker="o", markersize=3, label=name)
     axis.set_xlabel("test images rotated by (degrees, counter-clockwise)", fontsize=9, color=INK)
     axis.set_ylabel("accuracy", fontsize=9, color=INK)
-    axis.set_xticks(sorted({a for points in curves.values() for a in points}))
+    ticks = sorted({a for points in curves.values() for a in points})
+    axis.set_xticks(ticks if len(ticks) <= 12 else [a for a in ticks if a % 45 == 0])
     axis.tick_params(labelsize=8, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)
     if curves:
