@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -46,12 +47,23 @@ class KeepBraind(MapTransform):
         stack = result[self.stack_key]
         if placement_of(stack) is None:
             return result
-        head = template_head()
-        points = world_points(tuple(stack.shape[1:]), stack.affine)
-        distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
-        kept = torch.as_tensor(distance) <= self.margin
+        kept = template_brain(tuple(stack.shape[1:]), stack.affine, self.margin)
         seen = dict(result.get("network_space", {}))
         for key in self.key_iterator(result):
             result[key] = result[key] * kept.to(result[key])
             seen |= {key: seen[key] * kept.to(seen[key])} if key in seen else {}
         return {**result, "network_space": seen} if seen else result
+
+
+def template_brain(shape: tuple[int, ...], affine: npt.ArrayLike, margin: float = 0.0) -> torch.Tensor:
+    """Where the template has its brain, bool, on a grid of the frame.
+
+    Args:
+        shape: (X, Y, Z) of the grid.
+        affine: its 4x4 voxel-to-world matrix, mm of MNI152.
+        margin: mm outside of the surface that count.
+    """
+    head = template_head()
+    points = world_points(shape, affine)
+    distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
+    return torch.as_tensor(distance <= margin)
