@@ -143,11 +143,12 @@ def _audits(command: Path, folder: Path) -> None:
     """The audit of a bundle that is not of this package, safe and with a trick."""
     configs = folder / "foreign" / "configs"
     configs.mkdir(parents=True)
-    network = '"network": {"_target_": "UNet", "spatial_dims": 3}, "run": ["$print(@network)"]'
+    network = '"network": {"_target_": "torch.nn.Identity"}, "run": ["$print(@network)"]'
     (configs / "inference.json").write_text(f"{{{network}}}")
     (configs / "metadata.json").write_text('{"version": "0.1.0"}')
     said = _run([command, "audit", "foreign"], cwd=folder)
     assert said == "foreign: safe: everything it names is allowed (2 safe, 0 unknown, 0 dangerous)\n"
+    assert "Identity()" in _run([command, "run", "--audited", "foreign", "--config", "inference"], cwd=folder)
     (configs / "evaluate.json").write_text('{"network": {"_target_": "monai.bundle.scripts.os.system"}}')
     done = subprocess.run(
         [command, "run", "--audited", "foreign"], cwd=folder, capture_output=True, text=True
