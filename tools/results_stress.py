@@ -82,7 +82,7 @@ class Sized(nn.Module):
 
 
 def classifiers(
-    dataset: str, data: Path, severities: list[int], limit: int | None, output: Path
+    dataset: str, data: Path, severities: list[int], limit: int | None, output: Path, suggest: bool
 ) -> dict[str, Any]:
     """A plain classifier beside RISC."""
     weights = BUNDLES / "risc" / "models" / WEIGHTS[dataset]
@@ -113,7 +113,9 @@ def classifiers(
             "RISC": rotation_gate(weights),
             "unORANIC": corruption_gate(unoranic),
         },
-        remedies={
+        remedies=None
+        if not suggest
+        else {
             **plain_remedies(test),
             "RISC: the rotation undone (RotationCorrectionInferer)": rotation_remedy(weights),
             "unORANIC: corruptions removed (RestorationInferer)": restoration_remedy(unoranic),
@@ -122,7 +124,7 @@ def classifiers(
 
 
 def segmenters(
-    data: Path, raw: Path | None, severities: list[int], limit: int | None, output: Path
+    data: Path, raw: Path | None, severities: list[int], limit: int | None, output: Path, suggest: bool
 ) -> dict[str, Any]:
     """CIFL's features beside the image itself."""
     found = tissue_images("test", data, 128, spacing=2.0)
@@ -142,7 +144,7 @@ def segmenters(
         make_suite(suites, test, severities),
         output,
         baseline=baseline,
-        remedies=plain_remedies(test),
+        remedies=plain_remedies(test) if suggest else None,
     )
 
 
@@ -198,20 +200,20 @@ def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     for condition in content["conditions"]:
         for who, key in ((content["model"], "figures"), (content["baseline"], "baseline_figures")):
             for name, figure in (condition[key] or {}).items() if who else ():
-                add(condition["id"], f"{name}, {who['name']}", figure["mean"], figure["ci95"])
+                add(condition["id"], f"{name} of {who['name']}", figure["mean"], figure["ci95"])
         beside = f"ahead of {content['baseline']['name']}" if content["baseline"] else ""
         for words, key in (("change from clean", "changes"), (beside, "advantages")):
             figure = (condition[key] or {}).get(main)
             if figure is not None:
-                add(condition["id"], f"{main}, {words}", figure["mean"], figure["ci95"])
+                add(condition["id"], f"{main} {words}", figure["mean"], figure["ci95"])
         for name, gate in condition["gates"].items():
-            add(condition["id"], f"warned, {name}", gate["warned"])
+            add(condition["id"], f"warned by {name}", gate["warned"])
         add(condition["id"], "seconds", condition["seconds"])
     for name in SUMMARY:
-        add("summary", f"{name}, {main}", content["summary"][name])
+        add("summary", f"{name} {main}", content["summary"][name])
     for name, gate in content["summary"]["gates"].items():
         for key, value in gate.items():
-            add("summary", f"{key}, {name}", value)
+            add("summary", f"{key} by {name}", value)
     for found in content["suggestions"]:
         for key in ("gives_back", "as_given"):
             row = f"{key.replace('_', ' ')}, {found['condition']}"
@@ -238,6 +240,7 @@ def main() -> None:
         "--lesions", type=Path, help="folder that data_prep.controlled_lesions wrote of ixi_t1_slices"
     )
     parser.add_argument("--raw", type=Path, help="weights of a U-Net on the image, see raw.json")
+    parser.add_argument("--no_remedies", action="store_true", help="leave out the wrappers, which cost most")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "out" / "stress")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args()
@@ -249,14 +252,15 @@ def main() -> None:
     data = Path(os.environ["ROBUSTMED_DATA"])
     for dataset in options.datasets:
         output = options.output / dataset
+        chosen = (options.severities, options.limit, output)
         if dataset == "oasis":
-            content = segmenters(options.oasis, options.raw, options.severities, options.limit, output)
+            content = segmenters(options.oasis, options.raw, *chosen, not options.no_remedies)
         elif dataset == "heads":
             content = whole_heads(data, options.limit, output)
         elif dataset == "lesions":
-            content = lesions(options.lesions, options.severities, options.limit, output)
+            content = lesions(options.lesions, *chosen)
         else:
-            content = classifiers(dataset, data, options.severities, options.limit, output)
+            content = classifiers(dataset, data, *chosen, not options.no_remedies)
         head = {k: v for k, v in content["provenance"].items() if k not in ("seed", "suite")}
         path = write_results(options.results / f"stress_{dataset}.json", rows_of(content), head)
         logging.getLogger(__name__).info(f"{path}; report: {output / 'report.html'}")

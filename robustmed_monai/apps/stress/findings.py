@@ -281,7 +281,7 @@ def _named(kind: Kind) -> str:
 
 def _label(stress: Stress) -> str:
     label = metric_label(stress, stress["main"])
-    return label if label.isupper() else label[:1].lower() + label[1:]
+    return label if label.isupper() or label.startswith("Dice") else label[:1].lower() + label[1:]
 
 
 def _kinds(count: int) -> str:
