@@ -37,6 +37,7 @@ from robustmed_monai.apps.stress.reading import (
     worst_step,
 )
 
+GAIN = 0.01  # that is worth a sentence
 SHOWN = 6  # breaks that get a sentence of their own
 # A gate that warns of fewer of the wrong images than this says nothing; of more, it does its work.
 _SILENT, _AWAKE = 0.5, 0.9
@@ -144,7 +145,7 @@ def _better(stress: Stress) -> list[str]:
     for kind in kinds(stress):
         best = min(kind.steps, key=lambda step: loss(stress, step))
         gain = opposite(lost(stress, best))
-        if gain[0] > 0:
+        if gain[0] > 0 and gain[1] > GAIN:
             mean = number(main_figure(stress, best)["mean"])
             text = f"{condition_title(best)}, {_label(stress)} {mean}, {in_points(gain)} more"
             found.append(f"Better than clean: {text}.")

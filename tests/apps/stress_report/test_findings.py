@@ -128,6 +128,8 @@ def test_what_is_better_than_clean_is_said(stress: dict[str, Any]) -> None:
     told = [sentence for sentence in _about(stress, HOLDS, "fog") if sentence.startswith("Better")]
     figures = "accuracy 0.95, 5.0 points [4.0, 6.0] more"
     assert told == [f"Better than clean: fog, severity 3 (ImageNet-C), {figures}."]
+    _set(stress, "fog", [0.908] * 5, half=0.001)
+    assert not [sentence for sentence in _about(stress, HOLDS, "fog") if sentence.startswith("Better")]
 
 
 def test_many_breaks_are_told_in_one_sentence_beyond_the_deepest(stress: dict[str, Any]) -> None:
