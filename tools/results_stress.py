@@ -15,7 +15,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,13 @@ def classifiers(
 
 
 def segmenters(
-    data: Path, raw: Path | None, severities: list[int], limit: int | None, output: Path, suggest: bool
+    data: Path,
+    raw: Path | None,
+    severities: list[int],
+    limit: int | None,
+    output: Path,
+    suggest: bool,
+    suites: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """CIFL's features beside the image itself."""
     found = tissue_images("test", data, 128, spacing=2.0)
@@ -137,7 +143,7 @@ def segmenters(
     object.__setattr__(test, "sha256", digest)
     weights = BUNDLES / "cifl_segmentation" / "models" / "model.pt"
     baseline = None if raw is None else _segmenter(raw, "U-Net on the image")
-    suites = ["mr", "geometry", "acquisition", "orientation", "labelled"]
+    suites = suites or ["mr", "geometry", "acquisition", "orientation", "labelled"]
     return stress(
         _segmenter(weights, "U-Net on CIFL features"),
         test,
@@ -232,6 +238,7 @@ def main() -> None:
     names = [*WEIGHTS, "oasis", "heads", "lesions"]
     parser.add_argument("--datasets", nargs="+", default=list(WEIGHTS), choices=names)
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5])
+    parser.add_argument("--suites", nargs="+", help="of oasis, in place of all that fit")
     parser.add_argument("--limit", type=int, help="evenly spaced images of each test set")
     parser.add_argument(
         "--oasis", type=Path, help="folder that data_prep.oasis_slices wrote (upright slices)"
@@ -254,7 +261,7 @@ def main() -> None:
         output = options.output / dataset
         chosen = (options.severities, options.limit, output)
         if dataset == "oasis":
-            content = segmenters(options.oasis, options.raw, *chosen, not options.no_remedies)
+            content = segmenters(options.oasis, options.raw, *chosen, not options.no_remedies, options.suites)
         elif dataset == "heads":
             content = whole_heads(data, options.limit, output)
         elif dataset == "lesions":
