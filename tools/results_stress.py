@@ -195,12 +195,12 @@ def lesions(folder: Path, severities: list[int], limit: int | None, output: Path
 
 def rows_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a results file: every condition, the summary, the gates."""
-    n, main = content["data"]["images"], content["main"]
+    main = content["main"]
     rows: list[dict[str, Any]] = []
 
     def add(row: str, column: str, value: float | None, interval: list[float] | None = None) -> None:
         if value is not None:
-            cell = {"row": row, "column": column, "mean": float(value), "std": 0.0, "n": n}
+            cell = {"row": row, "column": column, "mean": float(value), "std": 0.0, "n": 1}  # one run
             rows.append({**cell, "ci95": interval} if interval and None not in interval else cell)
 
     for condition in content["conditions"]:
