@@ -73,10 +73,15 @@ def detectors(healthy: torch.Tensor) -> dict[str, Callable[[torch.Tensor], dict[
     applied = ReferencedInferer(lambda stack, _: {"anomaly_map": stack}, reference)
     align = AlignToTemplate(128, SPACING, (24.0, 24.0))
     brain = template_brain(align.shape, align.affine, 4.0)[..., 0]
+
+    def relative(maps: torch.Tensor) -> torch.Tensor:
+        return torch.cat([_relative(applied, one) for one in maps])
+
     return {
         "as shipped": lambda maps: {"anomaly_map": maps},
-        "healthy reference": lambda maps: {"anomaly_map": torch.cat([_relative(applied, m) for m in maps])},
+        "healthy reference": lambda maps: {"anomaly_map": relative(maps)},
         "inside of the brain": lambda maps: {"anomaly_map": maps * brain},
+        "both": lambda maps: {"anomaly_map": relative(maps) * brain},
     }
 
 
@@ -97,7 +102,7 @@ def measured(title: str, healthy: Set, tested: Set) -> list[dict[str, Any]]:
 def main() -> None:
     """Run all steps."""
     chosen = options("feature_memory", __doc__, ("ixi", "lgg"))
-    data = prepare(chosen.source, chosen.output)
+    data = prepare(chosen.source, chosen.output, chosen.datasets)
     made, digests = [], []
     for site in chosen.datasets:
         tested = maps_of(data[site], "test")

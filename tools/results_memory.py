@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
@@ -20,19 +21,21 @@ from tools.results_common import bundle, keep, options, run, train
 # Heights of the slab at which IXI's slices and most of the gliomas lie.
 LEVELS = ("16", "20", "24", "28")
 INTENSITY = 4.0
+DATA = ("ixi", "frame", "lgg", "pneumoniamnist")
 TABLES = {"ixi": "drawn_lesions", "lgg": "lgg", "pneumoniamnist": "pneumoniamnist"}
 
 
-def prepare(source: Path, output: Path) -> dict[str, Path]:
-    """Prepare all images; return the folder of each data set."""
-    data = {name: output / "data" / name for name in ("ixi", "frame", "lgg", "pneumoniamnist")}
+def prepare(source: Path, output: Path, names: Sequence[str] = DATA) -> dict[str, Path]:
+    """Prepare the images of some data sets, or all; return the folder of each."""
+    data = {name: output / "data" / name for name in DATA}
     sources = {
         "ixi": ("controlled_lesions", "ixi_t1_slices"),
         "frame": ("oasis_slab", "oasis_slab_128.npz", "--beside", str(data["ixi"]), "--levels", *LEVELS),
         "lgg": ("lgg", "lgg_mri/lgg_slices_128.npz", "--percentile", "95"),
         "pneumoniamnist": ("medmnist", "medmnist/pneumoniamnist.npz"),
     }
-    for name, (module, file, *more) in sources.items():
+    for name in names:
+        module, file, *more = sources[name]
         places = ["--source", str(source / file), "--output", str(data[name])]
         run("-m", f"robustmed_monai.data_prep.{module}", *places, *more)
     return data
