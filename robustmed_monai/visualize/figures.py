@@ -33,8 +33,11 @@ def new_figure(width: float, height: float) -> Figure:
 def write_note(figure: Figure, note: str | None) -> None:
     """Write what a reader has to know before looking across the top, in lines that fit the figure."""
     if note:
-        # About 15 letters of this size to an inch.
-        figure.suptitle(fill(note, max(20, int(15 * figure.get_figwidth()))), fontsize=8, color=_NOTE)
+        # A small figure would have no room left for its pictures. About 15 letters of this size to an inch.
+        figure.set_figwidth(max(figure.get_figwidth(), 3.3))
+        text = fill(note, int(15 * figure.get_figwidth()))
+        figure.set_figheight(figure.get_figheight() + 0.12 * text.count("\n"))
+        figure.suptitle(text, fontsize=8, color=_NOTE)
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> Path:
