@@ -184,6 +184,7 @@ APPLY: dict[str, Apply] = {
     "equalize_adapthist": lambda image, _: transforms.equalize_adapthist(image[None]),
     "find_brain_region": lambda image, _: torch.from_numpy(transforms.find_brain_region(_numpy(image)).brain),
     "rotate": lambda image, _: transforms.rotate(image[None], 3, 8, "bilinear"),
+    "rotate_by": lambda image, _: transforms.rotate_by(image[None], 20.0, "bilinear"),
     "sample_lesion": lambda image, _: torch.tensor(
         transforms.sample_lesion(_numpy(image), np.random.default_rng(0)).area
     ),
@@ -193,6 +194,7 @@ APPLY: dict[str, Apply] = {
     "AnomalyMapInferer": _infer(
         inferers.AnomalyMapInferer(perceptual="none"), lambda x: x.flip(2), "anomaly_map"
     ),
+    "AnyAngleInferer": _infer(inferers.AnyAngleInferer(_no_rotation, fine=2, axes="XY"), _classifier),
     "ElboInferer": _infer(inferers.ElboInferer(), VAE_LIKE),
     "FeatureInferer": _infer(inferers.FeatureInferer(), _same, None),
     "MemoryInferer": _infer(inferers.MemoryInferer(), _same, "anomaly_map"),
