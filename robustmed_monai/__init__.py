@@ -1,6 +1,6 @@
 """Robust medical imaging methods as MONAI networks, losses, transforms, inferers and bundles."""
 
-# Raised with each release; `__version__` adds the commit of a checkout.
+# Raised with each release; `__version__` adds the commit.
 VERSION = "0.1.0"
 
 

@@ -43,7 +43,14 @@ def source(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
         if path.is_file():
             shutil.copy2(path, copy)
     shutil.copy2(repository / "LICENSE", copy)
+    git = ["git", "-C", str(copy), "-c", "user.name=a", "-c", "user.email=a@b"]
+    _run([*git, "init", "--quiet"])
+    _run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"])
     return copy
+
+
+def _commit(source: Path) -> str:
+    return _run(["git", "-C", source, "rev-parse", "--short=12", "HEAD"])
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,11 @@ def test_holds_the_package_and_its_bundles_alone(wheel: Path, repository: Path) 
     assert wheel.stat().st_size < LIMIT
 
 
+def test_knows_its_commit(wheel: Path, source: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("robustmed_monai/utils/commit.txt").decode() == _commit(source)
+
+
 def test_source_distribution_holds_everything_once(source: Path, tmp_path: Path) -> None:
     code = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
     _run([sys.executable, "-c", code, tmp_path], cwd=source)
@@ -74,6 +86,10 @@ def test_source_distribution_holds_everything_once(source: Path, tmp_path: Path)
     assert built.stat().st_size < LIMIT
     with tarfile.open(built) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
+        (record,) = (m for m in archive.getmembers() if m.name.endswith("utils/commit.txt"))
+        packed = archive.extractfile(record)
+        assert packed is not None
+        assert packed.read().decode() == _commit(source)
     assert {"setup.cfg", "pyproject.toml", "robustmed_monai/bundles/ra/models/model.pt"} <= held
     assert not {"bundles", "data_prep", "tests"} & held
 

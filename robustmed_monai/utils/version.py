@@ -1,4 +1,4 @@
-"""The version of the package, with the commit when it runs from a checkout."""
+"""The version of the package, with the commit that it was made from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from robustmed_monai import VERSION
 
 # Folder that holds the package: the repository in an editable installation, site-packages otherwise.
 CHECKOUT = Path(__file__).resolve().parents[2]
+# What setup.py left in a wheel.
+BUILT_FROM = Path(__file__).with_name("commit.txt")
 
 
 @cache
 def full_version() -> str:
-    """Return ``VERSION``, with ``+g<commit>`` in a checkout."""
+    """Return ``VERSION`` with ``+g<commit>``: of the checkout, or of what the wheel was built from."""
     commit = git("rev-parse", "--short=12", "HEAD")
+    if commit is None and BUILT_FROM.is_file():
+        commit = BUILT_FROM.read_text(encoding="utf-8").strip()
     return f"{VERSION}+g{commit}" if commit else VERSION
 
 

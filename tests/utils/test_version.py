@@ -46,6 +46,14 @@ def test_an_installation_has_the_release_alone(fresh: Path, monkeypatch: pytest.
     assert robustmed_monai.__version__ == robustmed_monai.VERSION
 
 
+def test_a_wheel_names_the_commit_that_it_was_built_from(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fresh / "commit.txt").write_text("0123456789ab\n", encoding="utf-8")
+    monkeypatch.setattr(version, "BUILT_FROM", fresh / "commit.txt")
+    assert robustmed_monai.__version__ == f"{robustmed_monai.VERSION}+g0123456789ab"
+
+
 def test_import_starts_no_other_program() -> None:
     code = "import sys, robustmed_monai; print('subprocess' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
