@@ -172,7 +172,7 @@ def _apart(output: Any, count: int) -> list[Any] | None:
     """The outputs of the images of a batch, or None where it is no batch of as many."""
     if isinstance(output, Mapping):
         parts = {k: v for k, v in output.items() if isinstance(v, Tensor) and v.ndim and len(v) == count}
-        if "pred" not in parts:
+        if not parts:
             return None
         return [{k: v[i].cpu() for k, v in parts.items()} for i in range(count)]
     tensor = scores_of(output)

@@ -45,7 +45,6 @@ def extreme_cases(
     if not cases:
         return [], []
     change = np.stack([before - case_scores(found[case], labels) for case in cases])
-    change = np.nan_to_num(change, nan=0.0)
     strongest: dict[tuple[str, str], int] = {}
     for place, case in enumerate(cases):
         key = (case.family, case.name)

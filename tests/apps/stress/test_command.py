@@ -221,6 +221,22 @@ def test_an_answer_of_another_name_and_an_overlay(
     assert "no mask; say --output_key" in capsys.readouterr().err
 
 
+def test_an_inferer_that_gives_a_map(bundle: Bundle, squares_on_disk: Path, tmp_path: Path) -> None:
+    after = {
+        "_target_": "Compose",
+        "transforms": [
+            {"_target_": "CopyItemsd", "keys": "anomaly_map", "names": "found"},
+            {"_target_": "AsDiscreted", "keys": "found", "threshold": 0.5},
+        ],
+    }
+    inferer = {"_target_": "robustmed_monai.inferers.MemoryInferer"}
+    identity = {"_target_": "torch.nn.Identity"}
+    folder = bundle(weights=False, network_def=identity, inferer=inferer, postprocessing=after)
+    (folder / "configs" / "as_they_are.json").write_text('{"preprocessing": {"_target_": "Compose"}}')
+    words = _words(folder, squares_on_disk, tmp_path / "out", "--config", "inference,as_they_are")
+    assert cli.main([*words, "--output_key", "found", "--fail-under", "dice=1"]) == 0
+
+
 def test_a_config_that_cannot_be_made(
     bundle: Bundle, datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

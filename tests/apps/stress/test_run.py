@@ -19,8 +19,10 @@ from robustmed_monai.apps.stress import (
     stress,
     tensor_data,
 )
+from robustmed_monai.apps.stress.pictures import extreme_cases
 from robustmed_monai.apps.stress.remedies import input_remedy
-from robustmed_monai.transforms.corruption.suite import CorruptionSuite
+from robustmed_monai.apps.stress.suites import CLEAN
+from robustmed_monai.transforms.corruption.suite import Case, CorruptionSuite
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -208,3 +210,15 @@ def test_a_model_with_too_few_classes(data: StressData, suite: CorruptionSuite, 
 def test_tensors_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="give as many"):
         tensor_data(torch.rand(3, 1, 8, 8), torch.zeros(2))
+
+
+def test_a_case_whose_structure_is_gone_is_no_extreme_case() -> None:
+    gone, seen = Case("acquisition", "cut_off", 5), Case("mr", "motion", 5)
+    found: dict[Case, dict[str, Any]] = {
+        CLEAN: {"dice": [[0.8], [0.6]]},
+        gone: {"dice": [[None], [0.4]]},
+        seen: {"dice": [[0.7], [0.6]]},
+    }
+    worst, least = extreme_cases(found, [], count=4)
+    assert worst == [(1, gone), (0, seen)]
+    assert least == [(0, seen)]

@@ -239,17 +239,17 @@ def test_weights_are_calibrated(trained: dict[str, Path]) -> None:
 def test_mask_is_cut_at_the_calibrated_rate(
     bundle: Run, trained: dict[str, Path], volumes: Path, tmp_path: Path
 ) -> None:
-    overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.02}
+    overrides = SMALL["pchVAE"] | {"image_size": 32, "device": "cpu", "fpr": 0.05}
     overrides["postprocessing#transforms#0#statistics"] = None  # no slice is left out
     weights = trained["pchVAE"] / "model.pt"
-    cut = load_info(weights)["calibration"]["thresholds"]["0.02"]
+    cut = load_info(weights)["calibration"]["thresholds"]["0.05"]
     more = {"input": str(volumes / "test0.nii.gz"), "weights": str(weights)}
     bundle(paths(["inference"]), overrides | more, workflow_type="infer", output_dir=str(tmp_path))
     mask = np.asarray(read_nifti(tmp_path / "test0/anomaly_mask.nii.gz").dataobj)
     np.testing.assert_array_equal(mask, read_nifti(tmp_path / "test0/anomaly_map.nii.gz").get_fdata() >= cut)
     report = json.loads((tmp_path / "test0/scores.json").read_text())
     assert report["anomalous_voxels"] == mask.sum() > 0
-    assert (report["threshold"], report["threshold_fpr"]) == (cut, 0.02)
+    assert (report["threshold"], report["threshold_fpr"]) == (cut, 0.05)
 
 
 def test_network_maps_one_tensor_to_one_tensor() -> None:
