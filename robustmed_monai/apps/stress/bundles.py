@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,12 @@ from robustmed_monai.apps.stress.views import Views
 from robustmed_monai.audit.command import refusal
 from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
-from robustmed_monai.utils.errors import ConfigError, RobustMedError, original_error
+from robustmed_monai.utils.errors import ConfigError, ImageError, RobustMedError, original_error
 from robustmed_monai.utils.files import read_json, sha256
 from robustmed_monai.utils.fingerprint import digest_objects
 from robustmed_monai.utils.weights import load_into
+
+logger = logging.getLogger(__name__)
 
 # Reading is done before, writing is not wanted.
 _NOT_RUN = re.compile(r"^(Load|Save|EnsureChannelFirst)")
@@ -68,7 +71,7 @@ def bundle_model(
 
     Returns:
         The model. Images reach its preprocessing as a reader of their file would give them, and transforms
-        that read or write files are left out.
+        that read or write files are left out. What a segmentation's preprocessing refuses has no labels.
 
     Raises:
         UnsafeBundleError: when the audit finds anything that is not safe; nothing is evaluated then.
@@ -128,15 +131,27 @@ class _BundleRun:
             for category in (GeometryWarning, IntensityWarning):
                 warnings.simplefilter("ignore", category)
             try:
-                items = [self.before({"image": views.as_read(i)}) for i in range(len(views))]
-                outputs = self._infer([item["image"] for item in items])
-                return self._finish(items, outputs, views)
+                items = [self._prepared(views, i) for i in range(len(views))]
+                images = [item["image"] for item in items if item is not None]
+                return self._finish(items, self._infer(images) if images else [], views)
             except RuntimeError as error:
                 # MONAI's Compose wraps what a transform raises.
                 cause = original_error(error)
                 if cause is error:
                     raise
                 raise cause from error
+
+    def _prepared(self, views: Views, index: int) -> dict[str, Any] | None:
+        """An image through the preprocessing; None where a segmentation refuses it."""
+        try:
+            item: dict[str, Any] = self.before({"image": views.as_read(index)})
+        except (ImageError, RuntimeError) as error:
+            cause = original_error(error)
+            if views.truth.ndim == 1 or not isinstance(cause, ImageError):
+                raise
+            logger.warning("refused, which counts as an image without labels: %s", cause)
+            return None
+        return item
 
     def _infer(self, images: Sequence[Any]) -> list[Any]:
         plain = [torch.as_tensor(image).as_subclass(Tensor).to(self.device) for image in images]
@@ -154,12 +169,18 @@ class _BundleRun:
             raise ConfigError("the inferer gives no output with a first axis of 1 for one image.")
         return [single[0] for single in singles if single is not None]
 
-    def _finish(self, items: Sequence[dict[str, Any]], outputs: Sequence[Any], views: Views) -> list[Tensor]:
+    def _finish(
+        self, items: Sequence[dict[str, Any] | None], outputs: Sequence[Any], views: Views
+    ) -> list[Tensor]:
         if views.truth.ndim == 1:
             scores = torch.stack([scores_of(output) for output in outputs])
             return list(as_predictions(scores, views))
-        found = []
-        for item, output in zip(items, outputs, strict=True):
+        found, answers = [], iter(outputs)
+        for number, item in enumerate(items):
+            if item is None:
+                found.append(torch.zeros_like(views.truth[number : number + 1]))
+                continue
+            output = next(answers)
             named = output if isinstance(output, dict) else {"pred": output}
             done = self.after({**item, **{k: _placed(v, item["image"]) for k, v in named.items()}})
             if self.output_key not in done:

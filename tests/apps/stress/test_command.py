@@ -237,6 +237,20 @@ def test_an_inferer_that_gives_a_map(bundle: Bundle, squares_on_disk: Path, tmp_
     assert cli.main([*words, "--output_key", "found", "--fail-under", "dice=1"]) == 0
 
 
+def test_an_image_that_a_segmentation_refuses_has_no_labels(
+    bundle: Bundle, squares_on_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Equalisation takes images in [0, 1] alone.
+    steps = [{"_target_": "robustmed_monai.transforms.EqualizeAdaptHistd", "keys": "image"}]
+    before = {"_target_": "Compose", "transforms": steps}
+    folder = bundle(weights=False, network_def={"_target_": "torch.nn.Identity"}, preprocessing=before)
+    model = bundle_model(folder)
+    data = datalist_data(squares_on_disk, num_classes=2)
+    views = data.views(0)
+    assert not model.predict(views.with_images(views.images * 300, None))[0].any()
+    assert "refused, which counts as an image without labels" in caplog.text
+
+
 def test_a_config_that_cannot_be_made(
     bundle: Bundle, datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
