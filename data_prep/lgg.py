@@ -156,7 +156,7 @@ def fit(
     step = height / (head_height * pixels.shape[0])
     middle = [(side - 1) / 2 for side in pixels.shape]
     offset = [row - step * middle[0], column - step * middle[1]]
-    moved = affine_transform(pixels.astype(np.float32), [step, step], offset, order=order)
+    moved = affine_transform(pixels.astype(np.float32), np.diag([step, step]), offset, order=order)
     fitted: NDArray[np.float32] = np.clip(moved, 0, 1).astype(np.float32)
     return fitted
 

@@ -180,8 +180,8 @@ def on_grid(output: Mapping[str, Any], maps: Array, volume: Volume) -> Array:
     """Maps (C, X, Y, Z) on the grid of an output's image, by its affine, on the grid of a volume."""
     to = np.linalg.inv(np.asarray(output["pred"].affine)) @ volume[1]
     shape = volume[0].shape
-    made = [ndimage.affine_transform(m, to, output_shape=shape, order=1, mode="nearest") for m in maps]
-    return np.stack(made)
+    settings: dict[str, Any] = {"output_shape": shape, "order": 1, "mode": "nearest"}
+    return np.stack([ndimage.affine_transform(m, to[:3, :3], to[:3, 3], **settings) for m in maps])
 
 
 def labels_on_grid(output: Mapping[str, Any], volume: Volume) -> Array:
