@@ -24,11 +24,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.data import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from robustmed_monai.metrics.bootstrap import bootstrap_mean
 from robustmed_monai.networks.head_registration import HeadRegistration
 from robustmed_monai.transforms import AlignPaird, LoadCheckedImage
+from robustmed_monai.transforms.align_to_template import Placement
 from robustmed_monai.transforms.alignment import refine_affine, resample_to
 from robustmed_monai.transforms.fields import folding, warp
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
@@ -59,9 +61,13 @@ def placed(moving: str, fixed: str, start: str) -> tuple[torch.Tensor, Array]:
     return _carried(moving, "t1", refine_affine(*images, AFFINE.numpy()))
 
 
+@cache
+def _placed(name: str, contrast: str) -> tuple[MetaTensor, Placement]:
+    return FRAME.place(LoadCheckedImage(channels=1)(str(SOURCE / contrast / f"{name}.nii.gz")))
+
+
 def _carried(name: str, contrast: str, between: Array | None) -> tuple[torch.Tensor, Array]:
-    image = LoadCheckedImage(channels=1)(str(SOURCE / contrast / f"{name}.nii.gz"))
-    carried, to_world = FRAME.carried(image, between)
+    carried, to_world = FRAME.carried(*_placed(name, contrast), between)
     return carried.as_tensor()[None].float(), to_world
 
 

@@ -11,12 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from robustmed_monai.transforms.align_to_template import placement_of
-from robustmed_monai.transforms.field_files import sample_at, world_points
-from robustmed_monai.transforms.template_head import template_head
+from robustmed_monai.transforms.field_files import world_points
+from robustmed_monai.transforms.template_head import distance_at
 from robustmed_monai.utils.errors import ConfigError
-
-# What lies outside of the template's grid is this far from the brain, mm.
-_FAR = 100.0
 
 
 class KeepBraind(MapTransform):
@@ -63,7 +60,4 @@ def template_brain(shape: tuple[int, ...], affine: npt.ArrayLike, margin: float 
         affine: its 4x4 voxel-to-world matrix, mm of MNI152.
         margin: mm outside of the surface that count.
     """
-    head = template_head()
-    points = world_points(shape, affine)
-    distance = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
-    return torch.as_tensor(distance <= margin)
+    return torch.as_tensor(distance_at(world_points(shape, affine)) <= margin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,9 +130,10 @@ class AlignPaird(Transform):
         """Return a copy of ``data`` with `target`, `source` and `alignment`."""
         moving, fixed = data["moving"], data["fixed"]
         _check_pair(moving, fixed, spatial_dims=3)
-        (source, to_moving), (target, to_fixed) = (self.carried(image) for image in (moving, fixed))
+        placed = self.place(moving)
+        (source, _), (target, to_fixed) = self.carried(*placed), self.carried(*self.place(fixed))
         between = refine_affine(source[0].numpy(), target[0].numpy(), self.frame.affine.numpy())
-        source, to_moving = self.carried(moving, between)
+        source, to_moving = self.carried(*placed, between)
         for image in (source, target):
             image.copy_meta_from(fixed)
             image.affine = torch.from_numpy(to_fixed) @ self.frame.affine
@@ -141,23 +142,29 @@ class AlignPaird(Transform):
         alignment = to_moving @ np.linalg.inv(to_fixed)
         return {**data, "source": source, "target": target, "alignment": alignment}
 
-    def carried(self, image: MetaTensor, between: Matrix | None = None) -> tuple[MetaTensor, Matrix]:
-        """Return a head in the frame, and the matrix from points of MNI152 to its world.
-
-        ``between`` leads from points of MNI152 to those where the head's own alignment is asked.
-        """
-        head = self.scale(image)
+    def place(self, image: MetaTensor) -> tuple[MetaTensor, Placement]:
+        """Return a head in [0, 1], and where the frame lies in it."""
+        head = cast(MetaTensor, self.scale(image))
         where = self.frame.place(head)
         if not isinstance(where, Placement) or where.matrix is None:
             raise ImageShapeError(
                 f"{_name(image)}: has no voxel size, and a whole head is aligned by it; give a volume that "
                 "states it (NIfTI), or leave --overlay whole_head out."
             )
+        return head, where
+
+    def carried(
+        self, head: MetaTensor, where: Placement, between: Matrix | None = None
+    ) -> tuple[MetaTensor, Matrix]:
+        """Return what ``place`` gave in the frame, and the matrix from points of MNI152 to its world.
+
+        ``between`` leads from points of MNI152 to those where the head's own alignment is asked.
+        """
         if between is not None:
             moved = torch.linalg.inv(self.frame.affine) @ torch.from_numpy(between) @ self.frame.affine
             where = Placement(where.spatial_shape, where.matrix @ moved)
         carried = MetaTensor(self.frame(head, where).as_tensor().clamp(0, 1))
-        to_world: Matrix = world(image) @ (where.matrix @ torch.linalg.inv(self.frame.affine)).numpy()
+        to_world: Matrix = world(head) @ (where.matrix @ torch.linalg.inv(self.frame.affine)).numpy()
         return carried, to_world
 
 

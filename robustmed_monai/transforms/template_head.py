@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from robustmed_monai.transforms.field_files import sample_at
 from robustmed_monai.transforms.random_fields import enlarge
 
 Array = NDArray[np.float32]
@@ -21,6 +22,7 @@ _MARGIN = 24
 # bone and fat beside those of the template's own tissue.
 _LAYERS = ((2.7, 0.13), (8.7, 0.8), (14.5, 0.0))
 _FLUID = 0.24
+_FAR = 100.0  # mm to the brain, outside of the template's grid
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def template_head() -> TemplateHead:
     affine = source.affine @ np.diag([_STEP, _STEP, _STEP, 1.0])
     affine[:2, 3] -= _MARGIN
     return TemplateHead(image.astype(np.float32), distance, affine)
+
+
+def distance_at(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Signed distance in mm from points of MNI152 (3, *S) to the surface of the template's brain.
+
+    Outside of the template's grid it is 100.
+    """
+    head = template_head()
+    distance: NDArray[np.float64] = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
+    return distance
 
 
 def brain_distance(brain: NDArray[np.bool_]) -> Array:

@@ -10,9 +10,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.field_files import sample_at, world_points
-from robustmed_monai.transforms.template_head import template_head
-
-_FAR = 100.0  # mm to the brain, outside of the template's grid
+from robustmed_monai.transforms.template_head import distance_at
 
 # The ventricles in mm of MNI152, right and left alike: a place within the lateral ones, whose fluid hangs
 # together; boxes (low, high) around the third and the fourth; a tube through the inferior horns, which are
@@ -67,7 +65,7 @@ def tissue_priors(
     from scipy.special import expit
 
     points = world_points(shape, affine)
-    distance = _distance(points)
+    distance = distance_at(points)
     inside = expit((margin - distance) / border)
     sigma = blur / np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
     maps = []
@@ -105,7 +103,7 @@ def ventricle_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
     source = maps[0].affine
     tissue = sum(image.get_fdata(dtype=np.float32) for image in maps)
     points = world_points(tissue.shape, source)
-    distance = _distance(points)
+    distance = distance_at(points)
     fluid = (tissue < 0.5) & (distance < 2.0)
     pieces = label(fluid & (distance < -_DEPTH))[0]
     sides = [
@@ -143,13 +141,6 @@ def deep_grey_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
         away = [(sides[k] - middle[k]) / axes[k] for k in range(3)]
         region = np.maximum(region, expit((_BEYOND - np.linalg.norm(away, axis=0)) / _FADE))
     return np.asarray(region, np.float32)
-
-
-def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Signed distance in mm from world points (3, *S) to the surface of the template's brain."""
-    head = template_head()
-    distance: NDArray[np.float64] = sample_at(head.distance[None] - _FAR, head.affine, points)[0] + _FAR
-    return distance
 
 
 def _near_path(
