@@ -84,25 +84,25 @@ def standard(images: Tensor) -> Tensor:
     return (images - images.mean((1, 2, 3), keepdim=True)) / spread
 
 
+def chromium() -> list[str]:
+    """Words that start headless Chromium, without its profile; none where it is not installed."""
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    return [program, "--headless", "--disable-gpu", *as_root] if program else []
+
+
 def photograph(page: Path, picture: Path) -> Path:
     """The beginning of a page as a PNG, by headless Chromium.
 
     Raises:
         ConfigError: where there is no Chromium.
     """
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if program is None:
+    browser = chromium()
+    if not browser:
         raise ConfigError(f"none of {', '.join(BROWSERS)} is installed; open {page} yourself.")
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
-        command = [
-            program,
-            "--headless",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={profile}/user",
-        ]
-        command += ["--no-sandbox"] if os.geteuid() == 0 else []
+        command = [*browser, "--hide-scrollbars", f"--user-data-dir={profile}/user"]
         command += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", page.absolute().as_uri()]
         subprocess.run(command, capture_output=True, timeout=120, check=True)
         with Image.open(shot) as image, atomic_path(picture) as temporary:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tools.stress_gallery import BROWSERS, chromium
 
 pytestmark = pytest.mark.slow
 
@@ -50,15 +50,13 @@ function picture(path) {
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Function of an address that returns what a browser made of it."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(names)} is installed")
+    browser = chromium()
+    if not browser:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     profile = tmp_path_factory.mktemp("profile")
 
     def look(address: str) -> str:
-        command = [program, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
-        command += ["--no-sandbox"] if os.geteuid() == 0 else []
+        command = [*browser, f"--user-data-dir={profile}"]
         command += [f"--host-resolver-rules={NAMES}", "--virtual-time-budget=60000", "--dump-dom", address]
         return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tools.stress_gallery import BROWSERS, photograph, report
+from tools.stress_gallery import BROWSERS, chromium, photograph, report
 
 
 def test_the_report_is_made(tmp_path: Path) -> None:
@@ -19,7 +18,7 @@ def test_the_report_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_picture_is_taken(tmp_path: Path) -> None:
-    if not any(map(shutil.which, BROWSERS)):
+    if not chromium():
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     page = tmp_path / "a page.html"
     page.write_text("<!DOCTYPE html><title>x</title><body style='background: #f00'>")

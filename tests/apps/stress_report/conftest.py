@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+
+from tools.stress_gallery import BROWSERS, chromium
 
 # Loss per severity and half the width of the intervals, by what a kind of stress does to the made-up model.
 SLOPES = {
@@ -215,17 +215,15 @@ def folder(stress: dict[str, Any], tmp_path: Path) -> Path:
 @pytest.fixture
 def look(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Seen]:
     """Function of a page that opens it in headless Chromium, wide and narrow, and returns what it was."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(names)} is installed")
+    browser = chromium()
+    if not browser:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
 
     def open_page(path: Path) -> Seen:
         pages = {"/": FRAMES.encode(), "/report.html": path.read_bytes()}
         with _serving(pages) as (address, asked):
             profile = tmp_path_factory.mktemp("profile")
-            command = [program, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
-            command += ["--no-sandbox"] if os.geteuid() == 0 else []
+            command = [*browser, f"--user-data-dir={profile}"]
             command += ["--enable-logging=stderr", "--virtual-time-budget=30000", "--dump-dom", address]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         found = json.loads(html.unescape(re.findall(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[0]))
