@@ -3,12 +3,14 @@
 The method is PatchCore (Roth et al., CVPR 2022) with SPADE's place (Cohen and Hoshen, 2020): features of a
 fixed network at several scales, a coreset of those of healthy images, and the distance to the nearest of it.
 Images of one anatomy lie in one frame, so each place keeps its own memory and looks into its neighbours'.
+What has two like sides is compared with its other side, too, which was seen by the same scanner.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,9 +53,12 @@ class FeatureMemory(nn.Module):
         sigma: standard deviation in pixels of the Gaussian that smooths the map.
         intensity: weight of a cell's grey values beside its features; 0 leaves them out. Features of an
             ImageNet backbone hardly tell how bright a region is, but grey values differ between scanners.
+        other_side: w of the map M^(1 - w) S^w, with M the distance to the memory and S that to the nearest
+            place, within ``reach`` cells, of the mirrored image (left and right change places, the first of
+            the two axes); 0 leaves the other side out.
 
     Raises:
-        ConfigError: for a negative ``intensity``.
+        ConfigError: for a negative ``intensity``, or an ``other_side`` outside of [0, 1).
     """
 
     def __init__(
@@ -68,11 +73,14 @@ class FeatureMemory(nn.Module):
         reach: int = 1,
         sigma: float = 1.0,
         intensity: float = 0.0,
+        other_side: float = 0.0,
     ) -> None:
         super().__init__()
         if intensity < 0:
             raise ConfigError(f"intensity={intensity}: give 0 or a number above it.")
-        self.intensity = intensity
+        if not 0 <= other_side < 1:
+            raise ConfigError(f"other_side={other_side}: give a number from 0 to below 1.")
+        self.intensity, self.other_side = intensity, other_side
         self.backbone = backbone.requires_grad_(False).eval()
         self.image_size, self.grid = image_size, grid
         self.neighbours, self.reach, self.sigma = neighbours, reach, sigma
@@ -110,7 +118,12 @@ class FeatureMemory(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Anomaly map (B, 1, X, Y), >= 0, of images (B, C, X, Y) in [0, 1]."""
-        distance = self.distances(self.project(self.features(image)))
+        vectors = self.project(self.features(image))
+        distance = self.distances(vectors)
+        if self.other_side:
+            mirrored = self.project(self.features(image.flip(2)))
+            sides = self.between_sides(vectors, mirrored)
+            distance = distance ** (1 - self.other_side) * sides**self.other_side
         cells = distance.T.reshape(-1, 1, self.grid, self.grid)
         placed = F.interpolate(cells, image.shape[-2:], mode="bilinear", align_corners=False)
         return gaussian_blur(placed, self.sigma)
@@ -122,17 +135,29 @@ class FeatureMemory(nn.Module):
 
     def distances(self, vectors: torch.Tensor) -> torch.Tensor:
         """Mean distance (cells, B) of vectors (cells, B, K) to the nearest ones of the memory."""
-        index = torch.arange(self.grid, device=vectors.device)
         memory = self.vectors.float()
         nearest = []
+        for place in self._neighbours(vectors.device):
+            found = squared_distances(vectors, memory[place])
+            nearest.append(found.topk(min(self.neighbours, found.shape[-1]), largest=False).values)
+        joined = torch.cat(nearest, -1)
+        return joined.topk(min(self.neighbours, joined.shape[-1]), largest=False).values.sqrt().mean(-1)
+
+    def between_sides(self, vectors: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        """Distance (cells, B) of vectors (cells, B, K) to the nearest of the mirrored image around a cell.
+
+        The features of the mirrored image, not the mirrored features: a network knows left from right.
+        """
+        near = [(vectors - mirrored[place]).square().sum(-1) for place in self._neighbours(vectors.device)]
+        return torch.stack(near).amin(0).sqrt()
+
+    def _neighbours(self, device: torch.device) -> Iterator[torch.Tensor]:
+        """Cells (cells,) that lie at each of the steps within reach; at the border, the border itself."""
+        index = torch.arange(self.grid, device=device)
         for right in range(-self.reach, self.reach + 1):
             for down in range(-self.reach, self.reach + 1):
                 rows, columns = ((index + step).clamp(0, self.grid - 1) for step in (right, down))
-                place = (rows[:, None] * self.grid + columns).flatten()
-                found = squared_distances(vectors, memory[place])
-                nearest.append(found.topk(min(self.neighbours, found.shape[-1]), largest=False).values)
-        joined = torch.cat(nearest, -1)
-        return joined.topk(min(self.neighbours, joined.shape[-1]), largest=False).values.sqrt().mean(-1)
+                yield (rows[:, None] * self.grid + columns).flatten()
 
     @torch.no_grad()
     def remember(self, features: torch.Tensor) -> None:

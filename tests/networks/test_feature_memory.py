@@ -84,14 +84,44 @@ def test_what_the_features_miss_the_grey_values_tell(images: Tensor) -> None:
     assert float(with_grey[outside].max()) < 0.1
 
 
-def test_a_negative_weight_of_grey_values_is_refused() -> None:
-    with pytest.raises(ConfigError, match="intensity=-1"):
-        FeatureMemory(Patches(), image_size=16, grid=8, intensity=-1.0)
+@pytest.mark.parametrize("wrong", [{"intensity": -1.0}, {"other_side": -0.1}, {"other_side": 1.0}])
+def test_a_weight_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=f"{name}={value}"):
+        FeatureMemory(Patches(), image_size=16, grid=8, **wrong)
+
+
+def test_what_differs_from_its_other_side_stands_out(images: Tensor) -> None:
+    """Far from the memory everywhere, as on another scanner, it is the lesion that the other side lacks."""
+    there = (images[:1] + images[:1].flip(2)) / 2
+    strange = 1 - there
+    strange[:, :, 2:6, 6:10] = images[1:2, :, 2:6, 6:10]
+    alone, both = (_memory(images[2:], other_side=w, reach=0)(strange)[0, 0] for w in (0.0, 0.5))
+    lesion = torch.zeros(16, 16, dtype=torch.bool)
+    lesion[2:6, 6:10] = True
+    rest = torch.ones(16, 16, dtype=torch.bool)
+    rest[:, 2:14] = False  # 3 x 3 means and interpolation reach so far
+    assert float(both[rest].max()) < 1e-3 < 0.05 < float(alone[rest].min()), "the two sides are one"
+    assert float(both[lesion].min()) > 0.05
+
+
+def test_the_other_side_is_searched_as_far_as_the_memory(images: Tensor) -> None:
+    symmetric = (images + images.flip(2)) / 2
+    moved = symmetric.roll(2, -1)
+    network = _memory(symmetric, reach=1)
+    vectors, mirrored = (network.project(network.features(x)) for x in (symmetric, moved.flip(2)))
+    inner = torch.zeros(8, 8, dtype=torch.bool)
+    inner[2:6, 2:6] = True
+    found = network.between_sides(vectors, mirrored)
+    assert found.shape == (64, 12)
+    assert float(found[inner.flatten()].max()) < 1e-3
+    network.reach = 0
+    assert float(network.between_sides(vectors, mirrored)[inner.flatten()].mean()) > 0.05
 
 
 def test_a_batch_equals_its_images_and_other_sizes_are_brought_to_the_grid(images: Tensor) -> None:
-    network = _memory(images, per_cell=4, sigma=1.0)
-    shown = images.flip(2)
+    network = _memory(images, per_cell=4, sigma=1.0, other_side=0.25)
+    shown = images.flip(3)
     found = network(shown)
     assert torch.allclose(torch.cat([network(image[None]) for image in shown]), found, atol=1e-5)
     larger = F.interpolate(images, (32, 32), mode="nearest")

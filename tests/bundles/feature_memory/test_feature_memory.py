@@ -33,7 +33,7 @@ def _run(name: str, kind: str = "infer", **overrides: Any) -> None:
 def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a memory of twelve pictures, of features and grey values."""
     folder = tmp_path_factory.mktemp("memory")
-    settings: dict[str, Any] = {"image_size": 32, "max_epochs": 1, "intensity": 2.0}
+    settings: dict[str, Any] = {"image_size": 32, "max_epochs": 1, "intensity": 2.0, "other_side": 0.1}
     _run("train", "train", dataset_dir=str(dataset_dir), output_dir=str(folder), **settings)
     return folder / "model.pt"
 
@@ -41,7 +41,7 @@ def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_keeps_what_applying_needs(memory: Path) -> None:
     info = load_info(memory)
     assert (info["features"], info["images"], info["spacing"]) == ("ra", 12, pytest.approx(7.2))
-    assert info["intensity"] == 2.0, "what is applied is built by it"
+    assert (info["intensity"], info["other_side"]) == (2.0, 0.1), "what is applied is built by them"
     thresholds = info["calibration"]["thresholds"]
     assert thresholds["0.01"] > thresholds["0.05"] > 0
     assert set(info["training_statistics"]) >= {"brightness", "foreground", "appearance"}
