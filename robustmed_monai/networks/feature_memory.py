@@ -53,9 +53,10 @@ class FeatureMemory(nn.Module):
         sigma: standard deviation in pixels of the Gaussian that smooths the map.
         intensity: weight of a cell's grey values beside its features; 0 leaves them out. Features of an
             ImageNet backbone hardly tell how bright a region is, but grey values differ between scanners.
-        other_side: w of the map M^(1 - w) S^w, with M the distance to the memory and S that to the nearest
+        other_side: w of the map (1 - w) M + w S, with M the distance to the memory and S that to the nearest
             place, within ``reach`` cells, of the mirrored image (left and right change places, the first of
-            the two axes); 0 leaves the other side out.
+            the two axes); 0 leaves the other side out. A product of powers is as good, but 0 for whatever is
+            alike on both sides.
 
     Raises:
         ConfigError: for a negative ``intensity``, or an ``other_side`` outside of [0, 1).
@@ -121,9 +122,8 @@ class FeatureMemory(nn.Module):
         vectors = self.project(self.features(image))
         distance = self.distances(vectors)
         if self.other_side:
-            mirrored = self.project(self.features(image.flip(2)))
-            sides = self.between_sides(vectors, mirrored)
-            distance = distance ** (1 - self.other_side) * sides**self.other_side
+            sides = self.between_sides(vectors, self.project(self.features(image.flip(2))))
+            distance = (1 - self.other_side) * distance + self.other_side * sides
         cells = distance.T.reshape(-1, 1, self.grid, self.grid)
         placed = F.interpolate(cells, image.shape[-2:], mode="bilinear", align_corners=False)
         return gaussian_blur(placed, self.sigma)
