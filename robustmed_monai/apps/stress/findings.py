@@ -129,10 +129,12 @@ def _break(stress: Stress, kind: Kind) -> str:
 
 
 def _hurt(stress: Stress) -> list[str]:
-    return [
-        f"Surely hurt, perhaps by less than 5 points: {_with_losses(stress, kind)}."
-        for kind in _of(stress, "hurt")
-    ]
+    sentences = []
+    for kind in _of(stress, "hurt"):
+        worst = worst_step(stress, kind.steps)
+        told = f"{capital(condition_title(worst))} hurts it: {in_points(lost(stress, worst))} lost"
+        sentences.append(f"{told}, perhaps fewer than 5.")
+    return sentences
 
 
 def _withstood(stress: Stress) -> list[str]:
@@ -261,11 +263,6 @@ def _listed(found: Sequence[Kind]) -> str:
     for kind in found:
         families.setdefault(kind.family, []).append(kind.title)
     return "; ".join(f"{_comma(names)} ({family_name(family)})" for family, names in families.items())
-
-
-def _with_losses(stress: Stress, kind: Kind) -> str:
-    worst = worst_step(stress, kind.steps)
-    return f"{condition_title(worst)}, {in_points(lost(stress, worst))}"
 
 
 def _data(stress: Stress) -> str:

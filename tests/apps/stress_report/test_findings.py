@@ -100,9 +100,8 @@ def test_nothing_is_found_where_the_loss_may_be_none(stress: dict[str, Any]) -> 
 def test_a_sure_loss_of_perhaps_few_points_hurts(stress: dict[str, Any]) -> None:
     _set(stress, "fog", [0.88, 0.88, 0.86, 0.85, 0.84], half=0.015)
     (sentence,) = _about(stress, HURTS, "fog")
-    assert sentence.endswith(
-        "perhaps by less than 5 points: fog, severity 5 (ImageNet-C), 6.0 points [4.5, 7.5]."
-    )
+    told = "Fog, severity 5 (ImageNet-C) hurts it: 6.0 points [4.5, 7.5] lost, perhaps fewer than 5."
+    assert sentence.endswith(told)
     assert "1 hurts it" in verdict(stress)
 
 
