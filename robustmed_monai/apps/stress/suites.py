@@ -66,7 +66,7 @@ def make_suite(
     Args:
         names: of ``SUITES``, "medmnist_c" (of the test set's own name), "medmnist_c:<data set>"; or one path
             of a file that ``CorruptionSuite.to_json`` wrote, which is taken as it is.
-        data: the test set; what needs volumes, squares or tissue labels is left out without them.
+        data: the test set; what needs volumes or tissue labels is left out without them.
         severities: of 1 to 5.
         seed: chooses the draw.
 
@@ -183,8 +183,6 @@ def _fits(row: dict[str, Any], data: StressData) -> bool:
     case = Case(row["family"], row["name"], severity, row.get("dataset"))
     shape = data.sample.images.shape
     if len(shape) - 2 not in case.corruption().spatial_dims:
-        return False
-    if case.name in ("turn_90", "turn_270") and shape[2] != shape[3]:
         return False
     return case.family != "labelled" or (data.task == "segmentation" and data.num_classes == _TISSUES)
 

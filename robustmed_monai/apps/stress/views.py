@@ -53,8 +53,9 @@ class Views:
         """One image (C, X, Y[, Z]) as a reader of its file would give it."""
         low, high = self.low[index], self.high[index]
         values = self.images[index].cpu() * (high - low) + low
-        known = {"original_channel_dim": 0, "spatial_shape": np.array(values.shape[1:]), "max_value": high}
-        meta = {**(known if not self.metas[index] else {}), **self.metas[index]}
+        known = self.metas[index] or {"original_channel_dim": 0, "max_value": high}
+        # A quarter turn has given it another shape than its file has.
+        meta = {**known, "spatial_shape": np.array(values.shape[1:])}
         meta.pop("affine", None)
         return MetaTensor(values, affine=self.affines[index].clone(), meta=meta)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import Corruption, scatter_images
 from robustmed_monai.transforms.params import Params, Shape
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 Parts = Sequence[Corruption]
 
@@ -86,6 +86,11 @@ def _apply(parts: Parts, images: Tensor, params: Params) -> Tensor:
         rows = params["gates"][:, k].nonzero()[:, 0]
         if len(rows):
             changed = part.apply(images.index_select(0, rows), params[str(k)]).clamp_(0, 1)
+            if changed.shape[1:] != images.shape[1:]:
+                raise ImageShapeError(
+                    f"{part.name} makes (B, {', '.join(map(str, changed.shape[1:]))}) of "
+                    f"{tuple(images.shape)}, which is no batch with the others; crop or pad to X = Y."
+                )
             scatter_images(images, rows, changed)
     return images
 

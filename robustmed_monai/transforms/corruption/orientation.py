@@ -11,22 +11,21 @@ from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import Corruption, check_name, sample_nothing
 from robustmed_monai.transforms.params import Params
-from robustmed_monai.utils.errors import ImageShapeError
 
 ORIENTATION: tuple[str, ...] = ("flip_x", "flip_y", "flip_z", "turn_90", "turn_180", "turn_270")
+_QUARTER_TURNS = ("turn_90", "turn_270")
 
 
 def orientation(name: str) -> Corruption:
     """A flip along an axis, or a turn in the plane of the first two axes, counter-clockwise as seen.
 
-    Values are moved and none is computed.
+    Values are moved and none is computed; after a quarter turn X and Y have changed places.
 
     Args:
-        name: one of ``ORIENTATION``; "flip_z" is for volumes, turns by 90 and 270 degrees need X = Y.
+        name: one of ``ORIENTATION``; "flip_z" is for volumes.
 
     Raises:
         ConfigError: for an unknown name.
-        ImageShapeError: when a quarter turn is applied to images with X != Y.
 
     Example:
         >>> orientation("flip_z").spatial_dims
@@ -49,12 +48,12 @@ def orientation_affine(name: str, affine: ArrayLike, shape: tuple[int, ...]) -> 
         array([-1.,  0.,  0.,  9.])
     """
     places = np.stack(np.meshgrid(*[np.arange(2.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    sides = [shape[axis] for axis in range(3)]
+    sides = np.array(shape[:3])
+    new_sides = sides[[1, 0, 2]] if name in _QUARTER_TURNS else sides
     # Where the corners of a 2 x 2 x 2 image go says how every index goes.
     corner = torch.arange(8.0).view(1, 1, 2, 2, 2)
     order = _oriented(name, corner, {}).flatten().long().numpy()
-    old = places[order] * (np.array(sides) - 1)
-    moved = places * (np.array(sides) - 1)
+    old, moved = places[order] * (sides - 1), places * (new_sides - 1)
     index = np.linalg.lstsq(np.c_[moved, np.ones(8)], np.c_[old, np.ones(8)], rcond=None)[0].T
     result: NDArray[np.float64] = np.asarray(affine, np.float64) @ np.round(index)
     return result
@@ -64,11 +63,5 @@ def _oriented(name: str, images: Tensor, params: Params) -> Tensor:
     kind, _, what = name.partition("_")
     if kind == "flip":
         return images.flip("xyz".index(what) + 2)
-    count = int(what) // 90
-    if count % 2 and images.shape[2] != images.shape[3]:
-        raise ImageShapeError(
-            f"{name}: images of shape {tuple(images.shape)} do not fit their own shape after a quarter turn; "
-            "crop or pad them to X = Y."
-        )
     # y points down in pictures: from the first axis against the second is counter-clockwise as seen.
-    return images.rot90(count, (3, 2))
+    return images.rot90(int(what) // 90, (3, 2))

@@ -77,14 +77,14 @@ def test_true_affines_are_monais(name: str) -> None:
     affine = torch.tensor(
         [[0, -2.0, 0, 5], [1.5, 0, 0.1, -3], [0, 0.2, 4, 7], [0, 0, 0, 1]], dtype=torch.float64
     )
-    image = MetaTensor(torch.rand(1, 6, 6, 4), affine=affine)
+    image = MetaTensor(torch.rand(1, 6, 9, 4), affine=affine)
     kind, _, what = name.partition("_")
     # MONAI turns from the first axis to the second; as seen, with y downwards, that is clockwise.
     turn: Any = Flip("xyz".index(what)) if kind == "flip" else Rotate90(-(int(what) // 90) % 4)
     theirs: Any = turn(image)
     ours = orientation(name).apply(image.as_tensor()[None], {})[0]
     assert torch.equal(ours, theirs.as_tensor())
-    found = orientation_affine(name, affine.numpy(), (6, 6, 4))
+    found = orientation_affine(name, affine.numpy(), (6, 9, 4))
     np.testing.assert_allclose(found, theirs.affine.numpy(), atol=1e-9)
 
 
@@ -101,6 +101,19 @@ def test_headers_lie_or_tell(tmp_path: Path) -> None:
     torch.testing.assert_close(lies.affine, affine)
     assert float(tells.affine[2, 2]) == -3
     assert float(tells.affine[2, 3]) == 12
+
+
+def test_a_quarter_turn_swaps_sides_and_the_header_tells() -> None:
+    image = MetaTensor(torch.rand(1, 8, 6, 5), affine=torch.diag(torch.tensor([2.0, 1.0, 3.0, 1.0])))
+    views = read_views(image, torch.arange(240, dtype=torch.uint8).view(1, 8, 6, 5), 0)
+    rows = [{"family": f, "name": "turn_90"} for f in ("orientation", "orientation_true")]
+    suite = CorruptionSuite("both", 0, rows)
+    lies, tells = (stressed(suite, case, views) for case in suite.cases)
+    for turned in (lies, tells):
+        assert turned.images.shape == turned.truth.shape == (1, 1, 6, 8, 5)
+        assert turned.as_read(0).meta["spatial_shape"].tolist() == [6, 8, 5]
+    assert lies.spacing() == [2, 1, 3]
+    assert tells.spacing() == [1, 2, 3]
 
 
 def test_all_suites_can_be_done_to_volumes_with_tissue() -> None:

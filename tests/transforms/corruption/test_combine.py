@@ -9,9 +9,10 @@ from robustmed_monai.transforms.corruption.combine import chain, one_of
 from robustmed_monai.transforms.corruption.core import Corruption, corrupt, identity
 from robustmed_monai.transforms.corruption.filters import gaussian_blur
 from robustmed_monai.transforms.corruption.noise import gaussian_noise
+from robustmed_monai.transforms.corruption.orientation import orientation
 from robustmed_monai.transforms.corruption.tone import brightness, invert
 from robustmed_monai.transforms.params import index_params
-from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
 IMAGES = torch.rand(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -78,3 +79,11 @@ def test_what_is_no_probability_is_refused(prob: float) -> None:
 def test_nothing_to_choose_from_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 corruptions"):
         one_of([])
+
+
+def test_a_quarter_turn_of_some_images_needs_squares() -> None:
+    turned = one_of([orientation("turn_90"), invert()])
+    assert _run(turned).shape == IMAGES.shape
+    slim = IMAGES[..., :8]
+    with pytest.raises(ImageShapeError, match="crop or pad to X = Y"):
+        corrupt(slim, turned, turned.sample(slim.shape, torch.Generator().manual_seed(1)))
