@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
+from robustmed_monai.transforms.head_contrast import CONTRASTS, Doubt, contrast_doubt
 from robustmed_monai.transforms.ood_statistics import Statistics, ood_reasons
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import SliceGeometry, filled_slices
@@ -76,6 +77,11 @@ class OODSlicesd(MapTransform):
             slices are in the mask. A number: only those are not assessed that are out at this tolerance.
         value_range: values of the stack that are 0 and 1 to the statistics.
         advice: what to do about a volume of which no slice is in distribution; added to its warnings.
+        contrast: that of the training images, "T1", "FLAIR" or "T2": an aligned head that looks like another
+            is out of distribution as a whole (``contrast_doubt``); None: nobody looks.
+
+    Raises:
+        ConfigError: for an unknown contrast.
 
     The mask is (1, X, Y, S), 1 in the slices that are assessed; `assessed_slices` lists these. Sentences
     about the whole image, and about voxels that are coarse for the network, are added to ``warnings``.
@@ -91,8 +97,12 @@ class OODSlicesd(MapTransform):
         refuse: bool | float = True,
         value_range: Sequence[float] = (0.0, 1.0),
         advice: str | None = None,
+        contrast: str | None = None,
     ) -> None:
         super().__init__(keys)
+        if contrast not in (None, *CONTRASTS):
+            raise ConfigError(f"contrast is {contrast!r}; choose one of {', '.join(CONTRASTS)}, or null.")
+        self.contrast = contrast
         self.tolerance = tolerance
         self.advice = advice
         self.refuse = refuse
@@ -114,6 +124,10 @@ class OODSlicesd(MapTransform):
         assessed = in_distribution(reasons) if self.refuse else index
         if not isinstance(self.refuse, bool):
             assessed = [i for i in index if not self._reasons(slices[i : i + 1], self.refuse)]
+        doubt = contrast_doubt(result[self.first_key(result)], self.contrast) if self.contrast else None
+        if doubt and doubt.sure:
+            reasons = {i: [doubt.sentence] for i in index}
+            assessed = [] if self.refuse else index
         mask[assessed] = 1
         placed = MetaTensor(mask.movedim(0, -1))
         if isinstance(stack, MetaTensor):
@@ -121,10 +135,18 @@ class OODSlicesd(MapTransform):
         warnings = [
             *result.get("warnings", []),
             *_coarse(stack),
-            *self._about_slices(slices, reasons, len(assessed)),
+            *self._about_contrast(doubt),
+            *([] if doubt and doubt.sure else self._about_slices(slices, reasons, len(assessed))),
         ]
         result |= {self.mask_key: placed, self.reasons_key: reasons, "assessed_slices": assessed}
         return {**result, "warnings": warnings}
+
+    def _about_contrast(self, doubt: Doubt | None) -> list[str]:
+        if doubt is None:
+            return []
+        refused = doubt.sure and self.refuse
+        end = ", so nothing is assessed (--contrast null does it all the same)" if refused else ""
+        return [f"{doubt.sentence}{end}"]
 
     def _about_slices(
         self, slices: torch.Tensor, reasons: Mapping[int, list[str]], assessed: int

@@ -32,7 +32,7 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
     Thresholds (`calibration`) must be numbers that fall while their false positive rates rise;
     `training_statistics` numbers with no empty range and no standard deviation below 0; `spacing` above 0 mm,
-    or none. What is known of a part of the weights is looked at as well.
+    or none; `contrast` T1, FLAIR, T2, or none. What is known of a part of the weights is looked at as well.
 
     Args:
         info: what lies beside the weights.
@@ -49,6 +49,8 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     if info.get("spacing") is not None:
         sides = info["spacing"] if isinstance(info["spacing"], list) else [info["spacing"]]
         faults["spacing"] = None if all(_is_number(s) and s > 0 for s in sides) else "is no size in mm"
+    if info.get("contrast") not in (None, "T1", "FLAIR", "T2"):
+        faults["contrast"] = f"is {info['contrast']!r}, none of T1, FLAIR and T2"
     for key, fault in faults.items():
         if fault:
             raise WeightsError(f"{path}: info '{key}' {fault}; fetch the weights again, or train anew.")
