@@ -128,8 +128,8 @@ def contrast_doubt(stack: Any, known: str) -> Doubt | None:
         None: "grey and white matter or fluid do not stand apart as they should",
     }
     return Doubt(
-        f"{likes[found]}: {levels.grey_like_white:.0%} of the grey matter is as bright as white matter, which "
-        f"is brighter than fluid in {levels.white_over_csf:.0%} of pairs; the weights know only {known}",
+        f"{likes[found]}: {levels.grey_like_white:.0%} of the grey matter is as bright as white matter, "
+        f"which is brighter than fluid in {levels.white_over_csf:.0%} of pairs; these weights know {known}",
         found is not None,
     )
 

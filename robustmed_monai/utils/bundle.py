@@ -95,7 +95,7 @@ def bundle_names() -> list[str]:
     return sorted({p.name for folder in folders for p in folder.glob("*") if _is_bundle(p)})
 
 
-def default_output_dir(bundle: str, task: str) -> str:
+def default_output_dir(bundle: str, task: str = "inference") -> str:
     """Return the absolute ``out/<bundle>/<task>`` below the working directory, outside of any bundle.
 
     Started inside ``bundles/<name>``, the folder that holds ``bundles`` takes that place.
