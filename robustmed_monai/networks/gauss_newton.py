@@ -51,7 +51,7 @@ def stationary_velocity(
         source, target = (_reduced(image, sides) for image in (moving, fixed))
         for _ in range(rounds):
             step = gauss_newton_step(source, target, integrate(velocity, _SQUARINGS), damping)
-            velocity = _blurred(velocity + step, smoothing)
+            velocity = blurred(velocity + step, smoothing)
     return _on_grid(velocity, shape)
 
 
@@ -69,7 +69,7 @@ def gauss_newton_step(moving: Tensor, fixed: Tensor, ddf: Tensor, damping: float
     slopes = torch.stack(torch.gradient(0.5 * (fixed + warped), dim=[2, 3, 4]), 1)
     squares = [(slopes[:, a] * slopes[:, b]).sum(1) for a, b in _AXES]
     errors = [(slopes[:, a] * residual).sum(1) for a in range(3)]
-    window = _blurred(torch.stack([*squares, *errors, residual.square().sum(1)], 1), 1.0)
+    window = blurred(torch.stack([*squares, *errors, residual.square().sum(1)], 1), 1.0)
     matrix = window[:, _ENTRIES].movedim(1, -1).unflatten(-1, (3, 3))
     weight = damping + 0.5 * window[:, 9]
     matrix = matrix + weight[..., None, None] * torch.eye(3).to(window)
@@ -93,14 +93,14 @@ def _on_grid(field: Tensor, shape: Sequence[int]) -> Tensor:
 def _reduced(image: Tensor, shape: Sequence[int]) -> Tensor:
     """An image on a coarser grid, blurred before it."""
     factor = image.shape[2] / shape[0]
-    return _resized(_blurred(image, 0.45 * (factor**2 - 1) ** 0.5) if factor > 1 else image, shape)
+    return _resized(blurred(image, 0.45 * (factor**2 - 1) ** 0.5) if factor > 1 else image, shape)
 
 
 def _resized(image: Tensor, shape: Sequence[int]) -> Tensor:
     return F.interpolate(image, size=list(shape), mode="trilinear", align_corners=True)
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
+def blurred(image: Tensor, sigma: float) -> Tensor:
     """A Gaussian blur along the three axes, the border going on as it is."""
     if sigma <= 0:
         return image

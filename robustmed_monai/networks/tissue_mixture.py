@@ -9,10 +9,15 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robustmed_monai.networks.gauss_newton import stationary_velocity
+from robustmed_monai.networks.gauss_newton import blurred, stationary_velocity
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
 from robustmed_monai.transforms.fields import integrate, warp
-from robustmed_monai.transforms.tissue_priors import deep_grey_region, tissue_priors, ventricle_region
+from robustmed_monai.transforms.tissue_priors import (
+    brainstem_region,
+    deep_grey_region,
+    tissue_priors,
+    ventricle_region,
+)
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
@@ -31,6 +36,15 @@ _LEAST_STD = 0.01
 # Deep grey matter: least share of grey matter in the template, above that of the capsule between the nuclei
 # (none up to the one share, all from the other).
 _DEEP, _NONE, _ALL = 0.9, 0.12, 0.27
+# Brainstem: share of its tissue that counts as white matter, as in atlases of regions.
+_STEM = 0.95
+# Rounds of the random field.
+_SETTLING = 5
+# Where cortex and white matter look alike, which they fully do at one mean: logarithms that white matter and
+# the outside gain; the share of a voxel between cortex and fluid by which fluid then begins earlier; how much
+# less fluid around a voxel (Gaussian, in voxels) than in the template speaks for white matter. Chosen on the
+# four heads that tools/results_heads.py calls seen.
+_WHITER, _OUTER, _FLUID, _DEPTH, _AROUND = 0.15, 2.0, 0.22, 6.0, 1.5
 # A bias field is a polynomial of this order, exp(-0.7) to exp(0.7), refitted every third round.
 _ORDER, _LIMIT, _EVERY, _VOXEL_STEP = 3, 0.7, 3, 7
 
@@ -42,6 +56,14 @@ class _Gaussians:
     weight: Tensor  # (8,) within the part
 
 
+@dataclass
+class _Fit:
+    where: Tensor  # (*S) bool: the N voxels that are looked at
+    values: Tensor  # (N,) without the bias field
+    gaussians: _Gaussians
+    found: Tensor  # (5, *S) probabilities of the parts
+
+
 class TissueMixture(nn.Module):
     """Segments brain tissues and ventricles of a head in the MNI152 frame by its own contrast.
 
@@ -50,8 +72,11 @@ class TissueMixture(nn.Module):
     probabilities. Expectation maximisation finds them for each head: no contrast is known beforehand. Those
     of the brain share one width, so that where two of them look alike the template decides. Then the template
     is bent to the tissues that were found (Gauss-Newton steps), coarsely and then finely, and after each pass
-    the mixture is fitted again under the bent template, the last time with a Markov random field. Fluid is
-    that of the ventricles where the bent template has theirs. It has no weights; the template is a buffer.
+    the mixture is fitted again under the bent template; last comes a Markov random field. The more cortex and
+    white matter look alike, as on FLAIR, the more that step leans towards white matter, fluid and what lies
+    outside, against cortex, and heeds how deep a voxel lies below the fluid. Fluid is that of the ventricles
+    where the bent template has theirs; the brainstem is white matter. It has no weights; the template is a
+    buffer.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -76,8 +101,8 @@ class TissueMixture(nn.Module):
         size: int = 112,
         spacing: float = 2.0,
         heights: Sequence[float] = (-72.0, 90.0),
-        rounds: Sequence[int] = (15, 12, 20),
-        neighbours: float = 0.15,
+        rounds: Sequence[int] = (15, 12, 14),
+        neighbours: float = 0.3,
         bending: int = 10,
         grids: Sequence[float] = (8.0, 4.0),
         white_share: float = 0.47,
@@ -101,9 +126,10 @@ class TissueMixture(nn.Module):
         deep = torch.from_numpy(deep_grey_region(frame.shape, affine))
         # A wide template first: the head is not bent yet.
         wide = tissue_priors(frame.shape, affine, 2.0, 3.0, 3.0, (0.15, 0.05, 0.02))
-        self.register_buffer("wide", _parts(torch.from_numpy(wide), deep), persistent=False)
+        stem = torch.from_numpy(brainstem_region(frame.shape, affine))
+        self.register_buffer("wide", _parts(torch.from_numpy(wide), deep, stem), persistent=False)
         sharp = torch.from_numpy(tissue_priors(frame.shape, affine))
-        self.register_buffer("sharp", _parts(sharp, deep), persistent=False)
+        self.register_buffer("sharp", _parts(sharp, deep, stem), persistent=False)
         self.inner: Tensor
         inner = torch.from_numpy(ventricle_region(frame.shape, affine))
         self.register_buffer("inner", inner[None], persistent=False)
@@ -136,29 +162,28 @@ class TissueMixture(nn.Module):
             nothing = torch.zeros(5, *image.shape).to(image)
             nothing[0] = 1
             return nothing.clamp_min(1e-6).log()
-        found = _fit(image, self.wide, self.rounds[0], 0.0, self.white_share)
-        template = torch.cat([self.sharp, self.inner])
+        fit = _fit(image, self.wide, self.rounds[0], self.white_share)
+        template = bent = torch.cat([self.sharp, self.inner])
         for number in range(1, len(self.grids) + 1):
-            bent = template
             if self.bending:
-                before, after = (_tissues(part)[None, 1:] for part in (self.sharp, found))
+                before, after = (_tissues(part)[None, 1:] for part in (self.sharp, fit.found))
                 how = self.spacing, self.grids[:number], self.bending
                 velocity = stationary_velocity(before, after, *how)
                 bent = warp(template[None], integrate(velocity, _SQUARINGS), padding_mode="border")[0]
-            neighbours = self.neighbours if number == len(self.grids) else 0.0
-            found = _fit(image, bent[:-1], self.rounds[number], neighbours, self.white_share)
-        found, inner = _tissues(found), bent[-1].clamp(0, 1)
+            fit = _fit(image, bent[:-1], self.rounds[number], self.white_share)
+        inner = bent[-1].clamp(0, 1)
+        found = _tissues(_settled(fit, bent[:-1], inner, self.neighbours, self.white_share))
         fluid = found[1]
         parts = [found[0], fluid * (1 - inner), found[2], found[3], fluid * inner]
         return torch.stack(parts).clamp_min(1e-6).log()
 
 
-def _parts(priors: Tensor, deep: Tensor) -> Tensor:
+def _parts(priors: Tensor, deep: Tensor, stem: Tensor) -> Tensor:
     """A template of tissues (4, *S) with its deep grey matter (*S) strengthened, and apart: (5, *S)."""
     outside, fluid, grey, white = priors
     tissue = grey + white
     deep = deep * ((grey / (tissue + 1e-3) - _NONE) / (_ALL - _NONE)).clamp(0, 1)
-    grey = torch.maximum(grey, _DEEP * deep * tissue)
+    grey = torch.maximum(grey, _DEEP * deep * tissue) * (1 - _STEM * stem)
     return torch.stack([outside, fluid, grey * (1 - deep), tissue - grey, grey * deep])
 
 
@@ -167,30 +192,60 @@ def _tissues(parts: Tensor) -> Tensor:
     return torch.stack([parts[0], parts[1], parts[2] + parts[4], parts[3]])
 
 
-def _fit(image: Tensor, prior: Tensor, rounds: int, neighbours: float, white_share: float) -> Tensor:
-    """Probabilities (5, *S) of the parts of an image (*S) under a template (5, *S)."""
+def _fit(image: Tensor, prior: Tensor, rounds: int, white_share: float) -> _Fit:
+    """The mixture of an image (*S) under a template (5, *S), by expectation maximisation."""
     where = prior[0] < _SURELY
-    values = image[where]
+    values = corrected = image[where]
     log_prior = prior[:, where].clamp_min(1e-6).log()
     basis = _polynomials(where)
     gaussians = _start(values, prior[:, where])
-    corrected = values
-    found = torch.zeros_like(prior)
-    found[0] = 1
     for number in range(rounds):
-        expected = log_prior
-        if neighbours and number >= rounds // 2:
-            near = _around(_tissues(found))[:, where]
-            # Deep grey matter is grey matter's neighbour.
-            expected = log_prior + neighbours * torch.cat([near, near[2:3]])
-        expected = _between(expected, gaussians, white_share)
-        shares = _responsibilities(corrected, gaussians, expected)
-        found[:, where] = _by_part(shares)
+        shares = _responsibilities(corrected, gaussians, _between(log_prior, gaussians, white_share))
         if number < rounds - 1:
             gaussians = _updated(corrected, shares)
             if number % _EVERY == _EVERY - 1:
                 corrected = values / _bias(values, shares, gaussians, basis)
+    found = torch.zeros_like(prior)
+    found[0] = 1
+    found[:, where] = _by_part(shares)
+    return _Fit(where, corrected, gaussians, found)
+
+
+def _settled(fit: _Fit, prior: Tensor, inner: Tensor, neighbours: float, white_share: float) -> Tensor:
+    """Probabilities (5, *S) of the parts under a template (5, *S) and a random field.
+
+    The Gaussians stay: a random field that took part in finding them would draw them together.
+    """
+    where, gaussians, found = fit.where, fit.gaussians, fit.found.clone()
+    alike = _alike(gaussians)
+    expected = _between(prior[:, where].clamp_min(1e-6).log(), gaussians, white_share)
+    expected[0] += _OUTER * alike
+    expected[1] += _FLUID * alike * _apart(gaussians, 0, 1)
+    expected[3] += _WHITER * alike
+    usual = _around_brain(prior, inner)
+    for _ in range(_SETTLING):
+        near = _around(_tissues(found))[:, where]
+        # Deep grey matter is grey matter's neighbour.
+        total = expected + neighbours * torch.cat([near, near[2:3]])
+        total[3] += _DEPTH * alike * (usual - _around_brain(found, inner))[where]
+        found[:, where] = _by_part(_responsibilities(fit.values, gaussians, total))
     return found
+
+
+def _apart(gaussians: _Gaussians, one: int, other: int) -> Tensor:
+    """Squared distance of two of the brain's Gaussians, in standard deviations; the brain has one width."""
+    means = gaussians.mean[_OUTSIDE:]
+    return ((means[one] - means[other]) / gaussians.std[-1]).square()
+
+
+def _alike(gaussians: _Gaussians) -> Tensor:
+    """How much cortex looks like white matter: 1 where both have one mean, 0.01 at three widths."""
+    return (-0.5 * _apart(gaussians, 1, 2)).exp()
+
+
+def _around_brain(parts: Tensor, inner: Tensor) -> Tensor:
+    """Share (*S) of outside and of fluid beyond the ventricles around each voxel, of parts (5, *S)."""
+    return blurred((parts[0] + parts[1] * (1 - inner))[None, None], _AROUND)[0, 0]
 
 
 def _start(values: Tensor, prior: Tensor) -> _Gaussians:
@@ -217,9 +272,8 @@ def _responsibilities(values: Tensor, gaussians: _Gaussians, expected: Tensor) -
 def _between(expected: Tensor, gaussians: _Gaussians, white_share: float) -> Tensor:
     """Logarithms (5, N) with which cortex and white matter part at a share of the way between the means."""
     # Of two Gaussians of one width; where both look alike there is nothing between them to part.
-    distance = (gaussians.mean[-2] - gaussians.mean[-3]) / gaussians.std[-2]
     moved = torch.zeros(5).to(expected)
-    moved[3] = (0.5 - white_share) * distance.square()
+    moved[3] = (0.5 - white_share) * _apart(gaussians, 1, 2)
     return expected + moved[:, None]
 
 

@@ -30,6 +30,12 @@ _DEEP = (
     ((20.0, -4.0, -1.0), (6.0, 9.0, 6.0)),
 )
 _BODY, _BODY_RADIUS, _BODY_SHARE = ((12.0, 12.0, 10.0), (15.0, 0.0, 20.0), (18.0, -12.0, 22.0)), 5.0, 0.8
+# Brainstem: midbrain, pons and medulla.
+_STEM = (
+    ((0.0, -24.0, -14.0), (17.0, 11.0, 11.0)),
+    ((0.0, -27.0, -31.0), (17.0, 14.0, 15.0)),
+    ((0.0, -38.0, -50.0), (11.0, 11.0, 18.0)),
+)
 # How much larger than drawn they may be, and how gradually they end, in half axes.
 _BEYOND, _FADE = 1.1, 0.08
 
@@ -132,15 +138,38 @@ def deep_grey_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
 
     Source: places of this module, drawn by hand on the template's map of grey matter.
     """
-    from scipy.special import expit
-
     points = world_points(shape, affine)
     sides = np.concatenate([np.abs(points[:1]), points[1:]])
-    region = _BODY_SHARE * _near_path(sides, _BODY, _BODY_RADIUS)
-    for middle, axes in _DEEP:
-        away = [(sides[k] - middle[k]) / axes[k] for k in range(3)]
+    body = _BODY_SHARE * _near_path(sides, _BODY, _BODY_RADIUS)
+    return np.asarray(np.maximum(body, _in_ellipsoids(sides, _DEEP)), np.float32)
+
+
+def brainstem_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[np.float32]:
+    """Where tissue of the MNI152 frame is that of the brainstem.
+
+    Args:
+        shape: (X, Y, Z).
+        affine: see ``tissue_priors``.
+
+    Returns:
+        (X, Y, Z) float32 in [0, 1]; neighbouring fluid lies within, too.
+
+    Source: places of this module, drawn by hand on the template.
+    """
+    return np.asarray(_in_ellipsoids(world_points(shape, affine), _STEM), np.float32)
+
+
+def _in_ellipsoids(
+    points: NDArray[np.float64], ellipsoids: Sequence[tuple[Sequence[float], Sequence[float]]]
+) -> NDArray[np.float64]:
+    """How much points (3, *S) lie within any of some ellipsoids (middle, half axes)."""
+    from scipy.special import expit
+
+    region = np.zeros(points.shape[1:])
+    for middle, axes in ellipsoids:
+        away = [(points[k] - middle[k]) / axes[k] for k in range(3)]
         region = np.maximum(region, expit((_BEYOND - np.linalg.norm(away, axis=0)) / _FADE))
-    return np.asarray(region, np.float32)
+    return region
 
 
 def _near_path(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
-from robustmed_monai.networks.tissue_mixture import TissueMixture
+from robustmed_monai.networks.tissue_mixture import TissueMixture, _alike, _Gaussians
 from robustmed_monai.transforms import AlignToTemplate
 from robustmed_monai.transforms.alignment import resample_to
+from robustmed_monai.transforms.tissue_priors import brainstem_region
 from robustmed_monai.utils.errors import ConfigError, ImageError, ImageShapeError
 
 FRAME: dict[str, Any] = {"size": 56, "spacing": 4.0, "heights": (-72.0, 88.0)}
@@ -73,6 +74,26 @@ def test_ventricles_are_the_fluid_in_the_middle() -> None:
     assert 3 < float((found == 4).sum()) * 4.0**3 / 1000 < 60, "ml"
     assert not (found == 4)[..., height > 45].any()
     assert (found == 1)[..., height > 45].any()
+
+
+def test_the_brainstem_is_white_matter() -> None:
+    """In the template, and in a head whose brainstem is no darker than its white matter."""
+    frame = AlignToTemplate(**FRAME)
+    stem = torch.from_numpy(brainstem_region(frame.shape, frame.affine.numpy())) > 0.5
+    tissue = mixture().sharp[2:, stem]
+    assert float((tissue[1] / tissue.sum(0)).mean()) > 0.85
+    image, labels = head()
+    inside = segmented(image.where(~stem | (labels < 2), image[0][labels == 3].mean()))[stem & (labels > 1)]
+    assert float((inside == 3).float().mean()) > 0.8
+
+
+def test_cortex_looks_like_white_matter_at_one_mean_alone() -> None:
+    mean = torch.tensor([0.0, 0.1, 0.2, 0.9, 0.1, 0.5, 0.5, 0.5])
+    std = torch.full((8,), 0.1)
+    apart = mean.clone()
+    apart[6] = 0.8
+    assert _alike(_Gaussians(mean, std, std)) == 1
+    assert float(_alike(_Gaussians(apart, std, std))) < 0.02
 
 
 def test_a_batch_is_its_heads_one_by_one() -> None:
