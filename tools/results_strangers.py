@@ -1,0 +1,124 @@
+"""RA trained on two data sets with random scanners, and what lights up in healthy heads of another scanner.
+
+    ROBUSTMED_DATA=... python tools/results_strangers.py [--output out/...]
+
+Trains RA's compact network on IXI and OASIS with the overlay `scanners`, one seed, and compares it with the
+shipped one, of IXI alone, on drawn lesions and on gliomas (tables `scanners`, `scanners_lgg`). The table
+`strangers`: the share of the brain above the threshold that 5 % of the pixels of healthy validation images
+pass, in 58 held-back slices of IXI (`ixi`) and in the 16 heads of `heads_2mm`, aligned (`heads`, 7 slices
+each); `heads_slices`: the share of those slices where it is more than three times the mean of IXI's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
+from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.inferers import MemoryInferer
+from robustmed_monai.inferers.ra import AnomalyMapInferer
+from robustmed_monai.metrics.bootstrap import bootstrap_mean
+from robustmed_monai.metrics.feature_memory import load_memory
+from robustmed_monai.metrics.ra import load_detector
+from robustmed_monai.metrics.result import Result, summarize
+from robustmed_monai.networks import ReversedAutoEncoder
+from robustmed_monai.transforms import (
+    AlignToTemplate,
+    AlignToTemplated,
+    LoadCheckedImaged,
+    ScaleForegroundd,
+    VolumeToSlicesd,
+)
+from robustmed_monai.transforms.brain_only import template_brain
+from robustmed_monai.utils.provenance import data_digest, provenance, write_results
+from robustmed_monai.utils.weights import load_info
+from tools.results_common import keep, log, options, train
+from tools.results_maps import SPACING
+from tools.results_maps import WEIGHTS as MEMORY
+from tools.results_memory import prepare
+from tools.results_ra import evaluate
+
+SHIPPED = "bundles/ra/models/model.pt"
+HEIGHTS, STEP, MARGIN = (18.0, 30.0), 2.0, 4.0
+EPOCHS = 30
+Detector = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
+
+def detectors(trained: str) -> dict[str, tuple[Detector, float]]:
+    """Rows: detector and threshold."""
+    network = partial(ReversedAutoEncoder, 1, 128, (8, 16, 32, 64, 64), 128, "batch")
+    ra = {"RA, IXI": SHIPPED, "RA, IXI and OASIS, random scanners": trained}
+    found = {row: (load_detector(file, network(), AnomalyMapInferer()), file) for row, file in ra.items()}
+    found["feature memory"] = (load_memory(MEMORY, MemoryInferer()), MEMORY)
+    return {
+        row: (d, load_info(file)["calibration"]["thresholds"]["0.05"]) for row, (d, file) in found.items()
+    }
+
+
+def held_back(folder: Path) -> list[torch.Tensor]:
+    """Healthy test slices of IXI, (1, 1, X, Y) each, as the tables read them."""
+    cut = VolumeToSlicesd("image", size=128, spacing=SPACING)
+    read = Compose([LoadCheckedImaged("image", channels=1), ScaleForegroundd("image", percentile=99.5), cut])
+    healthy = [item for item in load_datalist(str(folder), "test") if item["healthy"]]
+    return [torch.as_tensor(read({"image": item["image"]})["image"]).movedim(-1, 0) for item in healthy]
+
+
+def aligned(files: list[Path]) -> list[torch.Tensor]:
+    """Heads as slices (S, 1, X, Y) in the frame, by the steps of the overlay `whole_head`."""
+    align = AlignToTemplated("image", 128, SPACING, HEIGHTS, STEP, on_failure="warn")
+    read = Compose(
+        [LoadCheckedImaged("image", channels=1), align, ScaleForegroundd("image", percentile=90.0)]
+    )
+    return [torch.as_tensor(read({"image": str(file)})["image"]).movedim(-1, 0) for file in files]
+
+
+def shares(
+    detector: Detector, threshold: float, images: list[torch.Tensor], brain: torch.Tensor
+) -> torch.Tensor:
+    """Share of the brain (S, 1, X, Y) above the threshold, (images, S)."""
+    with torch.no_grad():
+        maps = torch.stack([detector(image)["anomaly_map"] for image in images])
+    return ((maps > threshold) & brain).flatten(2).sum(2) / brain.flatten(1).sum(1)
+
+
+def measured(trained: str, slices: list[torch.Tensor], heads: list[torch.Tensor]) -> list[dict[str, Any]]:
+    """Rows of the table."""
+    align = AlignToTemplate(128, SPACING, HEIGHTS, STEP)
+    brain = template_brain(align.shape, align.affine, MARGIN).movedim(-1, 0)[:, None]
+    middle = brain[len(brain) // 2][None]
+    found = {}
+    for row, (detector, threshold) in detectors(trained).items():
+        own, strange = (shares(detector, threshold, x, b) for x, b in ((slices, middle), (heads, brain)))
+        many = (strange > 3 * own.mean()).float()
+        columns = {"ixi": own, "heads": strange, "heads_slices": many}
+        found[row] = [Result({k: bootstrap_mean(v.mean(1)) for k, v in columns.items()})]
+    return summarize(found)
+
+
+def main() -> None:
+    """Run all steps."""
+    chosen = options("ra", __doc__)
+    data = prepare(chosen.source, chosen.output, ("ixi", "frame", "lgg"))
+    settings = {"dataset_dir": data["frame"], "seed": 0, "amp": True, "max_epochs": EPOCHS, "val_interval": 4}
+    trained = train(chosen.output / "frame" / "RA-0", "ra", ["train", "ixi", "scanners"], **settings)
+    weights = {"RA, IXI": [SHIPPED], "RA, IXI and OASIS, random scanners": [trained]}
+    for table, test in (("scanners", "ixi"), ("scanners_lgg", "lgg")):
+        places = {"dataset_dir": data["ixi"], "test_dir": data[test], "seeds": [0]}
+        evaluate(table, [], weights, chosen.output, **places)
+    files = sorted((chosen.source / "heads_2mm/t1").glob("*.nii.gz"))
+    rows = measured(trained, held_back(data["ixi"]), aligned(files))
+    digests = [{"name": "heads_2mm", "sha256": data_digest(files), "split": "test"}]
+    path = write_results(chosen.output / "strangers.json", rows, provenance(data=digests))
+    keep("ra", path)
+    log.info("wrote %s", path)
+
+
+if __name__ == "__main__":
+    main()
