@@ -1,7 +1,8 @@
-"""Which contrast an aligned head has, by how bright its tissues are where the template has them."""
+"""Which contrast a head has, by how bright its tissues are where the template has them."""
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmed_monai.transforms.align_to_template import placement_of
+from robustmed_monai.transforms.align_to_template import AlignmentWarning, AlignToTemplate, placement_of
 from robustmed_monai.transforms.tissue_priors import tissue_priors
+from robustmed_monai.transforms.volume_slices import has_voxel_size
 
 CONTRASTS = ("T1", "FLAIR", "T2")
 
@@ -23,8 +25,10 @@ _FLUID, _NEAR, _BRIGHT = 0.3, 0.2, 1.4
 # White matter is brighter than CSF in fewer pairs (T2) or in more (T1, FLAIR); between nothing is said.
 _BELOW, _ABOVE = 0.4, 0.6
 # In T1 less of the grey matter is as bright as white matter, in FLAIR more; between nobody can be sure. Set
-# between virtual subjects and four T1 heads, and four FLAIR heads (tools/results_contrast.py).
+# between virtual subjects and 16 T1 heads, and 16 FLAIR heads (tools/results_contrast.py).
 _APART, _ALIKE = 0.46, 0.52
+# Where a volume that lies in no frame is looked at: size, spacing, heights and step, see ``AlignToTemplate``.
+_FRAME = (128, 1.8203125, (18.0, 30.0), 2.0)
 # Bins between half the brightness of white matter and all of it, and the spread of the smoothing over them.
 _BINS, _SMOOTH = 60, 4.0
 
@@ -103,17 +107,22 @@ class Doubt(NamedTuple):
     sure: bool
 
 
-def contrast_doubt(stack: Any, known: str) -> Doubt | None:
-    """Find out whether an aligned head has another contrast than the one that is known.
+def contrast_doubt(stack: Any, known: str, align: bool = False) -> Doubt | None:
+    """Find out whether a head has another contrast than the one that is known.
 
     Args:
         stack: (C, X, Y, S), as ``AlignToTemplate`` made it, scaled and clipped or not.
         known: one of ``CONTRASTS``.
+        align: a volume with a background of 0 that lies in no frame is aligned first (seconds).
 
     Returns:
-        The doubt; None where nothing speaks against the contrast, and for what lies in no frame: of a slice
+        The doubt; None where nothing speaks against the contrast, and for pictures and single slices: of one
         of unknown height too little is sure.
     """
+    if placement_of(stack) is None and align and has_voxel_size(stack) and stack.shape[-1] > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AlignmentWarning)
+            stack = AlignToTemplate(*_FRAME, on_failure="warn")(stack)
     if placement_of(stack) is None:
         return None
     plain = torch.as_tensor(stack).as_subclass(torch.Tensor).float().mean(0).cpu().numpy()

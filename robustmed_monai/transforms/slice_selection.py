@@ -77,8 +77,8 @@ class OODSlicesd(MapTransform):
             slices are in the mask. A number: only those are not assessed that are out at this tolerance.
         value_range: values of the stack that are 0 and 1 to the statistics.
         advice: what to do about a volume of which no slice is in distribution; added to its warnings.
-        contrast: that of the training images, "T1", "FLAIR" or "T2": an aligned head that looks like another
-            is out of distribution as a whole (``contrast_doubt``); None: nobody looks.
+        contrast: that of the training images, "T1", "FLAIR" or "T2": a head that looks like another is out of
+            distribution as a whole (``contrast_doubt``); None: nobody looks.
 
     Raises:
         ConfigError: for an unknown contrast.
@@ -124,7 +124,7 @@ class OODSlicesd(MapTransform):
         assessed = in_distribution(reasons) if self.refuse else index
         if not isinstance(self.refuse, bool):
             assessed = [i for i in index if not self._reasons(slices[i : i + 1], self.refuse)]
-        doubt = contrast_doubt(result[self.first_key(result)], self.contrast) if self.contrast else None
+        doubt = contrast_doubt(stack, self.contrast, bool(assessed)) if self.contrast else None
         if doubt and doubt.sure:
             reasons = {i: [doubt.sentence] for i in index}
             assessed = [] if self.refuse else index

@@ -221,6 +221,7 @@ class TestWeights:
             pytest.skip("bundles/ra/models/model.pt is not there: no weights ship yet")
         info = load_info(model)
         assert {"calibration", "training_statistics", "provenance"} <= set(info)
+        assert info["contrast"] == "T1"
         assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
         network = _load(configs.parents[1])
         assert isinstance(network, ReversedAutoEncoder)

@@ -58,6 +58,7 @@ class TestOutputs:
     def test_weights_bring_what_applying_them_needs(self, trained: Path, tiny: Overrides) -> None:
         info = load_info(trained / "model.pt")
         assert info["metric"] == "val_l1"
+        assert info["contrast"] is None, "own images may be of any contrast, and none of them is refused"
         assert info["epoch"] in (3, 4), "validations of the warm-up do not count"
         assert set(info["calibration"]["thresholds"]) == {"0.01", "0.02", "0.05"}
         assert info["calibration"]["pixels"] == 4 * 32 * 32

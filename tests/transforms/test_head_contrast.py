@@ -19,6 +19,7 @@ from robustmed_monai.transforms.head_contrast import (
     tissue_levels,
 )
 from robustmed_monai.transforms.tissue_priors import tissue_priors
+from robustmed_monai.transforms.volume_slices import VolumeToSlices
 from robustmed_monai.utils.errors import ConfigError
 
 # CSF, grey and white matter.
@@ -129,3 +130,39 @@ def test_nothing_is_said_of_what_lies_in_no_frame_or_is_empty(
     assert contrast_doubt(stacks["FLAIR"].as_tensor(), "T1") is None
     assert tissue_levels(np.zeros(priors.shape[1:], np.float32), priors) is None
     assert tissue_levels(np.ones((96, 96, 7), np.float32), 0 * priors) is None
+
+
+def turned(volume: NDArray[Any], name: str) -> MetaTensor:
+    """The same head on another grid."""
+    affine = AFFINE.copy()
+    if name == "sagittal":
+        volume, affine = volume.transpose(1, 2, 0)[::-1, :, ::-1], affine[:, [1, 2, 0, 3]]
+        affine[:, 3] += affine[:, 0] * (volume.shape[0] - 1) + affine[:, 2] * (volume.shape[2] - 1)
+        affine[:, [0, 2]] *= -1
+    if name == "thick":
+        volume = volume[:, :, : 2 * (volume.shape[2] // 2)]
+        volume = (volume[:, :, ::2] + volume[:, :, 1::2]) / 2
+        affine[:, 3] += affine[:, 2] / 2
+        affine[:, 2] *= 2
+    return MetaTensor(torch.from_numpy(volume.copy())[None].float(), affine=torch.from_numpy(affine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", ["as it is", "sagittal", "thick"])
+def test_volumes_have_the_same_verdict_on_every_grid_and_without_a_frame(grid: str) -> None:
+    subject = virtual_subject(7, 3)
+    flair = gaussian_filter(np.array([0.0, *PAINTED["FLAIR"]])[subject.labels], 0.5)
+    # As bright outside of the brain as the subject, so that there is a head to align.
+    flair = np.where(subject.labels > 0, flair, 0.8 * subject.image).astype(np.float32)
+    check = OODSlicesd("image", None, contrast="T1")
+    for image, assessed in ((subject.image, True), (flair, False)):
+        cut = VolumeToSlices(128, 1.8)(turned(image, grid))
+        found = check({"image": cut})
+        assert bool(found["assessed_slices"]) == assessed, found["warnings"]
+
+
+def test_a_single_slice_and_a_picture_are_not_looked_at() -> None:
+    image = np.where(virtual_subject(7, 3).labels == 3, 0.3, 0.9).astype(np.float32)
+    check = OODSlicesd("image", None, contrast="T1")
+    for stack in (torch.from_numpy(image)[None, ..., 40:42], turned(image[..., 40:41], "as it is")):
+        assert check({"image": stack})["assessed_slices"]

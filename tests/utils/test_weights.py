@@ -337,6 +337,7 @@ def test_the_metadata_of_a_bundle_give_the_digest_where_no_json_does(tmp_path: P
         ({"calibration": {"thresholds": {"5": 0.1}}}, "'calibration' has thresholds that are no numbers"),
         ({"calibration": {"thresholds": {"low": 0.1}}}, "'calibration' names false positive rates"),
         ({"calibration": {"thresholds": {"0.01": 0.2, "0.05": 1e9}}}, "do not fall with the rate"),
+        ({"contrast": "t1w"}, "'contrast' is 't1w', none of T1, FLAIR and T2"),
         ({"training_statistics": [1]}, "'training_statistics' is a list"),
         ({"training_statistics": {"brightness": {"mean": None}}}, "'brightness' that is not made of numbers"),
         ({"training_statistics": {"brightness": {"mean": 0.5, "std": -1}}}, "a standard deviation below 0"),
