@@ -130,12 +130,15 @@ class ResizedInferer(Inferer):
     Args:
         inferer: called with images and the network; returns a dictionary of images.
         image_size: side in pixels that it is given.
+        sigma: standard deviation, in pixels of the image, of the Gaussian that smooths "anomaly_map"; 0
+            leaves it as it is.
     """
 
-    def __init__(self, inferer: Callable[..., Scores], image_size: int) -> None:
+    def __init__(self, inferer: Callable[..., Scores], image_size: int, sigma: float = 0.0) -> None:
         super().__init__()
         self.inferer = inferer
         self.image_size = image_size
+        self.sigma = sigma
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
@@ -143,7 +146,10 @@ class ResizedInferer(Inferer):
         """Bring images (B, C, X, Y) in [0, 1] to the size, and what comes out back to theirs."""
         image = unit_range(torch.as_tensor(inputs), "ResizedInferer").float()
         found = self.inferer(_resized(image, (self.image_size, self.image_size)), network, *args, **kwargs)
-        return {key: _resized(value, image.shape[-2:]) for key, value in found.items()}
+        resized = {key: _resized(value, image.shape[-2:]) for key, value in found.items()}
+        if self.sigma:
+            resized["anomaly_map"] = gaussian_blur(resized["anomaly_map"], self.sigma)
+        return resized
 
 
 def _resized(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

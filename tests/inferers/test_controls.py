@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from robustmed_monai.inferers.controls import (
     MeanImageControl,
     PCAControl,
+    ResizedInferer,
     ZScoreControl,
     head_area,
     intensity,
@@ -104,6 +106,19 @@ def test_the_z_score_counts_in_spreads() -> None:
     image[..., 6, 6] = control.mean[..., 6, 6] + 0.4
     expected = 0.4 / float(training[:, 0, 6, 6].std(correction=0))
     assert float(control(image)["anomaly_map"][0, 0, 6, 6]) == pytest.approx(expected, rel=1e-4)
+
+
+def _same(image: Tensor, network: torch.nn.Module) -> dict[str, Tensor]:
+    return {"pred": network(image), "anomaly_map": network(image)}
+
+
+def test_a_map_of_another_size_is_smoothed_at_the_size_of_the_image() -> None:
+    image = torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(4))
+    network = torch.nn.Identity()
+    plain, smooth = (ResizedInferer(_same, 12, sigma)(image, network) for sigma in (0.0, 2.0))
+    assert torch.equal(plain["pred"], smooth["pred"])
+    expected = gaussian_filter(plain["anomaly_map"].numpy(), (0, 0, 2, 2), mode="reflect")
+    assert smooth["anomaly_map"].numpy() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("control", [ZScoreControl, PCAControl])
