@@ -104,8 +104,8 @@ def _items(
         # Rows and columns of a picture, as its axes x and y.
         pixels = nose_up(data["image"][row].T.astype(np.float32))
         placed = scale(align(torch.from_numpy(pixels)[None])).as_subclass(torch.Tensor)
-        item = {"image": out.image(f"{subject}_{level:02d}", placed[0, ..., 0].numpy()), "healthy": True}
-        items.append({**item, "subject": subject, "level": level})
+        picture = out.image(f"{subject}_{level:02d}", placed[0, ..., 0].numpy(), of_volume=True)
+        items.append({"image": picture, "healthy": True, "subject": subject, "level": level})
     return items
 
 

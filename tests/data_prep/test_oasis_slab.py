@@ -9,6 +9,7 @@ from PIL import Image
 
 from robustmed_monai.data_prep.oasis_slab import prepare
 from robustmed_monai.transforms.align_to_template import HEAD_BOX
+from robustmed_monai.transforms.image_readers.picture import SCALED_AS_VOLUME
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -36,7 +37,9 @@ def test_heads_lie_in_the_frame_nose_up(source: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert [len(content[s]) for s in ("training", "validation", "test")] == [4, 2, 0]
     item = content["training"][0]
-    image = np.asarray(Image.open(path.parent / item["image"])).astype(float)
+    picture = Image.open(path.parent / item["image"])
+    assert SCALED_AS_VOLUME[0] in picture.info
+    image = np.asarray(picture).astype(float)
     assert image.shape == (128, 128)
     spacing = 233 / 128
     for axis, ends in enumerate(HEAD_BOX):

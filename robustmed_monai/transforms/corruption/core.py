@@ -60,20 +60,24 @@ def corrupt(images: Tensor, corruption: Corruption, params: Params) -> Tensor:
     return changed.to(images.dtype)
 
 
-def ready_images(images: Tensor, corruption: Corruption) -> Tensor:
+def ready_images(images: Tensor, corruption: Corruption, *, batched: bool = True) -> Tensor:
     """Images as every corruption takes them: see ``unit_range``.
 
     Args:
         images: (B, C, X, Y[, Z]), float in [0, 1]; uint8 and uint16 are divided by their white.
         corruption: what they are for.
+        batched: False for one image with an axis put before it, which an error does not show.
 
     Raises:
         ImageShapeError: when the corruption has no meaning for this number of axes.
         ImageError: as ``unit_range``.
     """
     if images.ndim - 2 not in corruption.spatial_dims:
+        shape, axes = tuple(images.shape), "(B, C, spatial axes)"
+        if not batched:
+            shape, axes = shape[1:], "(C, spatial axes)"
         raise ImageShapeError(
-            f"{corruption.name}: images of shape {tuple(images.shape)}; it takes (B, C, spatial axes) with "
+            f"{corruption.name}: images of shape {shape}; it takes {axes} with "
             f"{' or '.join(map(str, corruption.spatial_dims))} spatial axes."
         )
     return unit_range(images, corruption.name)

@@ -51,7 +51,7 @@ class RandCorruption(SeededTransform):
         """
         if randomize:
             self.randomize()
-        image = ready_images(convert_to_tensor(img, track_meta=False)[None], self.corruption)
+        image = ready_images(convert_to_tensor(img, track_meta=False)[None], self.corruption, batched=False)
         if self._do_transform:
             params = self.corruption.sample(image.shape, self.generator())
             image = corrupt(image, self.corruption, params)

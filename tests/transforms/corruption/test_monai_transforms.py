@@ -196,3 +196,10 @@ def test_wrong_images_are_told() -> None:
     images = torch.zeros(1, 1, 8, 8, dtype=torch.int64)
     with pytest.raises(ImageError, match=r"torch\.int64"):
         corrupt(images, blur, blur.sample(images.shape, torch.Generator()))
+
+
+@pytest.mark.parametrize("image", [np.zeros((28, 28), np.float32), torch.zeros(28, 28)])
+def test_an_error_names_the_shape_that_was_given(image: Any) -> None:
+    transform = RandCorruptiond("image", gaussian_blur(3), prob=1.0)
+    with pytest.raises(ImageShapeError, match=r"shape \(28, 28\); it takes \(C, spatial axes\) with 2"):
+        transform({"image": image})
