@@ -8,10 +8,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.utils.files import read_json
+from robustmed_monai.utils.weights import load_info
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +66,14 @@ def test_what_is_no_head_is_not_assessed(repository: Path, tmp_path: Path) -> No
     found: Any = nib.load(tmp_path / "out/noise/anomaly_map.nii.gz")
     assert not np.asarray(found.dataobj).any()
     assert not list((tmp_path / "out/noise").glob("*.png"))
+
+
+def test_a_strangers_head_meets_the_weights_that_saw_random_scanners(repository: Path) -> None:
+    configs = repository / "bundles/ra/configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / "inference.json"), str(configs / "whole_head.json")])
+    weights = Path(parser.get_parsed_content("weights"))
+    assert weights.name == "scanners.pt"
+    info = load_info(weights)
+    assert "scanners.json" in info["provenance"]["command"]
+    assert info["spacing"] == load_info(weights.with_name("model.pt"))["spacing"]
