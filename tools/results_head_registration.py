@@ -53,6 +53,7 @@ def head(name: str, contrast: str) -> tuple[torch.Tensor, Array]:
     return _carried(name, contrast, None)
 
 
+@cache
 def placed(moving: str, fixed: str, start: str) -> tuple[torch.Tensor, Array]:
     """A T1 in the frame as ``head`` says, or aligned to a FLAIR there ("pair")."""
     if start == "template":
