@@ -46,9 +46,11 @@ _FILLED = (0.55, 0.92)
 
 
 class AlignmentWarning(UserWarning):
-    """An image is not aligned to the template; the message says why."""
+    """An image is not aligned to the template, or lies otherwise than its file says; the message says how."""
 
 
+# Degrees by which left and right of a head are turned where its file tells its orientation wrongly.
+_TURNED = 25.0
 # Values below 0 that interpolation leaves, as a share of the largest.
 _OVERSHOOT = 0.1
 
@@ -170,6 +172,13 @@ class AlignToTemplate(InvertibleTransform):
         found = align_head(plain.mean(0).cpu().numpy(), affine.numpy())
         if found.doubt is not None:
             return self._refused(image, found.doubt)
+        if found.turn > _TURNED:
+            warnings.warn(
+                f"the head is turned by {found.turn:.0f} degrees against what its file says; look at the "
+                "orientation, and at left and right",
+                AlignmentWarning,
+                stacklevel=3,
+            )
         world = torch.as_tensor(found.matrix)
         return Placement(tuple(plain.shape[1:]), torch.linalg.inv(affine) @ world @ self.affine)
 

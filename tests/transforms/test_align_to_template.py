@@ -14,7 +14,7 @@ from monai.transforms import Compose, Invertd
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.transforms import AlignmentWarning, AlignToTemplate, AlignToTemplated
-from robustmed_monai.transforms.align_to_template import HEAD_BOX
+from robustmed_monai.transforms.align_to_template import HEAD_BOX, Placement
 from robustmed_monai.transforms.head_alignment import HeadAlignment, align_head
 from robustmed_monai.transforms.template_head import CENTRE, template_head
 from robustmed_monai.transforms.volume_slices import foreground_box
@@ -61,6 +61,24 @@ def test_any_orientation_gives_the_same_alignment(axcodes: str) -> None:
     assert off_by(found.matrix, aligned().matrix) < 1.5
 
 
+@pytest.mark.parametrize("degrees", [180, *(pytest.param(turn, marks=pytest.mark.slow) for turn in (90, 45))])
+def test_a_head_that_its_file_turns_is_found_and_said(degrees: int) -> None:
+    turn = np.eye(4)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    image = MetaTensor(head().as_tensor(), affine=torch.from_numpy(turn @ AFFINE))
+    with pytest.warns(AlignmentWarning, match="the head is turned by") as said:
+        found = AlignToTemplate(heights=(0, 60)).place(image)
+    assert float(str(said[0].message).split("turned by ")[1].split()[0]) == pytest.approx(degrees, abs=8)
+    assert isinstance(found, Placement)
+    assert found.matrix is not None
+    there = AlignToTemplate(heights=(0, 60)).place(head())
+    assert isinstance(there, Placement)
+    assert there.matrix is not None
+    # In voxels of the image: the same head lies in the frame as before.
+    assert float((found.matrix - there.matrix)[:3, :3].abs().max()) < 0.06
+
+
 def test_another_position_contrast_and_thick_slices_give_the_same_place() -> None:
     moved = np.eye(4)
     angle = 0.2
@@ -100,7 +118,7 @@ def test_the_same_image_gives_the_same_bits() -> None:
     assert np.array_equal(align_head(head()[0].numpy(), AFFINE).matrix, aligned().matrix)
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "ball"])
+@pytest.mark.parametrize("kind", ["empty", "noise", pytest.param("ball", marks=pytest.mark.slow)])
 def test_what_is_no_head_is_refused(kind: str) -> None:
     points = np.stack(np.meshgrid(*[np.arange(-80.0, 80, 4)] * 3, indexing="ij"))
     noise = np.random.default_rng(0).random(points.shape[1:])
