@@ -84,10 +84,11 @@ def align_head(image: npt.NDArray[Any], affine: npt.ArrayLike) -> HeadAlignment:
         The alignment; where it has a ``doubt`` its matrix is of no use.
     """
     values = np.clip(np.asarray(image, np.float32), 0, None)
-    found = _aligned(values, np.asarray(affine, np.float64), _PITCHES)
+    given: Matrix = np.asarray(affine, np.float64)
+    found = _aligned(values, given, _PITCHES)
     for degrees in (*_BACK_TO_FRONT, *(_OTHER_WAYS if found.doubt else ())):
         turn = _about_vertical(degrees)
-        other = _aligned(values, turn @ affine, (0.0,))
+        other = _aligned(values, turn @ given, (0.0,))
         if other.doubt is None and (found.doubt is not None or other.information > found.information):
             found = replace(other, matrix=turn.T @ other.matrix)
     return found
