@@ -82,7 +82,7 @@ NOT_RUN = {
     r"robustmed (audit|run)( .*)?|python tools/audit_\w+\.py.*": "tests/audit",
     r"robustmed stress( .*)?": "tests/apps/stress",
     r"python tools/format_configs\.py.*": "`make lint` checks what it does",
-    r"python tools/results_\w+\.py.*": "takes hours; tests/tools",
+    r"python (-W ignore )?tools/results_\w+\.py.*": "takes hours; tests/tools",
     r".*onnx\.json|.* onnx_export .*": "tests/bundles/test_export.py",
     r"(srun )?(torchrun|python -m torch\.distributed\.run) .*|srun .*": (
         "tests/reliability/test_distributed.py starts several processes; keys and files are checked here"
