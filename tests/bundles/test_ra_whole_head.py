@@ -68,7 +68,7 @@ def test_what_is_no_head_is_not_assessed(repository: Path, tmp_path: Path) -> No
     assert not list((tmp_path / "out/noise").glob("*.png"))
 
 
-def test_a_strangers_head_meets_the_weights_that_saw_random_scanners(repository: Path) -> None:
+def test_a_whole_head_meets_the_weights_that_saw_random_scanners(repository: Path) -> None:
     configs = repository / "bundles/ra/configs"
     parser = ConfigParser()
     parser.read_config([str(configs / "inference.json"), str(configs / "whole_head.json")])

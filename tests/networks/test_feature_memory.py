@@ -93,9 +93,9 @@ def test_a_weight_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_what_differs_from_its_other_side_stands_out(images: Tensor) -> None:
     """Far from the memory everywhere, as on another scanner, it is the lesion that the other side lacks."""
-    strange = 1 - (images[:1] + images[:1].flip(2)) / 2
-    strange[:, :, 2:6, 6:10] = images[1:2, :, 2:6, 6:10]
-    alone, both = (_memory(images[2:], other_side=w, reach=0)(strange)[0, 0] for w in (0.0, 0.5))
+    other = 1 - (images[:1] + images[:1].flip(2)) / 2
+    other[:, :, 2:6, 6:10] = images[1:2, :, 2:6, 6:10]
+    alone, both = (_memory(images[2:], other_side=w, reach=0)(other)[0, 0] for w in (0.0, 0.5))
     rest = torch.ones(16, 16, dtype=torch.bool)
     rest[:, 2:14] = False  # 3 x 3 means and interpolation reach so far
     assert torch.allclose(both[rest], alone[rest] / 2, atol=1e-3), "the two sides are one"

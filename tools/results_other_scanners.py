@@ -1,12 +1,12 @@
 """RA trained on two data sets with random scanners, and what lights up in healthy heads of another scanner.
 
-    ROBUSTMED_DATA=... python tools/results_strangers.py [--output out/...]
+    ROBUSTMED_DATA=... python tools/results_other_scanners.py [--output out/...]
 
 Trains RA's compact network on IXI and OASIS with the overlay `scanners`, one seed, and compares it with the
 shipped one, of IXI alone, on drawn lesions and on gliomas (tables `scanners`, `scanners_lgg`). The table
-`strangers`: the share of the brain above the threshold that 5 % of the pixels of healthy validation images
-pass, in 58 held-back slices of IXI (`ixi`) and in the 16 heads of `heads_2mm`, aligned (`heads`, 7 slices
-each); `heads_slices`: the share of those slices where it is more than three times the mean of IXI's.
+`other_scanners`: the share of the brain above the threshold that 5 % of the pixels of healthy validation
+images pass, in 58 held-back slices of IXI (`ixi`) and in the 16 heads of `heads_2mm`, aligned (`heads`, 7
+slices each); `heads_slices`: the share of those slices where it is more than three times the mean of IXI's.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def measured(trained: str, slices: list[torch.Tensor], heads: list[torch.Tensor]
     middle = brain[len(brain) // 2][None]
     found = {}
     for row, (detector, threshold) in detectors(trained).items():
-        own, strange = (shares(detector, threshold, x, b) for x, b in ((slices, middle), (heads, brain)))
-        many = (strange > 3 * own.mean()).float()
-        columns = {"ixi": own, "heads": strange, "heads_slices": many}
+        own, others = (shares(detector, threshold, x, b) for x, b in ((slices, middle), (heads, brain)))
+        many = (others > 3 * own.mean()).float()
+        columns = {"ixi": own, "heads": others, "heads_slices": many}
         found[row] = [Result({k: bootstrap_mean(v.mean(1)) for k, v in columns.items()})]
     return summarize(found)
 
@@ -115,7 +115,7 @@ def main() -> None:
     files = sorted((chosen.source / "heads_2mm/t1").glob("*.nii.gz"))
     rows = measured(trained, held_back(data["ixi"]), aligned(files))
     digests = [{"name": "heads_2mm", "sha256": data_digest(files), "split": "test"}]
-    path = write_results(chosen.output / "strangers.json", rows, provenance(data=digests))
+    path = write_results(chosen.output / "other_scanners.json", rows, provenance(data=digests))
     keep("ra", path)
     log.info("wrote %s", path)
 
