@@ -37,8 +37,8 @@ from robustmed_monai.transforms.tissue_priors import tissue_priors
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log
+from tools.results_other_scanners import HEIGHTS, STEP
 
-HEIGHTS, STEP = (18.0, 30.0), 2.0
 FRAMES = {
     name: AlignToTemplate(*size, HEIGHTS, STEP, on_failure="warn")
     for name, size in {"ra": (128, 1.8203125), "pchvae": (64, 3.640625)}.items()

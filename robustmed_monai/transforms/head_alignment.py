@@ -84,11 +84,14 @@ def align_head(image: npt.NDArray[Any], affine: npt.ArrayLike) -> HeadAlignment:
         The alignment; where it has a ``doubt`` its matrix is of no use.
     """
     values = np.clip(np.asarray(image, np.float32), 0, None)
-    given: Matrix = np.asarray(affine, np.float64)
-    found = _aligned(values, given, _PITCHES)
+    try:
+        coarse, fine = (_on_grid(to_itk(values, affine), step) for step in (_COARSE, _FINE))
+    except (RuntimeError, ImageError) as error:
+        return _not_found(error)
+    found = _aligned(coarse, fine, _PITCHES)
     for degrees in (*_BACK_TO_FRONT, *(_OTHER_WAYS if found.doubt else ())):
         turn = _about_vertical(degrees)
-        other = _aligned(values, turn @ given, (0.0,))
+        other = _aligned(_turned(coarse, turn), _turned(fine, turn), (0.0,))
         if other.doubt is None and (found.doubt is not None or other.information > found.information):
             found = replace(other, matrix=turn.T @ other.matrix)
     return found
@@ -101,18 +104,31 @@ def _about_vertical(degrees: float) -> Matrix:
     return turn
 
 
-def _aligned(values: npt.NDArray[Any], affine: Matrix, pitches: Sequence[float]) -> HeadAlignment:
+def _turned(image: Any, turn: Matrix) -> Any:
+    """The same voxels turned about the vertical, which ITK's world shares with ours."""
+    import SimpleITK
+
+    moved, turning = SimpleITK.Image(image), turn[:3, :3]
+    moved.SetDirection((turning @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    moved.SetOrigin((turning @ image.GetOrigin()).tolist())
+    return moved
+
+
+def _aligned(coarse: Any, fine: Any, pitches: Sequence[float]) -> HeadAlignment:
     try:
-        coarse, fine = (_on_grid(to_itk(values, affine), step) for step in (_COARSE, _FINE))
         # The template that is like the image says more about it, whether it has its skull or not.
         ends = [_refined(_searched(coarse, stripped, pitches), fine, stripped) for stripped in (False, True)]
         information, found = max(ends, key=lambda end: end[0])
         inside = _information_inside(found, fine)
     except (RuntimeError, ImageError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        return HeadAlignment(np.eye(4), 0.0, f"no alignment was found ({reason})")
+        return _not_found(error)
     matrix = affine_matrix(found, 3)
     return HeadAlignment(matrix, information, _doubt(matrix, information, inside))
+
+
+def _not_found(error: Exception) -> HeadAlignment:
+    reason = str(error).strip().splitlines()[-1]
+    return HeadAlignment(np.eye(4), 0.0, f"no alignment was found ({reason})")
 
 
 def _doubt(matrix: Matrix, information: float, inside: float) -> str | None:

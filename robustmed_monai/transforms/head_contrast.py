@@ -14,8 +14,6 @@ from robustmed_monai.transforms.align_to_template import AlignmentWarning, Align
 from robustmed_monai.transforms.tissue_priors import tissue_priors
 from robustmed_monai.transforms.volume_slices import has_voxel_size
 
-CONTRASTS = ("T1", "FLAIR", "T2")
-
 # What the template is surer of than this is looked at as CSF, grey and white matter, where there are as many
 # voxels of each.
 _SURE, _LEAST = (0.45, 0.5, 0.75), 50
@@ -112,7 +110,7 @@ def contrast_doubt(stack: Any, known: str, align: bool = False) -> Doubt | None:
 
     Args:
         stack: (C, X, Y, S), as ``AlignToTemplate`` made it, scaled and clipped or not.
-        known: one of ``CONTRASTS``.
+        known: one of ``weight_info.CONTRASTS``.
         align: a volume with a background of 0 that lies in no frame is aligned first (seconds).
 
     Returns:

@@ -10,11 +10,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
-from robustmed_monai.transforms.head_contrast import CONTRASTS, Doubt, contrast_doubt
+from robustmed_monai.transforms.head_contrast import Doubt, contrast_doubt
 from robustmed_monai.transforms.ood_statistics import Statistics, ood_reasons
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import SliceGeometry, filled_slices
 from robustmed_monai.utils.errors import ConfigError
+from robustmed_monai.utils.weight_info import CONTRASTS
 
 # From here on results were measured to change by more than 5 %.
 _COARSE = 1.25

@@ -11,6 +11,9 @@ from typing import Any
 
 from robustmed_monai.utils.errors import WeightsError
 
+# Of heads, that weights may know.
+CONTRASTS = ("T1", "FLAIR", "T2")
+
 
 def info_digest(info: Mapping[str, Any]) -> str:
     """Return the sha256 of an ``info``, whatever the order and layout of its JSON.
@@ -49,7 +52,7 @@ def check_info(info: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     if info.get("spacing") is not None:
         sides = info["spacing"] if isinstance(info["spacing"], list) else [info["spacing"]]
         faults["spacing"] = None if all(_is_number(s) and s > 0 for s in sides) else "is no size in mm"
-    if info.get("contrast") not in (None, "T1", "FLAIR", "T2"):
+    if info.get("contrast") not in (None, *CONTRASTS):
         faults["contrast"] = f"is {info['contrast']!r}, none of T1, FLAIR and T2"
     for key, fault in faults.items():
         if fault:
