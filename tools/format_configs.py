@@ -21,8 +21,8 @@ WIDTH = 120
 def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     """Return JSON in which a list or dictionary is broken only where it does not fit on its line.
 
-    The arguments of a component (`_target_`) stand below its name, as many on a line as fit; so do the
-    entries of a dictionary of plain values.
+    The arguments of a component (`_target_`) share lines, as many on a line as fit; so do the entries of a
+    dictionary of plain values. Where all but the last fit on the line, only the last is broken.
 
     Args:
         value: JSON content; the outermost dictionary is always broken.
@@ -37,6 +37,8 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
         parts = [laid_out(item, inner) for item in value]
     else:
         keys = {key: json.dumps(key, ensure_ascii=False) + ": " for key in value}
+        if indent and (line := _last_broken(value, keys, indent, before)):
+            return line
         parts = [keys[key] + laid_out(item, inner, len(keys[key])) for key, item in value.items()]
         if indent and ("_target_" in value or not any(isinstance(v, dict | list) for v in value.values())):
             parts = _shared_lines(parts, inner)
@@ -45,13 +47,22 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     return f"{opening}\n{lines}\n{' ' * indent}{closing}"
 
 
+def _last_broken(value: dict[str, Any], keys: dict[str, str], indent: int, before: int) -> str | None:
+    """The dictionary with only its last entry broken, if the others are short enough."""
+    *others, last = value
+    head = "{" + "".join(f"{keys[key]}{json.dumps(value[key], ensure_ascii=False)}, " for key in others)
+    head += keys[last]
+    if indent + before + len(head) + 1 >= WIDTH or not isinstance(value[last], dict | list):
+        return None
+    return f"{head}{laid_out(value[last], indent, before + len(head))}}}"
+
+
 def _shared_lines(parts: list[str], indent: int) -> list[str]:
-    """Join arguments to lines; `_target_` and what is broken keep lines of their own."""
+    """Join arguments to lines; what is broken keeps lines of its own."""
     lines: list[str] = []
     for part in parts:
-        alone = "\n" in part or part.startswith('"_target_"')
         fits = lines and indent + len(lines[-1]) + len(part) + 2 < WIDTH
-        if fits and not alone and not lines[-1].startswith('"_target_"') and "\n" not in lines[-1]:
+        if fits and "\n" not in part and "\n" not in lines[-1]:
             lines[-1] += f", {part}"
         else:
             lines.append(part)
