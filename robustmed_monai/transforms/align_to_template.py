@@ -128,7 +128,8 @@ class AlignToTemplate(InvertibleTransform):
         """Carry an image into the frame.
 
         Args:
-            image: (C, X, Y, Z) or (C, X, Y) with a background of 0; a ``MetaTensor`` brings its affine.
+            image: (C, X, Y, Z) or (C, X, Y) with a background of 0, as ``ScaleForeground`` makes it; a
+                ``MetaTensor`` brings its affine.
             place: that of another image on the same grid; None finds it for this one.
             mode: in place of that of the constructor.
 

@@ -41,8 +41,9 @@ class ScaleForeground(Transform):
     slices that inference cuts from that volume. An image with
     much below ``low`` (z-scores, CT) is scaled from its darkest voxels instead, unless ``high`` is given, and
     zeros that stand for the air around it become 0. What became 0 and 1 is kept in the meta data
-    (``scaled_low``, ``scaled_high``) for ``UnscaleIntensityd``. An image without foreground gives zeros, a
-    constant one gives ones; both warn.
+    (``scaled_low``, ``scaled_high``, in the intensities of the file, however often the image is scaled) for
+    ``UnscaleIntensityd``. An image without foreground gives zeros, a constant one gives ones; the former
+    warns.
 
     Args:
         percentile: percentile, in (0, 100], of the foreground that becomes 1; None: 99.5, and ``max_value``.
@@ -84,7 +85,8 @@ class ScaleForeground(Transform):
             IntensityWarning: when the image is empty, or much of it lies below ``low``.
         """
         values = image.detach().as_subclass(torch.Tensor).float()
-        low, air = self._low(values)
+        meta = image.meta if isinstance(image, MetaTensor) else {}
+        low, air = self._low(values, scaled=_HIGH in meta)
         high = self._high(image, values if air is None else values[~air], low)
         scaled = ((values - low) / (high - low)).clamp(0, 1)
         if air is not None:
@@ -93,15 +95,17 @@ class ScaleForeground(Transform):
             return scaled
         result = MetaTensor(scaled)
         result.copy_meta_from(image)
-        result.meta = {**image.meta, _LOW: float(low), _HIGH: float(high)}
+        zero, span = _before(meta)
+        result.meta = {**meta, _LOW: zero + float(low) * span, _HIGH: zero + float(high) * span}
         return result
 
-    def _low(self, values: torch.Tensor) -> tuple[float, torch.Tensor | None]:
+    def _low(self, values: torch.Tensor, scaled: bool) -> tuple[float, torch.Tensor | None]:
         """The intensity that becomes 0, and which voxels are air that was set to 0 (None: none)."""
         if not ((values > self.low) | ((values != 0) & (values < self.low))).any():
-            warnings.warn(
-                f"the image is empty: no voxel is above {self.low:g}", IntensityWarning, stacklevel=3
-            )
+            # What was scaled before and is empty now was emptied by a transform between, which has said why.
+            if not scaled:
+                message = f"the image is empty: no voxel is above {self.low:g}"
+                warnings.warn(message, IntensityWarning, stacklevel=3)
             return self.low, None
         filled = values != 0
         lost = float(((values < self.low) & filled).sum() / filled.sum().clamp(min=1))
@@ -123,7 +127,8 @@ class ScaleForeground(Transform):
         by_file = self.max_value or (self.high is None and meta.get("scaled_as_volume"))
         white = meta.get("max_value") if by_file else None
         if white is not None:
-            return float(white)
+            zero, span = _before(meta)
+            return (float(white) - zero) / span
         if self.high is not None:
             return self.high
         found = values[values > low].cpu().numpy()
@@ -133,6 +138,12 @@ class ScaleForeground(Transform):
         if not _is_picture(image):
             high = float(np.percentile(found[found > low + _AIR * (high - low)], self.percentile))
         return high if high > low else low + 1.0
+
+
+def _before(meta: Mapping[str, Any]) -> tuple[float, float]:
+    """The file's intensity that is 0 now, and how many of them make 1; an image may have been scaled."""
+    zero = float(meta.get(_LOW, 0.0))
+    return zero, float(meta.get(_HIGH, 1.0)) - zero
 
 
 def _is_picture(image: torch.Tensor) -> bool:

@@ -55,6 +55,24 @@ def test_only_known_heights_are_assessed(bundle: str, head: Path, repository: Pa
     assert not used[np.abs(heights - 24) > 25].any()
 
 
+def test_a_normalised_head_is_the_same_head(head: Path, repository: Path, tmp_path: Path) -> None:
+    """What a z-score per volume left, negative air and all, gets the scores of the scanner's intensities."""
+    source: Any = nib.load(head)
+    values = source.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image((values - values.mean()) / values.std(), AFFINE), tmp_path / "z.nii.gz")
+    infer("ra", repository, head, tmp_path / "out")
+    infer("ra", repository, tmp_path / "z.nii.gz", tmp_path / "out")
+    plain, normalised = (read_json(tmp_path / f"out/{name}/scores.json") for name in ("head", "z"))
+    assert normalised["assessed"] == plain["assessed"] == 7
+    assert normalised["score"] == pytest.approx(plain["score"], rel=0.02)
+    assert any("as in normalised images and CT" in each for each in normalised["warnings"])
+    images: list[Any] = [nib.load(tmp_path / f"out/{name}/pseudo_healthy.nii.gz") for name in ("head", "z")]
+    pseudo = [np.asarray(image.dataobj) for image in images]
+    seen = pseudo[0] != 0
+    restored = pseudo[1] * values.std() + values.mean()
+    assert np.abs(restored - pseudo[0])[seen].mean() < 0.02 * values.max()
+
+
 def test_what_is_no_head_is_not_assessed(repository: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).random((40, 40, 40), dtype=np.float32)
     nib.save(nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1])), tmp_path / "noise.nii.gz")
@@ -63,6 +81,7 @@ def test_what_is_no_head_is_not_assessed(repository: Path, tmp_path: Path) -> No
     assert report["assessed"] == 0
     assert report["score"] is None
     assert "not aligned to the MNI152 template" in report["warnings"][0]
+    assert not any("empty" in sentence for sentence in report["warnings"]), "the file is not empty"
     found: Any = nib.load(tmp_path / "out/noise/anomaly_map.nii.gz")
     assert not np.asarray(found.dataobj).any()
     assert not list((tmp_path / "out/noise").glob("*.png"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,31 @@ def test_empty_images_and_negative_ones_warn() -> None:
         assert not ScaleForeground()(torch.zeros(1, 4, 4)).any()
     with pytest.warns(IntensityWarning, match=r"50 % of the voxels lie below 0 \(down to -2\)"):
         ScaleForeground()(torch.tensor([[[-2.0, -1.0, 1.0, 2.0]]]))
+
+
+@pytest.mark.parametrize("shift", [0.0, -700.0])
+def test_scaled_twice_is_scaled_once(shift: float) -> None:
+    """The meta data stay in the intensities of the file, and so does the white of a picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IntensityWarning)
+        whole = ScaleForegroundd("image", 100)({"image": ramp() + shift})
+        again = ScaleForegroundd("image", 90)(whole)
+        once = ScaleForegroundd("image", 90)({"image": ramp() + shift})
+    torch.testing.assert_close(again["image"], once["image"], atol=2e-3, rtol=0)
+    back = UnscaleIntensityd("pred", "image")({**again, "pred": again["image"]})["pred"]
+    kept = (again["image"] > 0) & (again["image"] < 1)
+    torch.testing.assert_close(back[kept], (ramp() + shift)[kept], atol=1e-3, rtol=1e-5)
+
+
+def test_the_white_of_a_picture_outlives_another_scaling() -> None:
+    picture = MetaTensor(torch.full((1, 4, 4), 51.0), meta={"max_value": 255.0})
+    twice = ScaleForeground(max_value=True)(ScaleForeground(100)(picture))
+    assert twice.max() == pytest.approx(0.2)
+
+
+def test_what_another_transform_emptied_does_not_warn_again() -> None:
+    scaled = ScaleForeground()(ramp())
+    assert not ScaleForeground()(scaled * 0).any()
 
 
 def test_settings_out_of_range_are_refused() -> None:
