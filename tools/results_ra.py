@@ -75,6 +75,21 @@ def rivals(data: Mapping[str, Path], ra: str, seed: int, output: Path) -> None:
         evaluate(table, ["rivals"], weights, output, **places)
 
 
+def denoised_chests(data: Path, seed: int, output: Path) -> None:
+    """Train a denoising auto-encoder on chest X-rays and evaluate it, one seed.
+
+    Args:
+        data: folder of the images.
+        seed: seed of the training.
+        output: folder of the runs.
+    """
+    shared = {"dataset_dir": data, "seed": seed, "max_epochs": 20, "val_interval": 10}
+    folder = output / "pneumoniamnist" / f"DAE-{seed}"
+    weights = {"denoising AE": [train(folder, "ra", ["train", "pneumoniamnist", "dae"], **shared)]}
+    places = {"dataset_dir": data, "seeds": [seed], "denoiser_size": 32}
+    evaluate("pneumoniamnist_denoising", ["pneumoniamnist", "rivals"], weights, output, **places)
+
+
 def main() -> None:
     """Run all steps."""
     chosen = options("ra", __doc__)
@@ -103,6 +118,7 @@ def main() -> None:
     chests = train_all("pneumoniamnist", ["pneumoniamnist"], data["pneumoniamnist"], seeds, output)
     settings = {"dataset_dir": data["pneumoniamnist"], "seeds": seeds}
     evaluate("pneumoniamnist", ["pneumoniamnist"], chests, output, **settings)
+    denoised_chests(data["pneumoniamnist"], seeds[0], output)
 
     # The other normalisation, on the brains.
     affine = [
