@@ -1,6 +1,7 @@
 """Published objectives, one file each; every loss returns its named terms."""
 
 from robustmed_monai.losses.cifl import CIFLLoss
+from robustmed_monai.losses.outline import OutlineLoss
 from robustmed_monai.losses.pchvae import HierarchicalLoss, QuantizedLoss
 from robustmed_monai.losses.ra import IntrospectiveLoss
 from robustmed_monai.losses.registration import RegistrationLoss
@@ -11,6 +12,7 @@ __all__ = [
     "CIFLLoss",
     "HierarchicalLoss",
     "IntrospectiveLoss",
+    "OutlineLoss",
     "QuantizedLoss",
     "ReconstructionLoss",
     "RegistrationLoss",

@@ -1,5 +1,6 @@
 """Networks of the published methods, one file each."""
 
+from robustmed_monai.networks.anomaly_segmenter import AnomalySegmenter
 from robustmed_monai.networks.cifl import CIFL, unit_maps
 from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0
 from robustmed_monai.networks.feature_memory import FeatureMemory
@@ -22,6 +23,7 @@ __all__ = [
     "PCAUNORANIC",
     "UNORANIC",
     "VQVAE2",
+    "AnomalySegmenter",
     "AutoEncoder",
     "EfficientNetLite0",
     "FeatureMemory",

@@ -19,12 +19,12 @@ CELLS = (8, 12, 16, 32)
 MATERIAL = 0.05
 # Darker than this is air.
 AIR = 0.1
-# Upper ends of the shares of anomalies that are another tone, coarse noise, a foreign patch; the rest is warped.
+# Anomalies below are another tone, up to the next coarse noise, a foreign patch; the rest is warped.
 TONE, NOISE, PATCH = 0.5, 0.65, 0.85
 
 
 class BatchArtificialAnomalies(BatchTransform):
-    """Changes regions of healthy images in `image`; where they changed becomes `label`, (B, 1, X, Y) in {0, 1}.
+    """Changes regions of healthy images in `image`; where they changed is 1 in `label` (B, 1, X, Y).
 
     A region is an uneven ellipse or crescent. It becomes brighter or darker and smoother, or noisy, or is
     filled from another place of another image of the batch, or its surroundings are pushed away or pulled in.
@@ -53,7 +53,7 @@ class BatchArtificialAnomalies(BatchTransform):
     ) -> None:
         if not (0 <= healthy <= 1 and 0 <= second <= 1 and 0 < radii[0] <= radii[1]):
             raise ConfigError(
-                f"healthy={healthy}, second={second}: shares in [0, 1]; radii={tuple(radii)}: above 0, rising."
+                f"healthy={healthy}, second={second}: shares in [0, 1]; radii={tuple(radii)}: rising, above 0"
             )
         self.healthy, self.second, self.radii = healthy, second, tuple(radii)
 

@@ -28,6 +28,7 @@ from robustmed_monai.inferers.risc_files import StackCorrectionInferer
 from robustmed_monai.networks.pchvae import Components
 from robustmed_monai.transforms import corruption, synthesis
 from robustmed_monai.transforms.adapters import BatchTransform
+from robustmed_monai.transforms.artificial_anomalies import BatchArtificialAnomalies
 from robustmed_monai.transforms.batch_labelled import BatchFromLabels, BatchRandAffineLabel, BatchRandRemap
 from robustmed_monai.transforms.batch_rotation import (
     BatchAllRotations,
@@ -145,6 +146,7 @@ NOISE = gaussian_noise(0.1)
 APPLY: dict[str, Apply] = {
     "AlignToTemplate": _array(lambda _: transforms.AlignToTemplate(48, 4.0, (0, 0))),
     "BatchAllRotations": _batch(lambda _: BatchAllRotations(8)),
+    "BatchArtificialAnomalies": _batch(lambda _: BatchArtificialAnomalies()),
     "BatchCoarseNoise": _batch(lambda _: BatchCoarseNoise()),
     "BatchCorruption": _batch(lambda p: corruption.BatchCorruption(corruption.chain([NOISE], p))),
     "BatchFromLabels": _batch(lambda _: BatchFromLabels()),
