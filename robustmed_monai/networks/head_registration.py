@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustmed_monai.networks.gauss_newton import stationary_velocity
+from robustmed_monai.networks.gauss_newton import blurred, stationary_velocity
 from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.networks.tissue_mixture import TissueMixture
 from robustmed_monai.transforms.fields import integrate
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+
+# How far around a voxel displacements are taken together to tell them from chance: standard deviation in mm.
+_TOGETHER = 16.0
 
 
 class HeadRegistration(nn.Module):
@@ -21,7 +24,7 @@ class HeadRegistration(nn.Module):
     Both heads become channels that hardly depend on the contrast: MIND-SSC, and the probabilities of their
     tissues by ``TissueMixture``. A stationary velocity is then improved by Gauss-Newton steps, coarse to
     fine: each solves the least squares of a small Gaussian window for one displacement, and the velocity is
-    smoothed after it.
+    smoothed after it. At last the velocity is shrunk where it is hardly longer than by chance.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -32,6 +35,8 @@ class HeadRegistration(nn.Module):
         tissue_weight: of the tissues beside MIND-SSC; 0 leaves them out.
         damping: added to the squared gradients; more of it makes shorter steps.
         smoothing: standard deviation, in voxels of the level, of the velocity's smoothing.
+        chance: how far, in mm, noise and contrast move heads that lie on each other (root mean square); 0
+            believes every displacement. Chosen with ``tools/results_head_registration.py``, see there.
         integration_steps: number of squarings of the final field.
 
     Raises:
@@ -39,7 +44,8 @@ class HeadRegistration(nn.Module):
 
     Source: Heinrich et al., "MIND: Modality independent neighbourhood descriptor for multi-modal deformable
     registration", MedIA 2012 (Gauss-Newton on descriptors); Lucas and Kanade, IJCAI 1981; Vercauteren et al.,
-    "Diffeomorphic demons", NeuroImage 2009 (gradients of both images, smoothed velocity).
+    "Diffeomorphic demons", NeuroImage 2009 (gradients of both images, smoothed velocity); James and Stein,
+    "Estimation with quadratic loss", 1961 (shrinkage).
     """
 
     def __init__(
@@ -52,19 +58,21 @@ class HeadRegistration(nn.Module):
         tissue_weight: float = 0.5,
         damping: float = 0.1,
         smoothing: float = 1.0,
+        chance: float = 1.5,
         integration_steps: int = 7,
     ) -> None:
         super().__init__()
         positive = min(rounds, integration_steps) >= 1 and min(damping, smoothing, *grids) > 0
-        if not grids or not positive or tissue_weight < 0:
+        if not grids or not positive or min(tissue_weight, chance) < 0:
             raise ConfigError(
                 f"grids={list(grids)}, rounds={rounds}, tissue_weight={tissue_weight}, damping={damping}, "
-                f"smoothing={smoothing}, integration_steps={integration_steps}; give numbers above 0, but a "
-                "weight of the tissues that may be 0."
+                f"smoothing={smoothing}, chance={chance}, integration_steps={integration_steps}; give "
+                "numbers above 0; the weight of the tissues and the chance may be 0."
             )
         self.spacing = spacing
         self.grids, self.rounds = tuple(grids), rounds
         self.tissue_weight, self.damping, self.smoothing = tissue_weight, damping, smoothing
+        self.chance = chance
         self.integration_steps = integration_steps
         self.describe = MINDSSC(3, radius=1, dilation=2)
         self.tissues = TissueMixture(size, spacing, heights)
@@ -81,6 +89,10 @@ class HeadRegistration(nn.Module):
         """Stationary velocity (B, 3, *S) in voxels between two representations (B, C, *S)."""
         how = self.grids, self.rounds, self.damping, self.smoothing
         return stationary_velocity(moving, fixed, self.spacing, *how)
+
+    def believed(self, velocity: Tensor) -> Tensor:
+        """What is more than chance of a velocity (B, 3, *S) in voxels."""
+        return beyond_chance(velocity, self.chance / self.spacing, _TOGETHER / self.spacing)
 
     @torch.no_grad()
     def forward(self, moving: Tensor, fixed: Tensor, represented: bool = False) -> dict[str, Tensor]:
@@ -106,6 +118,28 @@ class HeadRegistration(nn.Module):
         if not represented:
             images = [unit_range(image, "HeadRegistration").float() for image in (moving, fixed)]
             moving, fixed = (self.represent(image) for image in images)
-        velocity = self.velocity(moving, fixed)
+        velocity = self.believed(self.velocity(moving, fixed))
         forth, back = (integrate(sign * velocity, self.integration_steps) for sign in (1, -1))
         return {"velocity": velocity, "ddf": forth, "inverse_ddf": back}
+
+
+def beyond_chance(velocity: Tensor, chance: float, together: float) -> Tensor:
+    """Shrink a velocity where it is little more than chance.
+
+    Args:
+        velocity: (B, 3, *S) in voxels.
+        chance: root mean square of its length, in voxels, where nothing moved.
+        together: standard deviation of the Gaussian, in voxels, within which its mean square is taken.
+
+    Returns:
+        (B, 3, *S): the velocity times 1 - chance² / (mean square around each voxel), at least 0.
+
+    Source: James and Stein, "Estimation with quadratic loss", 1961, by neighbourhoods.
+
+    Example:
+        >>> still, moved = (torch.full((1, 3, 8, 8, 8), length / 3**0.5) for length in (0.5, 4.0))
+        >>> [round(float(beyond_chance(v, 1.0, 2.0).norm(dim=1).mean()), 3) for v in (still, moved)]
+        [0.0, 3.75]
+    """
+    square = blurred(velocity.square().sum(1, keepdim=True), together)
+    return velocity * (1 - chance**2 / square.clamp_min(1e-9)).clamp_min(0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.networks.gauss_newton import gauss_newton_step
-from robustmed_monai.networks.head_registration import HeadRegistration
+from robustmed_monai.networks.head_registration import HeadRegistration, beyond_chance
 from robustmed_monai.transforms import AlignToTemplate
 from robustmed_monai.transforms.alignment import resample_to
 from robustmed_monai.transforms.fields import compose, folding, integrate, warp
@@ -91,6 +91,32 @@ def test_same_bits_and_a_batch_is_its_members() -> None:
         torch.testing.assert_close(both[k : k + 1], alone, atol=1e-3, rtol=1e-3)
 
 
+def test_noise_alone_moves_little() -> None:
+    """Two images of one head in noise of their own; what moved far is believed as before."""
+    noise = torch.Generator().manual_seed(3)
+    images = [(head() + 0.04 * torch.randn(head().shape, generator=noise)).clamp(0, 1) for _ in range(2)]
+    kept = []
+    for fixed in (images[1], warp(images[1], smooth_field(1, 3.0))):
+        channels = (registration().represent(image) for image in (images[0], fixed))
+        velocity = registration().velocity(*channels)
+        believed = registration().believed(velocity)
+        before, after = (v.norm(dim=1)[head()[0] > 0.2].mean() for v in (velocity, believed))
+        kept.append(float(after / before))
+    assert kept[0] < 0.6
+    assert kept[1] > 0.75
+
+
+def test_shrinkage_takes_the_share_that_chance_has() -> None:
+    velocity = smooth_field(4, 5.0)
+    assert torch.equal(beyond_chance(velocity, 0.0, 2.0), velocity)
+    for chance in (0.3, 1.0, 30.0):
+        shrunk = beyond_chance(velocity, chance, 2.0)
+        kept = (shrunk * velocity).sum(1) / velocity.square().sum(1)
+        assert 0 <= float(kept.min()) <= float(kept.max()) < 1
+        torch.testing.assert_close(shrunk, kept[:, None] * velocity)
+    assert not shrunk.any()
+
+
 def test_a_step_leads_downhill_and_is_no_longer_than_a_voxel() -> None:
     fixed = warp(head(), smooth_field(2, 2.0))
     nothing = torch.zeros(1, 3, *fixed.shape[2:])
@@ -103,5 +129,7 @@ def test_a_step_leads_downhill_and_is_no_longer_than_a_voxel() -> None:
 def test_bad_settings_and_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="rounds=0"):
         HeadRegistration(**FRAME, rounds=0)
+    with pytest.raises(ConfigError, match="chance=-1"):
+        HeadRegistration(**FRAME, chance=-1.0)
     with pytest.raises(ImageShapeError, match="two batches of the same"):
         registration()(head(), head()[..., :-1])
