@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,3 +34,8 @@ def anomaly_iteration(engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
     engine.fire_event(IterationEvents.FORWARD_COMPLETED)
     engine.fire_event(IterationEvents.MODEL_COMPLETED)
     return output
+
+
+def mean_score(output: Mapping[str, Any]) -> float:
+    """The mean of the images' scores in the output of ``anomaly_iteration``, for ignite's ``Average``."""
+    return float(output["score"].mean())

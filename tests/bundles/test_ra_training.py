@@ -12,6 +12,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
 from robustmed_monai.data.embedded import embedded_dataset
+from robustmed_monai.networks.anomaly_segmenter import AnomalySegmenter
 from robustmed_monai.networks.ra import ReversedAutoEncoder
 from robustmed_monai.utils.errors import ConfigError, WeightsError
 from robustmed_monai.utils.files import read_json, sha256, write_json
@@ -209,3 +210,17 @@ def _cut_power_at(iteration: int) -> Callable[[ConfigWorkflow], None]:
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), cut)
 
     return add
+
+
+def test_the_segmenter_trains_and_outlines(
+    bundle: Any, tiny: Overrides, dataset_dir: Path, tmp_path: Path
+) -> None:
+    """Its weights fit the network, know the healthy mean and bring thresholds."""
+    settings = {**tiny, "output_dir": str(tmp_path), "max_epochs": 2, "val_interval": 1}
+    bundle(["train.json", "scanners.json", "segmenter.json"], settings)
+    info = load_info(tmp_path / "model.pt")
+    assert (info["method"], info["metric"], info["epoch"]) == ("anomaly segmenter", "val_score", 2)
+    assert 0 < info["value"] < 1
+    assert info["calibration"]["thresholds"]["0.05"] > 0
+    network = load_into(AnomalySegmenter(tiny["image_size"]), tmp_path / "model.pt")
+    assert 0.1 < float(network.mean.max()) <= 1, "the mean of the training images"
