@@ -223,4 +223,4 @@ def test_the_segmenter_trains_and_outlines(
     assert 0 < info["value"] < 1
     assert info["calibration"]["thresholds"]["0.05"] > 0
     network = load_into(AnomalySegmenter(tiny["image_size"]), tmp_path / "model.pt")
-    assert 0.1 < float(network.mean.max()) <= 1, "the mean of the training images"
+    assert 0.1 < float(network.state_dict()["mean"].max()) <= 1, "the mean of the training images"
