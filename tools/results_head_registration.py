@@ -36,7 +36,7 @@ from robustmed_monai.transforms.alignment import refine_affine, resample_to
 from robustmed_monai.transforms.fields import folding, integrate, warp
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log
-from tools.results_heads import rigid, shift, tissues
+from tools.results_heads import classes, rigid, shift, tissues
 
 SOURCE = Path(os.environ.get("ROBUSTMED_DATA", ".")) / "heads_2mm"
 FRAME = AlignPaird()
@@ -123,8 +123,7 @@ def measure(method: Method, moving: str, fixed: str, regions: list[int], start: 
     field = torch.zeros(1, 3, *FRAME.frame.shape) if ddf is None else ddf
     found = warp(_regions(moving, to_moving), field, "nearest").numpy()
     true = labels(fixed, "flair").numpy()
-    # Ventricles are CSF.
-    of_found, of_true = (np.where(t == 4, 1, t) for t in (tissues(found), tissues(true)))
+    of_found, of_true = (tissues(classes(values)) for values in (found, true))
     return {
         "dice_regions": dice(found, true, regions),
         "dice_tissues": dice(of_found, of_true, [1, 2, 3]),

@@ -2,11 +2,12 @@
 
     ROBUSTMED_DATA=... python tools/results_heads.py [--datasets mixture network]
 
-Data: ``heads_2mm`` (16 heads, T1, FLAIR, DLMUSE labels of the T1); nothing was trained on it. The settings of
-the mixture were chosen with the heads in ``SEEN`` at hand: the second row of the table leaves them out.
-DLMUSE's regions become CSF, grey and white matter; the brain is all of them. T1 and FLAIR of some people lie
-more than a centimetre apart in their common world, so the labels are carried to the FLAIR by a rigid
-registration of the two images; the columns ``flair_..._unmoved`` take them as they lie.
+Data: ``heads_2mm`` (16 heads, T1, FLAIR, DLMUSE labels of the T1); nothing was trained on it. The settings
+of the mixture were chosen with the heads in ``SEEN`` at hand: the second row of the table leaves them out.
+DLMUSE's regions become CSF, grey and white matter; the brain is all of them. Ventricles, cerebellum and
+brainstem are parts of these, with columns of their own. T1 and FLAIR of some people lie more than a
+centimetre apart in their common world, so the labels are carried to the FLAIR by a rigid registration of
+the two images; the columns ``flair_..._unmoved`` take them as they lie.
 """
 
 from __future__ import annotations
@@ -28,28 +29,43 @@ ROWS = {"mixture": ["inference", "whole_head"], "network": ["inference"]}
 NAMES = {"mixture": "template mixture", "network": "CIFL network by slices"}
 SEEN = ("sub-01", "sub-05", "sub-09", "sub-13")
 TISSUES = {"csf": 1, "grey": 2, "white": 3}
-VENTRICLES = 4
-CSF = (1, 46)
-INNER = (4, 11, 49, 50, 51, 52)
-WHITE = (35, 40, 41, 69, *range(81, 96))
+# Classes of TissueMixture beyond the tissues, and DLMUSE's regions of them: without cerebellum and brainstem,
+# all that is neither fluid nor white matter is the cerebrum's grey matter.
+PARTS = {"ventricles": (4,), "cerebellum": (5, 6), "brainstem": (7,)}
+REGIONS = {
+    1: (1, 46),
+    3: (69, *range(81, 96)),
+    4: (4, 11, 49, 50, 51, 52),
+    5: (38, 39, 71, 72, 73),
+    6: (40, 41),
+    7: (35,),
+}
+# The tissue of each class.
+_TISSUE = np.array([0, 1, 2, 3, 1, 2, 3, 3])
 Array = Any
 
 
-def tissues(regions: Array) -> Array:
-    """Classes of DLMUSE's regions: 0 beyond the skull, 1 other CSF, 2 grey, 3 white matter, 4 ventricles."""
-    classes = np.where(regions > 0, 2, 0)
-    classes[np.isin(regions, CSF)] = 1
-    classes[np.isin(regions, INNER)] = VENTRICLES
-    classes[np.isin(regions, WHITE)] = 3
-    return classes
+def classes(regions: Array) -> Array:
+    """Classes of DLMUSE's regions, numbered as those of ``TissueMixture``; 0 is beyond the skull."""
+    found = np.where(regions > 0, TISSUES["grey"], 0)
+    for number, of_class in REGIONS.items():
+        found[np.isin(regions, of_class)] = number
+    return found
+
+
+def tissues(of_classes: Array) -> Array:
+    """0 beyond the skull, 1 CSF, 2 grey, 3 white matter of the classes of ``TissueMixture``."""
+    found: Array = _TISSUE[np.asarray(of_classes, np.int64)]
+    return found
 
 
 def dice(found: Array, true: Array) -> dict[str, float]:
-    """Dice of the brain (any class), of each tissue, and of the ventricles, which are a part of the CSF."""
+    """Dice of the brain (any class), of each tissue, and of the parts that are found."""
     pairs = {"brain": (found > 0, true > 0)}
-    if (found == VENTRICLES).any():
-        pairs["ventricles"] = (found == VENTRICLES, true == VENTRICLES)
-    found, true = (np.where(a == VENTRICLES, TISSUES["csf"], a) for a in (found, true))
+    for name, numbers in PARTS.items():
+        if np.isin(found, numbers).any():
+            pairs[name] = (np.isin(found, numbers), np.isin(true, numbers))
+    found, true = tissues(found), tissues(true)
     pairs |= {name: (found == number, true == number) for name, number in TISSUES.items()}
     return {k: float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)) for k, (a, b) in pairs.items()}
 
@@ -80,7 +96,7 @@ def shift(matrix: Array) -> float:
 def measure(source: Path, results: Path, name: str) -> dict[str, float]:
     """Dice of one person's T1 and FLAIR."""
     regions: Any = nib.load(source / "dlmuse" / f"{name}.nii.gz")
-    true = tissues(np.asarray(regions.dataobj))[None].astype(np.float32)
+    true = classes(np.asarray(regions.dataobj))[None].astype(np.float32)
     images: dict[str, Any] = {c: nib.load(source / c / f"{name}.nii.gz") for c in ("t1", "flair")}
     moved = rigid(images["flair"], images["t1"])
     figures = {}

@@ -52,9 +52,9 @@ from robustmed_monai.transforms.load import LoadCheckedImage
 from robustmed_monai.transforms.ood_statistics import training_statistics
 from robustmed_monai.transforms.rotation import rotate, to_square
 from robustmed_monai.utils.bundle import bundles_dir
-from robustmed_monai.utils.files import sha256, write_json
+from robustmed_monai.utils.files import read_json, sha256, write_json
 from robustmed_monai.utils.provenance import data_digest, write_results
-from tools.results_heads import SEEN, tissues
+from tools.results_heads import SEEN, classes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLES = Path(bundles_dir())
@@ -162,13 +162,15 @@ def whole_heads(data: Path, limit: int | None, output: Path) -> dict[str, Any]:
 
     def read(index: int) -> tuple[Any, Tensor]:
         regions = load(source / "dlmuse" / paths[index].name)
-        return load(paths[index]), torch.from_numpy(tissues(regions.numpy())).to(torch.uint8)
+        return load(paths[index]), torch.from_numpy(classes(regions.numpy())).to(torch.uint8)
 
     model = bundle_model(BUNDLES / "cifl_segmentation", "inference,whole_head")
-    names = ["background", "CSF around the brain", "grey matter", "white matter", "ventricles"]
+    names = read_json(BUNDLES / "cifl_segmentation" / "configs" / "whole_head.json")["class_names"]
     people = [path.name.partition(".")[0] for path in paths]
     digest = data_digest([source / kind / path.name for path in paths for kind in ("t1", "dlmuse")])
-    test = StressData("heads_2mm, T1", "segmentation", people, people, 5, read, digest, class_names=names)
+    test = StressData(
+        "heads_2mm, T1", "segmentation", people, people, len(names), read, digest, class_names=names
+    )
     rows: list[dict[str, Any]] = [
         {"family": "mr", "name": ["bias_field", "rician", "motion"], "severity": [5]},
         {"family": "acquisition", "name": ["cut_off", "thick_slices", "remapping"], "severity": [5]},

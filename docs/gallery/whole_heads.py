@@ -43,7 +43,8 @@ for name, head, truth in zip(("T1", "FLAIR", "T2"), heads, truths, strict=True):
     item = prepare({"image": head})
     item["pred"] = MetaTensor(mixture(item["image"][None])[0].softmax(0))
     labels = back(item)["pred"].argmax(0)
-    labels[labels == 4] = 1  # the ventricles hold CSF, as the truth has it
+    # The ventricles hold CSF, cerebellum and brainstem are grey and white matter, as the truth has it.
+    labels = torch.tensor([0, 1, 2, 3, 1, 2, 3, 3])[labels.as_tensor()]
     found.append(labels)
     tissue = torch.arange(1, 4)[:, None, None, None]
     dice = compute_dice((labels == tissue)[None], (truth[0] == tissue)[None])[0]

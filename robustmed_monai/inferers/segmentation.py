@@ -46,7 +46,7 @@ def volume_report(output: Mapping[str, Any], class_names: Sequence[str] | None =
     names = names_of_classes(class_names, output["network_space"]["pred"].shape[0])
     plain = torch.as_tensor(labels).as_subclass(torch.Tensor).long()
     counts = torch.bincount(plain.flatten(), minlength=len(names)).tolist()
-    if set(names) >= set(TISSUES[2:]):
+    if all(any(tissue in name for name in names) for tissue in TISSUES[2:]):
         names, counts = [*names, _INSIDE], [*counts, sum(counts[1:])]
     solid = _is_known(output.get("ood_reasons")) and plain.ndim == 4 and has_voxel_size(output["image"])
     voxel = float(labels.affine[:3, :3].det().abs()) / 1000 if solid else None

@@ -82,7 +82,7 @@ class HeadRegistration(nn.Module):
         described: Tensor = self.describe(image)
         if not self.tissue_weight:
             return described
-        probabilities: Tensor = self.tissues(image).exp()
+        probabilities: Tensor = self.tissues.tissues(image).exp()
         return torch.cat([described, self.tissue_weight * probabilities[:, 1:]], dim=1)
 
     def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustmed_monai.networks.gauss_newton import blurred, stationary_velocity
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
 from robustmed_monai.transforms.fields import integrate, warp
+from robustmed_monai.transforms.hindbrain_region import hindbrain_region
 from robustmed_monai.transforms.tissue_priors import (
     brainstem_region,
     deep_grey_region,
@@ -27,6 +28,8 @@ _PART = (0, 0, 0, 0, 1, 2, 3, 4)
 _OUTSIDE = 4  # the first Gaussians
 # Where the outside's Gaussians begin, as shares of its voxels from dark to bright, and how wide.
 _QUANTILES, _WIDTH = (0.1, 0.4, 0.7, 0.93), 0.12
+# The least probability whose logarithm is given.
+_LEAST = 1e-6
 # Squarings of the template's bending.
 _SQUARINGS = 6
 # The head is looked at where the template is not sure that it is outside of the skull.
@@ -65,18 +68,19 @@ class _Fit:
 
 
 class TissueMixture(nn.Module):
-    """Segments brain tissues and ventricles of a head in the MNI152 frame by its own contrast.
+    """Segments brain tissues, ventricles, cerebellum and brainstem of a head in the MNI152 frame.
 
-    The intensities are a mixture of eight Gaussians: four for all that lies outside of the skull, one each
-    for CSF, cortex, white matter and deep grey matter, times a smooth bias field, under the template's
-    probabilities. Expectation maximisation finds them for each head: no contrast is known beforehand. Those
-    of the brain share one width, so that where two of them look alike the template decides. Then the template
-    is bent to the tissues that were found (Gauss-Newton steps), coarsely and then finely, and after each pass
-    the mixture is fitted again under the bent template; last comes a Markov random field. The more cortex and
-    white matter look alike, as on FLAIR, the more that step leans towards white matter, fluid and what lies
-    outside, against cortex, and heeds how deep a voxel lies below the fluid. Fluid is that of the ventricles
-    where the bent template has theirs; the brainstem is white matter. It has no weights; the template is a
-    buffer.
+    It goes by the head's own contrast: the intensities are a mixture of eight Gaussians, four for all that
+    lies outside of the skull, one each for CSF, cortex, white matter and deep grey matter, times a smooth
+    bias field, under the template's probabilities. Expectation maximisation finds them for each head: no
+    contrast is known beforehand. Those of the brain share one width, so that where two of them look alike
+    the template decides. Then the template is bent to the tissues that were found (Gauss-Newton steps),
+    coarsely and then finely, and after each pass the mixture is fitted again under the bent template; last
+    comes a Markov random field. The more cortex and white matter look alike, as on FLAIR, the more that
+    step leans towards white matter, fluid and what lies outside, against cortex, and heeds how deep a voxel
+    lies below the fluid. Fluid is that of the ventricles where the bent template has theirs; in the same
+    way grey and white matter are divided between cerebrum and cerebellum, and the brainstem, which is white
+    matter, is told. It has no weights; the template is a buffer.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -133,6 +137,9 @@ class TissueMixture(nn.Module):
         self.inner: Tensor
         inner = torch.from_numpy(ventricle_region(frame.shape, affine))
         self.register_buffer("inner", inner[None], persistent=False)
+        self.hindbrain: Tensor
+        hindbrain = torch.from_numpy(hindbrain_region(frame.shape, affine))
+        self.register_buffer("hindbrain", hindbrain, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment heads.
@@ -142,40 +149,78 @@ class TissueMixture(nn.Module):
                 head of a single value is background.
 
         Returns:
-            (B, 5, X, Y, S) logarithms of the probabilities of background, CSF around the brain, grey matter,
-            white matter and ventricles.
+            (B, 8, X, Y, S) logarithms of the probabilities of background, CSF around the brain, grey and
+            white matter of the cerebrum, ventricles, grey and white matter of the cerebellum, and
+            brainstem. A voxel has grey and white matter of one place alone.
 
         Raises:
             ImageShapeError: when the image has not the shape of the frame.
         """
+        return torch.stack([_divided(*self._segment(head)) for head in self._heads(image)])
+
+    def tissues(self, image: Tensor) -> Tensor:
+        """Segment heads (B, 1, X, Y, S) as ``forward`` does, but for the place of grey and white matter.
+
+        Returns:
+            (B, 5, X, Y, S) logarithms of the probabilities of background, CSF around the brain, grey matter,
+            white matter and ventricles.
+        """
+        return torch.stack([self._segment(head)[0] for head in self._heads(image)])
+
+    def _heads(self, image: Tensor) -> Tensor:
+        """Heads (B, X, Y, S) that lie in the frame."""
         plain = unit_range(image, "TissueMixture").float()
         if plain.ndim != 5 or plain.shape[1:] != (1, *self.sharp.shape[1:]):
             raise ImageShapeError(
                 f"TissueMixture: images of shape {tuple(plain.shape)}; give (B, 1, "
                 f"{', '.join(map(str, self.sharp.shape[1:]))}), as AlignToTemplate makes them of a volume."
             )
-        return torch.stack([self._segment(head[0]) for head in plain])
+        return plain[:, 0]
 
-    def _segment(self, image: Tensor) -> Tensor:
+    def _segment(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Tissues (5, *S) of a head (*S) as ``tissues`` says, and its cerebellum and brainstem (2, *S)."""
         if image.min() == image.max():
             # Under the template alone, nothing would look like an average brain.
             nothing = torch.zeros(5, *image.shape).to(image)
             nothing[0] = 1
-            return nothing.clamp_min(1e-6).log()
+            return nothing.clamp_min(_LEAST).log(), self.hindbrain
         fit = _fit(image, self.wide, self.rounds[0], self.white_share)
-        template = bent = torch.cat([self.sharp, self.inner])
+        template = bent = torch.cat([self.sharp, self.inner, self.hindbrain])
         for number in range(1, len(self.grids) + 1):
             if self.bending:
                 before, after = (_tissues(part)[None, 1:] for part in (self.sharp, fit.found))
                 how = self.spacing, self.grids[:number], self.bending
                 velocity = stationary_velocity(before, after, *how)
                 bent = warp(template[None], integrate(velocity, _SQUARINGS), padding_mode="border")[0]
-            fit = _fit(image, bent[:-1], self.rounds[number], self.white_share)
-        inner = bent[-1].clamp(0, 1)
-        found = _tissues(_settled(fit, bent[:-1], inner, self.neighbours, self.white_share))
+            fit = _fit(image, bent[:5], self.rounds[number], self.white_share)
+        inner = bent[5].clamp(0, 1)
+        found = _tissues(_settled(fit, bent[:5], inner, self.neighbours, self.white_share))
         fluid = found[1]
         parts = [found[0], fluid * (1 - inner), found[2], found[3], fluid * inner]
-        return torch.stack(parts).clamp_min(1e-6).log()
+        return torch.stack(parts).clamp_min(_LEAST).log(), bent[6:]
+
+
+def _divided(tissues: Tensor, hindbrain: Tensor) -> Tensor:
+    """Classes (8, *S) of tissues (5, *S) and of where cerebellum and brainstem lie (2, *S)."""
+    cerebellum, stem = hindbrain
+    rest = 1 - cerebellum - stem
+    outside, fluid, grey, white, inner = tissues
+    # Whole voxels: the probability of a tissue stays what it is.
+    of_stem = (stem > cerebellum) & (stem > rest)
+    of_cerebellum = ~of_stem & (cerebellum > rest)
+    none = torch.full_like(grey, _LEAST).log()
+    return torch.stack(
+        [
+            outside,
+            fluid,
+            grey.where(~of_cerebellum, none),
+            white.where(~of_cerebellum & ~of_stem, none),
+            inner,
+            grey.where(of_cerebellum, none),
+            white.where(of_cerebellum, none),
+            white.where(of_stem, none),
+        ]
+    )
 
 
 def _parts(priors: Tensor, deep: Tensor, stem: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ from tools import results_heads
 
 
 def test_regions_become_tissues() -> None:
-    regions = np.array([0, 1, 4, 52, 35, 95, 23, 207])
-    np.testing.assert_array_equal(results_heads.tissues(regions), [0, 1, 4, 4, 3, 3, 2, 2])
+    regions = np.array([0, 1, 4, 52, 35, 95, 23, 207, 38, 73, 41])
+    classes = results_heads.classes(regions)
+    np.testing.assert_array_equal(classes, [0, 1, 4, 4, 7, 3, 2, 2, 5, 5, 6])
+    np.testing.assert_array_equal(results_heads.tissues(classes), [0, 1, 1, 1, 3, 3, 2, 2, 2, 2, 3])
 
 
 def test_dice_of_the_brain_does_not_ask_for_the_tissue() -> None:

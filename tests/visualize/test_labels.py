@@ -12,7 +12,16 @@ from robustmed_monai.visualize.labels import label_sheet
     "names",
     [
         ["background", "CSF", "grey matter", "white matter"],
-        ["background", "CSF around the brain", "grey matter", "white matter", "ventricles"],
+        [
+            "background",
+            "CSF around the brain",
+            "cerebral grey matter",
+            "cerebral white matter",
+            "ventricles",
+            "cerebellar grey matter",
+            "cerebellar white matter",
+            "brainstem",
+        ],
     ],
 )
 def test_the_legend_lies_within_the_picture(names: list[str]) -> None:
