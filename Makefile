@@ -12,7 +12,7 @@ BUNDLE := $(PY) -m monai.bundle run --config_file
 ROBUSTMED_DATA ?= $(abspath ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-memory results-maps results-other-scanners results-calibration results-unoranic results-risc results-pchvae results-cifl results-heads results-stress bench \
+.PHONY: help demo format-configs test test-slow test-floor test-latest check lint types tables tables-check results-ra results-memory results-maps results-segmenter results-other-scanners results-calibration results-unoranic results-risc results-pchvae results-cifl results-heads results-stress bench \
     label-demo docs clean
 
 help:
@@ -104,6 +104,9 @@ results-memory: $(VENV)/.installed ## the results tables of the feature memory o
 
 results-maps: $(VENV)/.installed ## the shipped memory's maps with a healthy reference and inside of the brain
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_maps.py
+
+results-segmenter: $(VENV)/.installed ## a segmenter of artificial anomalies, alone and times the memory
+	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_segmenter.py
 
 results-other-scanners: $(VENV)/.installed ## RA of two data sets and random scanners, and healthy heads of another scanner (an hour)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_other_scanners.py

@@ -1,0 +1,90 @@
+"""Tables of the anomaly segmenter and of the memory on RA's encoder, by one command: train, fill, evaluate.
+
+    ROBUSTMED_DATA=... python tools/results_segmenter.py [--datasets ixi lgg] [--output out/...]
+
+The segmenter is trained on artificial anomalies in slices of IXI alone, as the memory with grey values is
+filled with them; their product was chosen on lesions drawn into the 44 validation slices. The memory on RA's
+encoder is one file with and without the other side. The tables are copied to
+``bundles/feature_memory/docs/results``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
+from robustmed_monai.data.slice_dataset import identity_collate
+from robustmed_monai.inferers import MemoryInferer
+from robustmed_monai.metrics.feature_memory import load_memory
+from robustmed_monai.metrics.ra import Detector, load_detector, measure_detector
+from robustmed_monai.metrics.result import summarize
+from robustmed_monai.networks import AnomalySegmenter
+from robustmed_monai.utils.provenance import data_digest, provenance, write_results
+from tools.results_common import keep, log, options, train
+from tools.results_maps import images_of
+from tools.results_memory import OTHER_SIDE, fill, prepare
+
+# The share that is left of the memory's map where the segmenter sees nothing, and the power of the sum.
+FLOOR, POWER = 0.01, 0.25
+TABLES = {"ixi": "segmenter", "lgg": "segmenter_lgg"}
+
+
+def product(memory: Detector, segmenter: Detector) -> Detector:
+    """The memory's map times a power of the segmenter's."""
+
+    def detect(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        probability = segmenter(images)["anomaly_map"]
+        return {"anomaly_map": memory(images)["anomaly_map"] * (probability + FLOOR) ** POWER}
+
+    return detect
+
+
+def detectors(ixi: Path, output: Path) -> dict[str, Callable[[], Detector]]:
+    """Train and fill; return what makes the detector of each row."""
+    schedule = {"max_epochs": 16, "val_interval": 4, "seed": 0, "amp": True}
+    trained = train(
+        output / "ixi" / "segmenter", "ra", ["train", "ixi", "segmenter"], dataset_dir=ixi, **schedule
+    )
+    settings = {"spacing": 233 / 128, "contrast": "T1", "other_side": OTHER_SIDE}
+    own = train(output / "ixi" / "memory-own", "feature_memory", ["train"], dataset_dir=ixi, **settings)
+    grey = fill(ixi, output, grey=True)[0]
+
+    def segmenter() -> Detector:
+        return load_detector(trained, AnomalySegmenter(), MemoryInferer())
+
+    return {
+        "segmenter": segmenter,
+        "memory, IXI, grey values, times segmenter": lambda: product(
+            load_memory(grey, MemoryInferer()), segmenter()
+        ),
+        "memory, RA's encoder, both sides": lambda: load_memory(own, MemoryInferer()),
+        "memory, RA's encoder": lambda: load_memory(own, MemoryInferer(), other_side=0.0),
+    }
+
+
+def main() -> None:
+    """Run all steps."""
+    chosen = options("feature_memory", __doc__, list(TABLES))
+    data = prepare(chosen.source, chosen.output, ("ixi", *chosen.datasets))
+    rows = detectors(data["ixi"], chosen.output)
+    healthy, *tested = (
+        DataLoader(images_of(data[name], section), batch_size=32, collate_fn=identity_collate)
+        for name, section in (("ixi", "validation"), *((name, "test") for name in chosen.datasets))
+    )
+    for name, images in zip(chosen.datasets, tested, strict=True):
+        made = []
+        for row, detector in rows.items():
+            made += summarize({row: [measure_detector(detector(), healthy, images)]})
+            log.info("%s: %s", name, made[-1]["row"])
+        digest = data_digest(sorted((data[name] / "images").glob("*.png")))
+        head = provenance(data=[{"name": name, "sha256": digest, "split": "test"}])
+        keep("feature_memory", write_results(chosen.output / "tables" / f"{TABLES[name]}.json", made, head))
+
+
+if __name__ == "__main__":
+    main()
