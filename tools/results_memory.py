@@ -33,7 +33,7 @@ TABLES = {"ixi": "drawn_lesions", "lgg": "lgg", "pneumoniamnist": "pneumoniamnis
 
 
 def prepare(source: Path, output: Path, names: Sequence[str] = DATA) -> dict[str, Path]:
-    """Prepare the images of some data sets, or all; return the folder of each."""
+    """Prepare the images of some data sets, or all, that are not there yet; return the folder of each."""
     data = {name: output / "data" / name for name in DATA}
     sources = {
         "ixi": ("controlled_lesions", "ixi_t1_slices"),
@@ -42,6 +42,8 @@ def prepare(source: Path, output: Path, names: Sequence[str] = DATA) -> dict[str
         "pneumoniamnist": ("medmnist", "medmnist/pneumoniamnist.npz"),
     }
     for name in names:
+        if (data[name] / "datalist.json").exists():
+            continue
         module, file, *more = sources[name]
         places = ["--source", str(source / file), "--output", str(data[name])]
         run("-m", f"robustmed_monai.data_prep.{module}", *places, *more)

@@ -1,11 +1,10 @@
-"""Tables of the anomaly segmenter and of the memory on RA's encoder, by one command: train, fill, evaluate.
+"""Tables of the anomaly segmenter, alone and times the memory, by one command: train, fill, evaluate.
 
     ROBUSTMED_DATA=... python tools/results_segmenter.py [--datasets ixi lgg] [--output out/...]
 
 The segmenter is trained on artificial anomalies in slices of IXI alone, as the memory with grey values is
-filled with them; their product was chosen on lesions drawn into the 44 validation slices. The memory on RA's
-encoder is one file with and without the other side. The tables are copied to
-``bundles/feature_memory/docs/results``.
+filled with them; their product was chosen on lesions drawn into the 44 validation slices. The tables are
+copied to ``bundles/feature_memory/docs/results``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from robustmed_monai.networks import AnomalySegmenter
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log, options, train
 from tools.results_maps import images_of
-from tools.results_memory import OTHER_SIDE, fill, prepare
+from tools.results_memory import fill, prepare
 
 # The share that is left of the memory's map where the segmenter sees nothing, and the power of the sum.
 FLOOR, POWER = 0.01, 0.25
@@ -50,8 +49,6 @@ def detectors(ixi: Path, output: Path) -> dict[str, Callable[[], Detector]]:
     trained = train(
         output / "ixi" / "segmenter", "ra", ["train", "ixi", "segmenter"], dataset_dir=ixi, **schedule
     )
-    settings = {"spacing": 233 / 128, "contrast": "T1", "other_side": OTHER_SIDE}
-    own = train(output / "ixi" / "memory-own", "feature_memory", ["train"], dataset_dir=ixi, **settings)
     grey = fill(ixi, output, grey=True)[0]
 
     def segmenter() -> Detector:
@@ -62,8 +59,6 @@ def detectors(ixi: Path, output: Path) -> dict[str, Callable[[], Detector]]:
         "memory, IXI, grey values, times segmenter": lambda: product(
             load_memory(grey, MemoryInferer()), segmenter()
         ),
-        "memory, RA's encoder, both sides": lambda: load_memory(own, MemoryInferer()),
-        "memory, RA's encoder": lambda: load_memory(own, MemoryInferer(), other_side=0.0),
     }
 
 
