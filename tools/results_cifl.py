@@ -9,6 +9,7 @@ reported on and nothing is chosen by them. ``--datasets`` names the parts to do,
 * segmentation: U-Nets on T1 (`raw`), on frozen CIFL features (`features`), on remapped T1 (`augmented`), on
   MIND-SSC (`mind`) and on images painted from labels (`synth`), tested on T1 and on contrasts none of them
   saw;
+* gated: on the features and the image both, beside `raw` and `features` of `segmentation`;
 * registration: the same for registration networks on 100 fixed pairs, also with the features compared in
   place of the images (`compared`), beside methods that learn nothing;
 * sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
@@ -47,6 +48,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     # Enough to tell the settings apart: 510 steps, two minutes for each.
     "sweep_segmentation": {"max_epochs": 10, "val_interval": 10},
     "segmentation": {"max_epochs": 40, "val_interval": 5},
+    "gated": {"max_epochs": 40, "val_interval": 5},
     "long_segmentation": {"max_epochs": 120, "val_interval": 5},
     # 2,040 steps of 8 pairs: four to six minutes of one core for each row.
     "registration": {"max_epochs": 20, "val_interval": 5},
@@ -66,6 +68,7 @@ SWEEP: dict[str, dict[str, Any]] = {
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
     "segmentation": ["raw", "features", "augmented", "mind", "synth"],
+    "gated": ["raw", "features", "gated"],
     "registration": ["raw", "features", "augmented", "compared", "mind", "synth"],
     "long_segmentation": ["features", "augmented"],
     "long_registration": ["features", "augmented"],
@@ -73,13 +76,14 @@ ROWS: dict[str, list[str]] = {
     "sweep_segmentation": list(SWEEP),
 }
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
-TASKS = ("segmentation", "registration", "long_segmentation", "long_registration")
+TASKS = ("segmentation", "gated", "registration", "long_segmentation", "long_registration")
 # Rows of a task that get the features of their seed.
-ON_FEATURES = ("features", "compared")
+ON_FEATURES = ("features", "gated", "compared")
 # The bundle and the name of each part's table.
 TABLES = {
     "features": ("cifl", "features"),
     "segmentation": ("cifl_segmentation", "oasis"),
+    "gated": ("cifl_segmentation", "gated"),
     "registration": ("cifl_registration", "oasis"),
     "sweep": ("cifl", "sweep"),
     "sweep_segmentation": ("cifl_segmentation", "sweep"),
@@ -95,6 +99,7 @@ EVALUATION: dict[str, dict[str, Any]] = {
 
 def folder(part: str, row: str, seed: object, output: Path) -> Path:
     """Where one run is trained."""
+    part = "segmentation" if part == "gated" else part
     return output / part / (f"{seed}" if part == "features" else f"{row}-{seed}")
 
 

@@ -12,6 +12,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from robustmed_monai.networks.cifl import CIFL
+from robustmed_monai.networks.contrast_gate import ContrastGate, ImageAndFeatures
 from robustmed_monai.networks.mind import MINDSSC
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.weights import load_info, load_into
@@ -98,8 +99,9 @@ def load_features(network: OnFeatures, weights: str | os.PathLike[str] | None) -
     Raises:
         WeightsError: when the weights are missing, altered or do not fit.
     """
-    if network.features is not None and weights is not None:
-        load_into(network.features, weights)
+    seen = network.features
+    if seen is not None and weights is not None:
+        load_into(seen.features if isinstance(seen, ImageAndFeatures) else seen, weights)
     return network
 
 
@@ -108,33 +110,42 @@ def segmentation_unet(
     channels: Sequence[int] = (16, 32, 64, 128),
     features: str | Mapping[str, Any] | None = None,
     spatial_dims: int = 2,
+    gated: bool = False,
 ) -> OnFeatures:
-    """MONAI's U-Net, image to logits, on the image or on frozen features of it.
+    """MONAI's U-Net, image to logits, on the image, on frozen features of it, or on both.
 
     Args:
         num_classes: labels are 0 to ``num_classes - 1``.
         channels: widths of the levels; each halves the size.
         features: see ``feature_network``; None works on the image.
         spatial_dims: 2 or 3.
+        gated: on the features and, where its contrast is known, on the image too, see ``ContrastGate``.
 
     Returns:
         Network from (B, 1, *spatial) in [0, 1] to (B, num_classes, *spatial); sides are multiples of
         2 ** (len(channels) - 1).
+
+    Raises:
+        ConfigError: when ``gated`` has no features to fall back on.
     """
     seen = feature_network(features, spatial_dims)
+    if gated and seen is None:
+        raise ConfigError("gated=True without features; give the settings of CIFL or 'mind'.")
     unet = UNet(
         spatial_dims,
-        in_channels=1 if seen is None else seen.out_channels,
+        in_channels=(0 if seen is None else seen.out_channels) + (seen is None or gated),
         out_channels=num_classes,
         channels=list(channels),
         strides=[2] * (len(channels) - 1),
     )
+    if gated and seen is not None:
+        return OnFeatures(ContrastGate(unet), ImageAndFeatures(seen))
     return OnFeatures(unet, seen)
 
 
 def segmentation_network(info: Mapping[str, Any]) -> OnFeatures:
     """Segmentation network in the sizes that the ``info`` of its weights says, untrained."""
-    known = {name: info[name] for name in ("num_classes", "channels", "features") if name in info}
+    known = {name: info[name] for name in ("num_classes", "channels", "features", "gated") if name in info}
     return segmentation_unet(**known)
 
 
