@@ -48,7 +48,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     # Enough to tell the settings apart: 510 steps, two minutes for each.
     "sweep_segmentation": {"max_epochs": 10, "val_interval": 10},
     "segmentation": {"max_epochs": 40, "val_interval": 5},
-    "gated": {"max_epochs": 40, "val_interval": 5},
+    # Every second image is masked, so it takes twice as many epochs to see all of them as often.
+    "gated": {"max_epochs": 80, "val_interval": 5},
     "long_segmentation": {"max_epochs": 120, "val_interval": 5},
     # 2,040 steps of 8 pairs: four to six minutes of one core for each row.
     "registration": {"max_epochs": 20, "val_interval": 5},
@@ -75,6 +76,8 @@ ROWS: dict[str, list[str]] = {
     "sweep": list(SWEEP),
     "sweep_segmentation": list(SWEEP),
 }
+# Rows that another part trains.
+BORROWED = {("gated", "raw"): "segmentation", ("gated", "features"): "segmentation"}
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
 TASKS = ("segmentation", "gated", "registration", "long_segmentation", "long_registration")
 # Rows of a task that get the features of their seed.
@@ -99,7 +102,7 @@ EVALUATION: dict[str, dict[str, Any]] = {
 
 def folder(part: str, row: str, seed: object, output: Path) -> Path:
     """Where one run is trained."""
-    part = "segmentation" if part == "gated" else part
+    part = BORROWED.get((part, row), part)
     return output / part / (f"{seed}" if part == "features" else f"{row}-{seed}")
 
 
@@ -112,6 +115,7 @@ def stands_on(part: str, row: str) -> tuple[str, str] | None:
 
 def train_run(part: str, row: str, seed: int, output: Path) -> str:
     """Train one row of a part with one seed, and the features that it stands on, and return its weights."""
+    part = BORROWED.get((part, row), part)
     settings = {"dataset_dir": _data(output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
         settings |= SWEEP[row]
