@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
@@ -111,6 +112,9 @@ class AlignPaird(Transform):
     in [0, 1] in the frame, whose affine leads to the world of the fixed image, and `alignment`, the 4x4
     matrix from world points of the fixed image to those of the moving one.
 
+    What is to be said of a head, as that it is turned against what its file says, is a warning that begins
+    with "moving" or "fixed".
+
     Raises:
         ImageError: when one of the images is empty or cannot be aligned.
         ImageShapeError: when one is no volume of a known voxel size.
@@ -130,8 +134,8 @@ class AlignPaird(Transform):
         """Return a copy of ``data`` with `target`, `source` and `alignment`."""
         moving, fixed = data["moving"], data["fixed"]
         _check_pair(moving, fixed, spatial_dims=3)
-        placed = self.place(moving)
-        (source, _), (target, to_fixed) = self.carried(*placed), self.carried(*self.place(fixed))
+        placed = self._placed(moving, "moving")
+        (source, _), (target, to_fixed) = self.carried(*placed), self.carried(*self._placed(fixed, "fixed"))
         between = refine_affine(source[0].numpy(), target[0].numpy(), self.frame.affine.numpy())
         source, to_moving = self.carried(*placed, between)
         for image in (source, target):
@@ -141,6 +145,13 @@ class AlignPaird(Transform):
         source.meta["max_value"] = moving.meta.get("max_value")
         alignment = to_moving @ np.linalg.inv(to_fixed)
         return {**data, "source": source, "target": target, "alignment": alignment}
+
+    def _placed(self, image: MetaTensor, which: str) -> tuple[MetaTensor, Placement]:
+        with warnings.catch_warnings(record=True) as said:
+            found = self.place(image)
+        for one in said:
+            warnings.warn(f"{which} image: {one.message}", one.category, stacklevel=3)
+        return found
 
     def place(self, image: MetaTensor) -> tuple[MetaTensor, Placement]:
         """Return a head in [0, 1], and where the frame lies in it."""
