@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ def test_a_warning_says_which_head_is_turned(which: str) -> None:
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])
     plain = torch.from_numpy(virtual_subject(0, 2).image)[None, ::2, ::2, ::2]
     affine = AFFINE @ np.diag([2.0, 2.0, 2.0, 1.0])
-    pair = {
+    pair: dict[Hashable, Any] = {
         name: MetaTensor(plain, affine=torch.from_numpy(turn @ affine if name == which else affine))
         for name in ("moving", "fixed")
     }
