@@ -80,3 +80,8 @@ class AnomalySegmenter(nn.Module):
         self.mean.copy_(mean)
         self.spread.copy_(variance.sqrt().clamp_min(self.floor))
         return self
+
+
+def standardized(network: AnomalySegmenter, batches: Iterable[Mapping[str, Any]]) -> AnomalySegmenter:
+    """The network, with mean and spread of healthy images: ``AnomalySegmenter.standardize`` for configs."""
+    return network.standardize(batches)
