@@ -76,6 +76,8 @@ ROWS: dict[str, list[str]] = {
     "sweep": list(SWEEP),
     "sweep_segmentation": list(SWEEP),
 }
+# mm of a pixel, which the pictures do not tell and the weights keep for volumes.
+SPACING = 2.0
 # Rows that another part trains.
 BORROWED = {("gated", "raw"): "segmentation", ("gated", "features"): "segmentation"}
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
@@ -119,6 +121,8 @@ def train_run(part: str, row: str, seed: int, output: Path) -> str:
     settings = {"dataset_dir": _data(output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
         settings |= SWEEP[row]
+    if TABLES[part][0] == "cifl_segmentation":
+        settings["spacing"] = SPACING
     if below := stands_on(part, row):
         settings["features_weights"] = Path(train_run(*below, seed, output)).absolute()
     overlays = [row] if part in TASKS and row != "features" else []
