@@ -38,10 +38,13 @@ def test_a_head_becomes_labels_a_brain_mask_and_volumes(segmentation_configs: Pa
     np.testing.assert_allclose(labels.affine, moved @ AFFINE, atol=1e-4)
     found, true = np.asarray(labels.dataobj), subject.labels[::-1]
     np.testing.assert_array_equal(np.asarray(brain.dataobj), found > 0)
+    merged = np.array([0, 1, 2, 3, 1, 2, 3, 3])[found]
     for number, least in ((2, 0.6), (3, 0.65)):
-        here, there = found == number, true == number
+        here, there = merged == number, true == number
         assert 2 * (here & there).sum() > least * (here.sum() + there.sum())
     volumes = json.loads((folder / "volumes.json").read_text())["volumes"]
+    assert volumes["brainstem"]["voxels"] == (found == 7).sum()
+    assert 60 < sum(volumes[f"cerebellar {tissue} matter"]["ml"] for tissue in ("grey", "white")) < 200
     assert volumes["inside of the skull"]["voxels"] == (found > 0).sum()
     assert volumes["inside of the skull"]["ml"] == pytest.approx((found > 0).sum() * 1.8**3 / 1000, rel=1e-3)
 
