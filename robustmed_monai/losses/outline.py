@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,13 +24,12 @@ class OutlineLoss(nn.Module):
 
     def __init__(self, dice: float = 0.2, abnormal: float = 2.0, smooth: float = 10.0) -> None:
         super().__init__()
-        self.dice, self.abnormal, self.smooth = dice, abnormal, smooth
+        self.dice, self.abnormal = dice, abnormal
+        self.overlap = DiceLoss(smooth_nr=smooth, smooth_dr=smooth)
 
     def forward(self, probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Loss of probabilities and masks, both (B, 1, X, Y) in [0, 1]."""
         weight = 1 + (self.abnormal - 1) * mask
         entropy = F.binary_cross_entropy(probability, mask, weight)
-        both = (probability * mask).sum((1, 2, 3))
-        either = (probability + mask).sum((1, 2, 3))
-        dice = 1 - (2 * both + self.smooth) / (either + self.smooth)
-        return entropy + self.dice * dice.mean()
+        overlap: torch.Tensor = self.overlap(probability, mask)
+        return entropy + self.dice * overlap
