@@ -74,6 +74,6 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
     """
     one, other = first.flatten(1), second.flatten(1)
     tissue = (one > 0) | (other > 0)
-    same = ((one == other) & tissue).sum(1)
-    count = tissue.sum(1)
-    return torch.where(count > 0, same / count.clamp(min=1), torch.ones_like(same / count.clamp(min=1)))
+    same, count = ((one == other) & tissue).sum(1), tissue.sum(1)
+    share = same / count.clamp(min=1)
+    return torch.where(count > 0, share, torch.ones_like(share))
