@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from robustmed_monai.inferers.cifl import fullest_slice
+from robustmed_monai.inferers.cifl import middle_slice
 from robustmed_monai.visualize.features import feature_sheet
 from robustmed_monai.visualize.figures import save_png
 
@@ -42,7 +42,7 @@ class SideBySide:
         stacks = [
             torch.as_tensor(output["network_space"][k]).as_subclass(torch.Tensor) for k in ("image", "pred")
         ]
-        shown = fullest_slice(stacks[0])
+        shown = middle_slice(stacks[0])
         # Images with as many slices as the first show the same one.
         if self._place is None:
             self._place = (stacks[0].shape[-1], shown)

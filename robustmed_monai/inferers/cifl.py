@@ -60,20 +60,22 @@ def feature_report(output: Mapping[str, Any]) -> dict[str, Any]:
     """What ``features.json`` says about an image: number of channels, slice on the sheet."""
     return {
         "channels": int(output["pred"].shape[0]),
-        "slice_shown": fullest_slice(output["network_space"]["image"]),
+        "slice_shown": middle_slice(output["network_space"]["image"]),
     }
 
 
 def channels_sheet(output: Mapping[str, Any]) -> Figure:
-    """The fullest slice of an image and its channels."""
+    """The middle slice of an image and its channels."""
     space = output["network_space"]
-    shown = fullest_slice(space["image"])
+    shown = middle_slice(space["image"])
     name = f"{Path(output['path']).name.split('.')[0]}\nslice {shown}"
     image, features = (torch.as_tensor(space[k]).as_subclass(torch.Tensor) for k in ("image", "pred"))
     return feature_sheet({name: image[..., shown]}, {name: features[..., shown]})
 
 
-def fullest_slice(stack: torch.Tensor) -> int:
-    """Slice of (C, X, Y, S) with the most voxels above the noise of air, a tenth of the brightest."""
+def middle_slice(stack: torch.Tensor) -> int:
+    """The middle of the slices of (C, X, Y, S) that hold something: shoulders would be the fullest."""
     plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
-    return int((plain > 0.1 * plain.amax()).flatten(0, 2).sum(0).argmax())
+    # Above the noise of air, a tenth of the brightest.
+    filled = (plain > 0.1 * plain.amax()).flatten(0, 2).any(0).nonzero()[:, 0]
+    return int(filled[len(filled) // 2]) if len(filled) else 0
