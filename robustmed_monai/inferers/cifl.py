@@ -11,6 +11,7 @@ import torch
 from monai.inferers.inferer import Inferer
 
 from robustmed_monai.transforms.unit_range import unit_range
+from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.visualize.features import feature_sheet
 
 if TYPE_CHECKING:
@@ -75,7 +76,5 @@ def channels_sheet(output: Mapping[str, Any]) -> Figure:
 
 def middle_slice(stack: torch.Tensor) -> int:
     """The middle of the slices of (C, X, Y, S) that hold something: shoulders would be the fullest."""
-    plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
-    # Above the noise of air, a tenth of the brightest.
-    filled = (plain > 0.1 * plain.amax()).flatten(0, 2).any(0).nonzero()[:, 0]
+    filled = filled_slices(stack)
     return int(filled[len(filled) // 2]) if len(filled) else 0

@@ -9,7 +9,7 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import nn
 
-from robustmed_monai.transforms.blur import gaussian_blur
+from robustmed_monai.transforms.blur import gaussian_blur, mean_and_spread
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import DataError
 
@@ -74,9 +74,9 @@ class ZScoreControl(nn.Module):
         self.sigma = sigma
         self.mean: torch.Tensor
         self.spread: torch.Tensor
-        self.register_buffer("mean", gaussian_blur(images.mean(0, keepdim=True), sigma))
-        variance = gaussian_blur((images - self.mean).square().mean(0, keepdim=True), sigma)
-        self.register_buffer("spread", variance.sqrt().clamp_min(floor))
+        mean, spread = mean_and_spread(images, sigma, floor)
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", spread)
 
     def forward(self, image: torch.Tensor) -> Scores:
         """Return "anomaly_map" of images in [0, 1]."""

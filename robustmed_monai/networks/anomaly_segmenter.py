@@ -10,7 +10,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.nn import functional as F
 
-from robustmed_monai.transforms.blur import gaussian_blur
+from robustmed_monai.transforms.blur import mean_and_spread
 from robustmed_monai.utils.errors import DataError, ImageShapeError
 
 
@@ -64,24 +64,18 @@ class AnomalySegmenter(nn.Module):
         seen = F.pixel_unshuffle(torch.cat([image, image.flip(2), unusual], 1), 2)
         return F.pixel_shuffle(self.network(seen), 2).float().sigmoid()
 
-    @torch.no_grad()
-    def standardize(self, batches: Iterable[Mapping[str, Any]]) -> AnomalySegmenter:
-        """Keep mean and spread of healthy images, batches with `image`; return the network itself.
 
-        Raises:
-            DataError: when there is none.
-        """
-        images = [torch.as_tensor(batch["image"]).float() for batch in batches]
-        if not images:
-            raise DataError("AnomalySegmenter: no healthy images; give a data set with a training section.")
-        joined = torch.cat(images)
-        mean = gaussian_blur(joined.mean(0, keepdim=True), self.sigma)
-        variance = gaussian_blur((joined - mean).square().mean(0, keepdim=True), self.sigma)
-        self.mean.copy_(mean)
-        self.spread.copy_(variance.sqrt().clamp_min(self.floor))
-        return self
-
-
+@torch.no_grad()
 def standardized(network: AnomalySegmenter, batches: Iterable[Mapping[str, Any]]) -> AnomalySegmenter:
-    """The network, with mean and spread of healthy images: ``AnomalySegmenter.standardize`` for configs."""
-    return network.standardize(batches)
+    """Keep mean and spread of healthy images, batches with `image`, in a network; return it.
+
+    Raises:
+        DataError: when there is none.
+    """
+    images = [torch.as_tensor(batch["image"]).float() for batch in batches]
+    if not images:
+        raise DataError("AnomalySegmenter: no healthy images; give a data set with a training section.")
+    mean, spread = mean_and_spread(torch.cat(images), network.sigma, network.floor)
+    network.mean.copy_(mean)
+    network.spread.copy_(spread)
+    return network

@@ -145,8 +145,13 @@ def _patch(image: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """The next image of the batch, each moved around its border by up to a quarter of its sides."""
     other = image.roll(1, 0)
     sides = torch.tensor(image.shape[-2:], device=share.device)
-    steps = ((share - 0.5) * sides / 2).round().int().tolist()
-    return torch.stack([one.roll(tuple(step), (-2, -1)) for one, step in zip(other, steps, strict=True)])
+    steps = ((share - 0.5) * sides / 2).round().long()
+    rows, columns = (
+        (torch.arange(side, device=share.device) - step[:, None]) % side
+        for side, step in zip(image.shape[-2:], steps.T, strict=True)
+    )
+    which = torch.arange(len(image), device=share.device).view(-1, 1, 1)
+    return other[which, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 def _warped(

@@ -50,6 +50,22 @@ def gaussian_blur(images: Tensor, sigma: float | Sequence[float], truncate: floa
     return blurred
 
 
+def mean_and_spread(images: Tensor, sigma: float, floor: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of images at each pixel, smoothed.
+
+    Args:
+        images: shape (N, C, X, Y), in one frame.
+        sigma: standard deviation in pixels of the Gaussian that smooths mean and variance.
+        floor: lowest spread, in units of the images: in air all agree.
+
+    Returns:
+        Mean and spread, (1, C, X, Y).
+    """
+    mean = gaussian_blur(images.mean(0, keepdim=True), sigma)
+    variance = gaussian_blur((images - mean).square().mean(0, keepdim=True), sigma)
+    return mean, variance.sqrt().clamp_min(floor)
+
+
 def gaussian_kernel(sigma: float, radius: int) -> NDArray[np.float64]:
     """Weights at -radius to radius, of sum 1."""
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.field_files import sample_at, world_points
+from robustmed_monai.transforms.tissue_priors import template_tissue
 
 # Ellipsoids (middle, half axes) in mm of MNI152, right and left alike, that surely lie within a part; what
 # lies between them goes to the part that it hangs together with.
@@ -55,14 +56,10 @@ def hindbrain_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
 
     Source: places of this module, drawn by hand on the template's maps, see ``tissue_priors``.
     """
-    from nilearn import datasets
     from scipy.ndimage import gaussian_filter
     from skimage.segmentation import watershed
 
-    maps = [
-        load(resolution=2) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
-    ]
-    tissue, source = sum(one.get_fdata(dtype=np.float32) for one in maps), maps[0].affine
+    tissue, source = template_tissue()
     points = world_points(tissue.shape, source)
     places = np.zeros(tissue.shape, np.int16)
     for number, part in enumerate((_CEREBRUM, _CEREBELLUM), 1):

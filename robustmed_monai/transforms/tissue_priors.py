@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -87,6 +88,17 @@ def tissue_priors(
     return priors
 
 
+@cache
+def template_tissue() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Share of grey and white matter of MNI152 together, (X, Y, Z) of 2 mm, and its voxel-to-world matrix."""
+    from nilearn import datasets
+
+    maps = [
+        load(resolution=2) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    ]
+    return sum(image.get_fdata(dtype=np.float32) for image in maps), maps[0].affine
+
+
 def ventricle_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[np.float32]:
     """Where fluid of the MNI152 frame is the ventricles': what lies nearer to theirs than to other fluid.
 
@@ -100,14 +112,9 @@ def ventricle_region(shape: tuple[int, ...], affine: npt.ArrayLike) -> NDArray[n
     Source: the template's maps, see ``tissue_priors``; which of their fluid is that of the ventricles is said
     by a few places of this module, drawn by hand.
     """
-    from nilearn import datasets
     from scipy.ndimage import distance_transform_edt, label
 
-    maps = [
-        load(resolution=2) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
-    ]
-    source = maps[0].affine
-    tissue = sum(image.get_fdata(dtype=np.float32) for image in maps)
+    tissue, source = template_tissue()
     points = world_points(tissue.shape, source)
     distance = distance_at(points)
     fluid = (tissue < 0.5) & (distance < 2.0)
