@@ -108,7 +108,7 @@ results-maps: $(VENV)/.installed ## the shipped memory's maps with a healthy ref
 results-segmenter: $(VENV)/.installed ## a segmenter of artificial anomalies, alone and times the memory
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_segmenter.py
 
-results-other-scanners: $(VENV)/.installed ## RA of two data sets and random scanners, and healthy heads of another scanner (an hour)
+results-other-scanners: $(VENV)/.installed ## RA and its controls of two data sets and random scanners, and healthy heads of another scanner (hours)
 	ROBUSTMED_DATA="$(ROBUSTMED_DATA)" $(PY) tools/results_other_scanners.py
 
 results-calibration: $(VENV)/.installed ## conformal p-values of healthy images of several sites, in ROBUSTMED_DATA

@@ -1,12 +1,13 @@
-"""RA trained on two data sets with random scanners, and what lights up in healthy heads of another scanner.
+"""RA and its controls trained on two data sets with random scanners, and what lights up in healthy heads.
 
     ROBUSTMED_DATA=... python tools/results_other_scanners.py [--output out/...]
 
-Trains RA's compact network on IXI and OASIS with the overlay `scanners`, one seed, and compares it with the
-shipped one, of IXI alone, on drawn lesions and on gliomas (tables `scanners`, `scanners_lgg`). The table
-`other_scanners`: the share of the brain above the threshold that 5 % of the pixels of healthy validation
-images pass, in 58 held-back slices of IXI (`ixi`) and in the 16 heads of `heads_2mm`, aligned (`heads`, 7
-slices each); `heads_slices`: the share of those slices where it is more than three times the mean of IXI's.
+Trains the compact networks of RA, SI-VAE, VAE and AE on IXI and OASIS with the overlay `scanners`, one seed,
+and compares them with the shipped RA, of IXI alone, on drawn lesions and on gliomas (tables `scanners`,
+`scanners_lgg`). The table `other_scanners`, of RA and the memory: the share of the brain above the threshold
+that 5 % of the pixels of healthy validation images pass, in 58 held-back slices of IXI (`ixi`) and in the 16
+heads of `heads_2mm`, aligned (`heads`, 7 slices each); `heads_slices`: the share of those slices where it is
+more than three times the mean of IXI's.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from robustmed_monai.transforms import (
 from robustmed_monai.transforms.brain_only import template_brain
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from robustmed_monai.utils.weights import load_info
-from tools.results_common import keep, log, options, train
+from tools.results_common import keep, log, options
 from tools.results_maps import SPACING
 from tools.results_maps import WEIGHTS as MEMORY
 from tools.results_memory import prepare
-from tools.results_ra import evaluate
+from tools.results_ra import evaluate, train_all
 
 SHIPPED = "bundles/ra/models/model.pt"
 HEIGHTS, STEP, MARGIN = (18.0, 30.0), 2.0, 4.0
@@ -106,14 +107,15 @@ def main() -> None:
     """Run all steps."""
     chosen = options("ra", __doc__)
     data = prepare(chosen.source, chosen.output, ("ixi", "frame", "lgg"))
-    settings = {"dataset_dir": data["frame"], "seed": 0, "amp": True, "max_epochs": EPOCHS, "val_interval": 4}
-    trained = train(chosen.output / "frame" / "RA-0", "ra", ["train", "ixi", "scanners"], **settings)
-    weights = {"RA, IXI": [SHIPPED], "RA, IXI and OASIS, random scanners": [trained]}
+    schedule = {"amp": True, "max_epochs": EPOCHS, "val_interval": 4}
+    controls = train_all("frame", ["ixi", "scanners"], data["frame"], [0], chosen.output, **schedule)
+    trained = controls.pop("RA")
+    weights = {"RA, IXI": [SHIPPED], "RA, IXI and OASIS, random scanners": trained, **controls}
     for table, test in (("scanners", "ixi"), ("scanners_lgg", "lgg")):
         places = {"dataset_dir": data["ixi"], "test_dir": data[test], "seeds": [0]}
         evaluate(table, [], weights, chosen.output, **places)
     files = sorted((chosen.source / "heads_2mm/t1").glob("*.nii.gz"))
-    rows = measured(trained, held_back(data["ixi"]), aligned(files))
+    rows = measured(trained[0], held_back(data["ixi"]), aligned(files))
     digests = [{"name": "heads_2mm", "sha256": data_digest(files), "split": "test"}]
     path = write_results(chosen.output / "other_scanners.json", rows, provenance(data=digests))
     keep("ra", path)
