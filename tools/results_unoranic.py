@@ -80,10 +80,9 @@ def train_long(dataset: str, source: Path, seeds: list[int], output: Path) -> di
     for seed, (method, overlay) in product(seeds, METHODS.items()):
         folder = output / dataset / f"long-{method}-{seed}"
         settings: dict[str, Any] = {"dataset": dataset, "dataset_dir": source, "seed": seed, "amp": True}
+        settings |= {"max_epochs": LONG, "val_interval": 20}
         # The overlay last: a method's loss replaces that of which paper.json changes one setting.
-        runs[method].append(
-            train(folder, "unoranic", ["train", "paper", *overlay], max_epochs=LONG, val_interval=20, **settings)
-        )
+        runs[method].append(train(folder, "unoranic", ["train", "paper", *overlay], **settings))
         rows += course(folder, f"{method}, seed {seed}")
     file = source / f"{dataset}.npz"
     data = [{"name": file.name, "sha256": data_digest(file), "split": "val"}]
