@@ -1,13 +1,14 @@
 """Whether conformal p-values keep their promise on held-back healthy images: P(p <= a) <= a, site by site.
 
-    ROBUSTMED_DATA=... python tools/results_calibration.py [--datasets ixi oasis heads]
+    ROBUSTMED_DATA=... python tools/results_calibration.py [--datasets ixi oasis heads fastmri]
 
 Of each site some healthy images calibrate the feature memory and others, of other people, are tested; the row
 "IXI to oasis" tests the images of one site with the calibration of another, which nothing vouches for. All
 images are brought into the frame as at inference, by the overlay `whole_head`. Images that were not assessed
-have no p-value and do not count. `fastmri`: four of the 65 files hold 0, 254 and 255 alone and are no images.
-The interval of a share is binomial (Clopper and Pearson); the chance of the calibration is not in it:
-with n images a share is spread by about sqrt(a (1 - a) / n) more.
+have no p-value and do not count. Of `fastmri` pictures with at most 8 grey values are masks and left out:
+four of the 65 hold 0, 254 and 255 alone. The interval of a share is binomial (Clopper and
+Pearson); the chance of the calibration is not in it: with n images a share is spread by about
+sqrt(a (1 - a) / n) more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tools.results_common import keep, log, options, run
 
 METHOD = "feature_memory"
 SHARES = (0.05, 0.1, 0.2, 0.5)
-SITES = ("ixi", "oasis", "heads")
+SITES = ("ixi", "oasis", "heads", "fastmri")
 # Of the three slices of each head of OASIS the one nearest to the height of IXI's.
 LEVEL = "_slice_22"
 
