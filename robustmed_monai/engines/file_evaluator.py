@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,7 @@ class FileEvaluator(SupervisedEvaluator):
         )
         self.dataset = dataset
         self.after = postprocessing
+        self.logger.addFilter(_about_images)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Work on all files; without any, only what happens at the end of a run happens."""
@@ -116,6 +118,11 @@ class FileEvaluator(SupervisedEvaluator):
             result = self.inferer(plain[None].to(self.state.device), self.network)
         named = result if isinstance(result, Mapping) else {Keys.PRED: result}
         return {key: _like(value[0].cpu(), image) for key, value in named.items()}
+
+
+def _about_images(record: logging.LogRecord) -> bool:
+    """Not the engine's own lines: they count one epoch, and say the error that ends a run once more."""
+    return not record.getMessage().startswith(("Engine run", "Epoch["))
 
 
 def _on_grid_of(image: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,21 @@ def test_reasons_are_those_behind_monais(error: Exception, message: str) -> None
     assert output["error"].startswith(message)
 
 
+def test_the_log_is_about_images(volume: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def failed(engine: Any) -> None:
+        raise ImageError("1 of 1 images could not be used")
+
+    evaluator = FileEvaluator("cpu", Dataset([{"image": "x.nii"}]), torch.nn.Identity(), lambda x, n: x)
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: engine.logger.info("one image"))
+    evaluator.add_event_handler(Events.COMPLETED, failed)
+    with caplog.at_level("INFO"), pytest.raises(ImageError):
+        evaluator.run()
+    # What ended the run is raised, not said once more.
+    assert "one image" in caplog.text
+    assert "Engine run" not in caplog.text
+    assert "Epoch[" not in caplog.text
+
+
 def test_a_bad_setting_ends_the_run(volume: Path) -> None:
     def fail(image: Any, network: Any) -> Any:
         raise ConfigError("perceptual='x' is unknown")
