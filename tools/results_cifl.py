@@ -15,6 +15,7 @@ reported on and nothing is chosen by them. ``--datasets`` names the parts to do,
 * sweep: features of other settings after a fifth of the training, all measured as in `features`. With one
   seed it takes half an hour of one core: ``--seeds 0``;
 * sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise;
+* tau, tau_segmentation: the rows of tau_gamma of these two, in tables of their own, so with more seeds;
 * long_segmentation, long_registration: the features and their rival trained three times as long, since images
   of random contrast teach slowly. Likewise.
 
@@ -66,6 +67,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     "not centred": {"center": False},
     "as printed": {"crop": 0, "center": False},
 }
+TAUS = [row for row in SWEEP if row.startswith("tau_g")]
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
     "segmentation": ["raw", "features", "augmented", "mind", "synth"],
@@ -75,11 +77,17 @@ ROWS: dict[str, list[str]] = {
     "long_registration": ["features", "augmented"],
     "sweep": list(SWEEP),
     "sweep_segmentation": list(SWEEP),
+    "tau": TAUS,
+    "tau_segmentation": TAUS,
 }
 # mm of a pixel, which the pictures do not tell and the weights keep for volumes.
 SPACING = 2.0
 # Rows that another part trains.
-BORROWED = {("gated", "raw"): "segmentation", ("gated", "features"): "segmentation"}
+BORROWED = {
+    **{("gated", row): "segmentation" for row in ("raw", "features")},
+    **{("tau", row): "sweep" for row in TAUS},
+    **{("tau_segmentation", row): "sweep_segmentation" for row in TAUS},
+}
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
 TASKS = ("segmentation", "gated", "registration", "long_segmentation", "long_registration")
 # Rows of a task that get the features of their seed.
@@ -92,6 +100,8 @@ TABLES = {
     "registration": ("cifl_registration", "oasis"),
     "sweep": ("cifl", "sweep"),
     "sweep_segmentation": ("cifl_segmentation", "sweep"),
+    "tau": ("cifl", "tau"),
+    "tau_segmentation": ("cifl_segmentation", "tau"),
     "long_segmentation": ("cifl_segmentation", "long"),
     "long_registration": ("cifl_registration", "long"),
 }
