@@ -1,18 +1,21 @@
-"""The shipped memory's maps with a healthy reference, in the brain, without the other side, with a z-score.
+"""Maps of the shipped memory and of RA with a healthy reference, in the brain alone, with a z-score.
 
-    ROBUSTMED_DATA=... python tools/results_maps.py [--datasets ixi lgg]
+    ROBUSTMED_DATA=... python tools/results_maps.py [--datasets feature_memory/ixi ra/lgg ...]
 
 The reference is that of ``calibrate --reference_share``: the mean map of healthy images of the same site, of
 other people than those that are tested. IXI: the 44 validation slices, and the test slices with drawn
 lesions. LGG: the tumour-free slices of half of the patients, and all slices of the others. The brain is the
-template's, 4 mm wider, at +24 mm, the middle of the heights that the memory knows. "times z-score": the map
-times the fourth root of the z-score per pixel, of the images that the memory holds.
+template's, 4 mm wider, at +24 mm, the middle of the heights that both know. "times z-score": the map times
+the fourth root of the z-score per pixel, of the images that the memory holds; for RA, whose weights are those
+of IXI alone, of IXI. The power was chosen for the memory.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,11 @@ from robustmed_monai.data.split import rank_subjects
 from robustmed_monai.inferers import MemoryInferer, ReferencedInferer
 from robustmed_monai.inferers.controls import ZScoreControl
 from robustmed_monai.inferers.healthy_reference import HealthyReference
+from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics.feature_memory import load_memory
-from robustmed_monai.metrics.ra import measure_detector
-from robustmed_monai.metrics.result import summarize
+from robustmed_monai.metrics.ra import Detector, load_detector, measure_detector
+from robustmed_monai.metrics.result import Result, summarize
+from robustmed_monai.networks import ReversedAutoEncoder
 from robustmed_monai.transforms import AlignToTemplate, LoadCheckedImaged, ScaleForegroundd, VolumeToSlicesd
 from robustmed_monai.transforms.blur import gaussian_blur
 from robustmed_monai.transforms.brain_only import template_brain
@@ -38,8 +43,20 @@ from tools.results_memory import prepare
 
 SPACING = 233 / 128
 WEIGHTS = "bundles/feature_memory/models/efficientnet_lite0.pt"
+RA_WEIGHTS = "bundles/ra/models/model.pt"
+TITLES = {"ixi": "drawn lesions", "lgg": "gliomas"}
+AS_SHIPPED = "as shipped"
 Set = dict[str, torch.Tensor]
 Control = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A detector, what its maps are multiplied by, and whether all ways of ``detectors`` are measured."""
+
+    detector: Detector
+    weight: Control | None = None
+    all_ways: bool = False
 
 
 def images_of(folder: Path, section: str) -> SliceDataset:
@@ -53,25 +70,22 @@ def images_of(folder: Path, section: str) -> SliceDataset:
     return SliceDataset(load_datalist(str(folder), section, split=split), transform)
 
 
-def maps_of(
-    folder: Path, section: str, other_side: float | None = None, weight: Control | None = None
-) -> Set:
-    """Maps of the shipped memory as `image`, times ``weight``, with what is known of the images."""
+def maps_of(folder: Path, section: str, row: Row) -> Set:
+    """Maps of a row as `image`, with what is known of the images."""
     images = images_of(folder, section)
-    memory = load_memory(WEIGHTS, MemoryInferer(), other_side=other_side)
     found = [images[i] for i in range(len(images))]
     known = [key for key in ("mask", "healthy", "subject") if key in found[0]]
     data: Set = {key: torch.stack([torch.as_tensor(item[key]) for item in found]) for key in known}
     shown = torch.stack([torch.as_tensor(item["image"]) for item in found]).float()
     with torch.no_grad():
-        maps = torch.cat([memory(part)["anomaly_map"] for part in shown.split(16)])
-        if weight is not None:
-            maps = maps * torch.cat([weight(part) for part in shown.split(16)])
+        maps = torch.cat([row.detector(part)["anomaly_map"] for part in shown.split(16)])
+        if row.weight is not None:
+            maps = maps * torch.cat([row.weight(part) for part in shown.split(16)])
     return {**data, "image": maps}
 
 
 def z_score(folder: Path) -> Control:
-    """A power of the z-score per pixel, of the images that the memory holds; chosen as the other side was."""
+    """A power of the z-score per pixel, of the training images of a folder; chosen as the other side was."""
     images = images_of(folder, "training")
     shown = torch.stack([torch.as_tensor(images[i]["image"]) for i in range(len(images))])
     control = ZScoreControl([{"image": shown}])
@@ -87,10 +101,10 @@ def half_of(patients: Set) -> tuple[Set, Set]:
     return tuple({k: v[part] for k, v in patients.items()} for part in parts)  # type: ignore[return-value]
 
 
-def sets(folder: Path, *settings: Any) -> tuple[Set, Set]:
-    """Maps of healthy images of a site, and of those that are tested; settings of ``maps_of``."""
-    tested = maps_of(folder, "test", *settings)
-    return (maps_of(folder, "validation", *settings), tested) if folder.name == "ixi" else half_of(tested)
+def sets(row: Row, folder: Path) -> tuple[Set, Set]:
+    """Maps of healthy images of a site, and of those that are tested."""
+    tested = maps_of(folder, "test", row)
+    return (maps_of(folder, "validation", row), tested) if folder.name == "ixi" else half_of(tested)
 
 
 def detectors(healthy: torch.Tensor) -> dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
@@ -105,7 +119,7 @@ def detectors(healthy: torch.Tensor) -> dict[str, Callable[[torch.Tensor], dict[
         return torch.cat([_relative(applied, one) for one in maps])
 
     return {
-        "as shipped": lambda maps: {"anomaly_map": maps},
+        AS_SHIPPED: lambda maps: {"anomaly_map": maps},
         "healthy reference": lambda maps: {"anomaly_map": relative(maps)},
         "inside of the brain": lambda maps: {"anomaly_map": maps * brain},
         "both": lambda maps: {"anomaly_map": relative(maps) * brain},
@@ -117,33 +131,59 @@ def _relative(applied: ReferencedInferer, one: torch.Tensor) -> torch.Tensor:
     return found[..., 0]
 
 
-def measured(title: str, healthy: Set, tested: Set) -> list[dict[str, Any]]:
-    """Rows of the table."""
-    made: list[dict[str, Any]] = []
-    for name, detector in detectors(healthy["image"]).items():
-        found = measure_detector(detector, [healthy], [tested])
-        made += summarize({f"{title}, {name}": [found]})
-    return made
+def measured(row: Row, folder: Path) -> dict[str, Result]:
+    """Figures by way of ``detectors``: as shipped, and of the others where the row has them."""
+    healthy, tested = sets(row, folder)
+    ways = detectors(healthy["image"])
+    chosen = ways if row.all_ways else {AS_SHIPPED: ways[AS_SHIPPED]}
+    return {name: measure_detector(way, [healthy], [tested]) for name, way in chosen.items()}
+
+
+def of_memory(data: dict[str, Path]) -> dict[str, Row]:
+    """Rows of the memory."""
+    memory = load_memory(WEIGHTS, MemoryInferer())
+    one_side = load_memory(WEIGHTS, MemoryInferer(), other_side=0.0)
+    return {
+        "": Row(memory, all_ways=True),
+        "without the other side": Row(one_side),
+        "times z-score": Row(memory, z_score(data["frame"])),
+    }
+
+
+def of_ra(data: dict[str, Path]) -> dict[str, Row]:
+    """Rows of RA: its own map, and the residual."""
+    network = partial(ReversedAutoEncoder, 1, 128, (8, 16, 32, 64, 64), 128, "batch")
+    ra = load_detector(RA_WEIGHTS, network(), AnomalyMapInferer())
+    residual = AnomalyMapInferer(equalize=False, perceptual="none")
+    return {
+        "": Row(ra, all_ways=True),
+        "times z-score": Row(ra, z_score(data["ixi"])),
+        "residual": Row(load_detector(RA_WEIGHTS, network(), residual), all_ways=True),
+    }
+
+
+BUNDLES = {"feature_memory": of_memory, "ra": of_ra}
 
 
 def main() -> None:
     """Run all steps."""
-    chosen = options("feature_memory", __doc__, ("ixi", "lgg"))
-    data = prepare(chosen.source, chosen.output, ("ixi", "frame", *chosen.datasets))
-    variants = {"without the other side": (0.0,), "times z-score": (None, z_score(data["frame"]))}
-    made, digests = [], []
-    for site in chosen.datasets:
-        title = "drawn lesions" if site == "ixi" else "gliomas"
-        made += measured(title, *sets(data[site]))
-        for name, settings in variants.items():
-            healthy, tested = sets(data[site], *settings)
-            found = measure_detector(lambda maps: {"anomaly_map": maps}, [healthy], [tested])
-            made += summarize({f"{title}, {name}": [found]})
-        digest = data_digest(sorted((data[site] / "images").glob("*.png")))
-        digests.append({"name": site, "sha256": digest, "split": "test"})
-    path = write_results(chosen.output / "maps.json", made, provenance(data=digests))
-    keep("feature_memory", path)
-    log.info("wrote %s", path)
+    everything = [f"{name}/{site}" for name in BUNDLES for site in TITLES]
+    chosen = options("feature_memory", __doc__, everything)
+    data = prepare(chosen.source, chosen.output, ("ixi", "frame", "lgg"))
+    for name, rows in BUNDLES.items():
+        made: list[dict[str, Any]] = []
+        digests = []
+        for site in (site for site in TITLES if f"{name}/{site}" in chosen.datasets):
+            for row, settings in rows(data).items():
+                for way, found in measured(settings, data[site]).items():
+                    words = [TITLES[site], row, way if way != AS_SHIPPED or not row else ""]
+                    made += summarize({", ".join(filter(None, words)): [found]})
+            digest = data_digest(sorted((data[site] / "images").glob("*.png")))
+            digests.append({"name": site, "sha256": digest, "split": "test"})
+        if made:
+            path = write_results(chosen.output / name / "maps.json", made, provenance(data=digests))
+            keep(name, path)
+            log.info("wrote %s", path)
 
 
 if __name__ == "__main__":
