@@ -6,6 +6,7 @@ Data: labelled slices of OASIS at 128 pixels, T1. 272 subjects train, 30 choose 
 reported on and nothing is chosen by them. ``--datasets`` names the parts to do, in order:
 
 * features: CIFL on synthesised shapes, and how invariant it is on shapes and brains;
+* volumes: the same in 3-D, on synthesised volumes and on those of virtual subjects;
 * segmentation: U-Nets on T1 (`raw`), on frozen CIFL features (`features`), on remapped T1 (`augmented`), on
   MIND-SSC (`mind`) and on images painted from labels (`synth`), tested on T1 and on contrasts none of them
   saw;
@@ -43,6 +44,8 @@ from tools.results_common import bundle, keep, log, options, run, train
 SCHEDULES: dict[str, dict[str, Any]] = {
     # What one CPU core does in a quarter of an hour per seed.
     "features": {"max_epochs": 20, "epoch_length": 250, "val_interval": 5},
+    # 4,000 steps, half an hour.
+    "volumes": {"max_epochs": 16, "epoch_length": 250, "val_interval": 4},
     # Three minutes for each setting, measured at its end. Some are known to stop looking at the image: they
     # are trained on all the same.
     "sweep": {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "grace_epochs": 4},
@@ -70,6 +73,7 @@ SWEEP: dict[str, dict[str, Any]] = {
 TAUS = [row for row in SWEEP if row.startswith("tau_g")]
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
+    "volumes": ["volumes"],
     "segmentation": ["raw", "features", "augmented", "mind", "synth"],
     "gated": ["raw", "features", "gated"],
     "registration": ["raw", "features", "augmented", "compared", "mind", "synth"],
@@ -89,12 +93,13 @@ BORROWED = {
     **{("tau_segmentation", row): "sweep_segmentation" for row in TAUS},
 }
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
-TASKS = ("segmentation", "gated", "registration", "long_segmentation", "long_registration")
+TASKS = ("volumes", "segmentation", "gated", "registration", "long_segmentation", "long_registration")
 # Rows of a task that get the features of their seed.
 ON_FEATURES = ("features", "gated", "compared")
 # The bundle and the name of each part's table.
 TABLES = {
     "features": ("cifl", "features"),
+    "volumes": ("cifl", "volumes"),
     "segmentation": ("cifl_segmentation", "oasis"),
     "gated": ("cifl_segmentation", "gated"),
     "registration": ("cifl_registration", "oasis"),
@@ -107,6 +112,13 @@ TABLES = {
 }
 # Overrides of evaluate.json. What learns nothing is measured once.
 EVALUATION: dict[str, dict[str, Any]] = {
+    "volumes": {
+        "dataset_dir": {"_target_": "robustmed_monai.data.embedded.embedded_volumes"},
+        "spatial_dims": 3,
+        "spatial_size": [48, 48, 48],
+        "image_size": 64,
+        "batch_size": 1,
+    },
     "registration": {"amp": True},
     "long_registration": {"amp": True, "methods": {}},
 }
@@ -131,6 +143,9 @@ def train_run(part: str, row: str, seed: int, output: Path) -> str:
     settings = {"dataset_dir": _data(output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
         settings |= SWEEP[row]
+    if part == "volumes":
+        # The overlay names the volumes of virtual subjects.
+        del settings["dataset_dir"]
     if TABLES[part][0] == "cifl_segmentation":
         settings["spacing"] = SPACING
     if below := stands_on(part, row):
@@ -152,16 +167,8 @@ def make_table(part: str, output: Path) -> None:
     runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
     name, table = TABLES[part]
     place = output / "tables" / part
-    bundle(
-        name,
-        ["evaluate"],
-        checkpoints=json.dumps(runs),
-        table_name=table,
-        output_dir=place,
-        dataset_dir=_data(output),
-        seeds=seeds,
-        **EVALUATION.get(part, {}),
-    )
+    settings = {"dataset_dir": _data(output), "seeds": seeds, **EVALUATION.get(part, {})}
+    bundle(name, ["evaluate"], checkpoints=json.dumps(runs), table_name=table, output_dir=place, **settings)
     keep(name, place / f"{table}.json")
 
 
