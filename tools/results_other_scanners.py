@@ -12,8 +12,9 @@ more than three times the mean of IXI's.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,25 @@ from tools.results_memory import prepare
 from tools.results_ra import evaluate, train_all
 
 SHIPPED = "bundles/ra/models/model.pt"
+RANDOM = "RA, IXI and OASIS, random scanners"
 HEIGHTS, STEP, MARGIN = (18.0, 30.0), 2.0, 4.0
 EPOCHS = 30
 Detector = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 
+def rows_of(controls: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Rows of the tables of RA: RA, then its controls with their own map and with RA's."""
+    found = {name: {"checkpoints": name} for name in ("RA, IXI", RANDOM)}
+    for name in controls:
+        found[name] = {"checkpoints": name, "inferer": "@residual"}
+        found[f"{name}, RA map"] = {"checkpoints": name, "inferer": "@inferer"}
+    return found
+
+
 def detectors(trained: str) -> dict[str, tuple[Detector, float]]:
     """Rows: detector and threshold."""
     network = partial(ReversedAutoEncoder, 1, 128, (8, 16, 32, 64, 64), 128, "batch")
-    ra = {"RA, IXI": SHIPPED, "RA, IXI and OASIS, random scanners": trained}
+    ra = {"RA, IXI": SHIPPED, RANDOM: trained}
     found = {row: (load_detector(file, network(), AnomalyMapInferer()), file) for row, file in ra.items()}
     found["feature memory"] = (load_memory(MEMORY, MemoryInferer()), MEMORY)
     return {
@@ -110,14 +121,15 @@ def main() -> None:
     schedule = {"amp": True, "max_epochs": EPOCHS, "val_interval": 4}
     controls = train_all("frame", ["ixi", "scanners"], data["frame"], [0], chosen.output, **schedule)
     trained = controls.pop("RA")
-    weights = {"RA, IXI": [SHIPPED], "RA, IXI and OASIS, random scanners": trained, **controls}
+    weights = {"RA, IXI": [SHIPPED], RANDOM: trained, **controls}
+    rows = json.dumps(rows_of(list(controls)))
     for table, test in (("scanners", "ixi"), ("scanners_lgg", "lgg")):
         places = {"dataset_dir": data["ixi"], "test_dir": data[test], "seeds": [0]}
-        evaluate(table, [], weights, chosen.output, **places)
+        evaluate(table, [], weights, chosen.output, rows=rows, **places)
     files = sorted((chosen.source / "heads_2mm/t1").glob("*.nii.gz"))
-    rows = measured(trained[0], held_back(data["ixi"]), aligned(files))
+    made = measured(trained[0], held_back(data["ixi"]), aligned(files))
     digests = [{"name": "heads_2mm", "sha256": data_digest(files), "split": "test"}]
-    path = write_results(chosen.output / "other_scanners.json", rows, provenance(data=digests))
+    path = write_results(chosen.output / "other_scanners.json", made, provenance(data=digests))
     keep("ra", path)
     log.info("wrote %s", path)
 
