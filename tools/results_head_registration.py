@@ -30,6 +30,7 @@ from monai.data import MetaTensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from robustmed_monai.metrics.bootstrap import bootstrap_mean
 from robustmed_monai.networks.head_registration import HeadRegistration
+from robustmed_monai.networks.on_features import load_feature_net
 from robustmed_monai.transforms import AlignPaird, LoadCheckedImage
 from robustmed_monai.transforms.align_to_template import Placement
 from robustmed_monai.transforms.alignment import refine_affine, resample_to
@@ -42,6 +43,7 @@ SOURCE = Path(os.environ.get("ROBUSTMED_DATA", ".")) / "heads_2mm"
 FRAME = AlignPaird()
 AFFINE = FRAME.frame.affine
 REGIONS = 20
+FEATURES = "bundles/cifl/models/volumes.pt"
 # People whose T1 and FLAIR share one world: less than this apart, mm.
 APART = 3.0
 Array = Any
@@ -231,12 +233,14 @@ def methods() -> dict[str, tuple[Method, str]]:
     """What is compared, and where it starts."""
     ours, all_believed = gauss_newton(HeadRegistration(), HeadRegistration(chance=0))
     (plain,) = gauss_newton(HeadRegistration(tissue_weight=0))
+    (learnt,) = gauss_newton(HeadRegistration(tissue_weight=0, features=load_feature_net(FEATURES)))
     return {
         "aligned to the template only": (unmoved, "template"),
         "aligned to each other": (unmoved, "pair"),
         "Gauss-Newton on MIND-SSC and tissues": (ours, "pair"),
         "Gauss-Newton on MIND-SSC and tissues, chance 0": (all_believed, "pair"),
         "Gauss-Newton on MIND-SSC": (plain, "pair"),
+        "Gauss-Newton on CIFL's features": (learnt, "pair"),
     }
 
 

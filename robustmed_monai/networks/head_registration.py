@@ -14,6 +14,8 @@ from robustmed_monai.transforms.fields import integrate
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
 
+# Standard deviation of MIND-SSC's channels in heads, by which ``damping`` is measured.
+_SPREAD = 0.3
 # How far around a voxel displacements are taken together to tell them from chance: standard deviation in mm.
 _TOGETHER = 16.0
 
@@ -38,6 +40,8 @@ class HeadRegistration(nn.Module):
         chance: how far, in mm, noise and contrast move heads that lie on each other (root mean square); 0
             believes every displacement. Chosen with ``tools/results_head_registration.py``, see there.
         integration_steps: number of squarings of the final field.
+        features: heads (B, 1, *S) to channels in place of MIND-SSC, such as ``CIFL`` in 3-D; they are scaled
+            to the spread that MIND-SSC has.
 
     Raises:
         ConfigError: when an argument is out of range.
@@ -60,6 +64,7 @@ class HeadRegistration(nn.Module):
         smoothing: float = 1.0,
         chance: float = 1.5,
         integration_steps: int = 7,
+        features: nn.Module | None = None,
     ) -> None:
         super().__init__()
         positive = min(rounds, integration_steps) >= 1 and min(damping, smoothing, *grids) > 0
@@ -74,12 +79,15 @@ class HeadRegistration(nn.Module):
         self.tissue_weight, self.damping, self.smoothing = tissue_weight, damping, smoothing
         self.chance = chance
         self.integration_steps = integration_steps
-        self.describe = MINDSSC(3, radius=1, dilation=2)
+        self.scaled = features is not None
+        self.describe = MINDSSC(3, radius=1, dilation=2) if features is None else features
         self.tissues = TissueMixture(size, spacing, heights)
 
     def represent(self, image: Tensor) -> Tensor:
-        """Channels (B, 16, *S) of heads (B, 1, *S) that hardly depend on their contrast."""
+        """Channels (B, C, *S) of heads (B, 1, *S) that hardly depend on their contrast."""
         described: Tensor = self.describe(image)
+        if self.scaled:
+            described = described * (_SPREAD / described.std().clamp_min(1e-6))
         if not self.tissue_weight:
             return described
         probabilities: Tensor = self.tissues.tissues(image).exp()

@@ -49,6 +49,19 @@ def test_a_head_onto_itself_stays_where_it_is() -> None:
     assert float(found["ddf"].abs().max()) < 0.01
 
 
+@pytest.mark.parametrize("size", [0.01, 50.0])
+def test_features_in_place_of_mind_may_have_any_size(size: float) -> None:
+    class Sized(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return size * image
+
+    network = HeadRegistration(**FRAME, tissue_weight=0, features=Sized()).eval()
+    features = network.represent(head())
+    assert float(features.std()) == pytest.approx(0.3)
+    torch.testing.assert_close(features * head().std() / 0.3, head())
+    assert not network.represent(torch.zeros_like(head())).any()
+
+
 @pytest.mark.parametrize("contrast", ["same", "inverted"])
 def test_a_known_warp_is_found_in_any_contrast(contrast: str) -> None:
     true = smooth_field(1, 3.0)
