@@ -117,7 +117,7 @@ EVALUATION: dict[str, dict[str, Any]] = {
         "spatial_dims": 3,
         "spatial_size": [48, 48, 48],
         "image_size": 64,
-        "batch_size": 1,
+        "batch_size": 4,
     },
     "registration": {"amp": True},
     "long_registration": {"amp": True, "methods": {}},
