@@ -82,6 +82,9 @@ def test_volumes_are_three_dimensional_everywhere(parsed: Any, tmp_path: Path) -
     assert sum(p.numel() for p in content("network_def").parameters()) == 48_944
     assert content("network_def").spatial_dims == 3
     assert content("train#dataset").size == (48, 48, 48)
+    # Of one volume a batch, validation would compare it with itself in place of another.
+    assert content("train#dataset").batch_size == 1
+    assert content("validate#shapes#views").batch_size == 4
 
 
 def test_network_maps_one_tensor_to_one_tensor(cifl_configs: Path) -> None:
