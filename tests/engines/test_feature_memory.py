@@ -36,6 +36,11 @@ def test_the_same_seed_gives_the_same_bits_and_augmentation_adds(images: Tensor,
     assert not torch.equal(plain["vectors"], first["vectors"])
 
 
+def test_one_pass_over_few_images_draws_nothing_at_random(images: Tensor, tmp_path: Path) -> None:
+    first, other = (_filled(images, tmp_path / f"{seed}.pt", seed=seed) for seed in (0, 1))
+    assert all(map(torch.equal, first.values(), other.values()))
+
+
 def test_more_images_than_the_limit_are_drawn_from(images: Tensor, tmp_path: Path) -> None:
     whole = _filled(images, tmp_path / "whole.pt", limit=6)
     part = _filled(images, tmp_path / "part.pt", limit=3)
