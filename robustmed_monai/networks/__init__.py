@@ -12,6 +12,7 @@ from robustmed_monai.networks.pchvae import HierarchicalVAE, chvae, high_vae, lo
 from robustmed_monai.networks.ra import ReversedAutoEncoder, published_channels
 from robustmed_monai.networks.registration import RegistrationNet
 from robustmed_monai.networks.risc import GroupPooledResNet, RotationCorrectedNet, RotNet
+from robustmed_monai.networks.slice_stack_unet import SliceStackUNet
 from robustmed_monai.networks.tissue_mixture import TissueMixture
 from robustmed_monai.networks.unoranic import UNORANIC, AutoEncoder
 from robustmed_monai.networks.unoranic_pca import PCAUNORANIC
@@ -34,6 +35,7 @@ __all__ = [
     "ReversedAutoEncoder",
     "RotNet",
     "RotationCorrectedNet",
+    "SliceStackUNet",
     "TissueMixture",
     "chvae",
     "high_vae",

@@ -13,6 +13,7 @@ from robustmed_monai.networks.gauss_newton import blurred, stationary_velocity
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
 from robustmed_monai.transforms.fields import integrate, warp
 from robustmed_monai.transforms.hindbrain_region import hindbrain_region
+from robustmed_monai.transforms.standardised import standardised
 from robustmed_monai.transforms.tissue_priors import (
     brainstem_region,
     deep_grey_region,
@@ -48,6 +49,11 @@ _SETTLING = 5
 # less fluid around a voxel (Gaussian, in voxels) than in the template speaks for white matter. Chosen on the
 # four heads that tools/results_heads.py calls seen.
 _WHITER, _OUTER, _FLUID, _DEPTH, _AROUND = 0.15, 2.0, 0.22, 6.0, 1.5
+# What a trained network says is heard where cortex and white matter look more alike than this (T1: 0.04 or
+# less, FLAIR: 0.4 or more), and how much more of it for each step beyond; logarithm that its white matter
+# gains; width in voxels of the blur of the brain that its image is standardised by, as in training. Chosen on
+# the same four heads.
+_UNLIKE, _HEARD, _WHITER_LEARNT, _BRAIN = 0.1, 2.0, 0.8, 2.0
 # A bias field is a polynomial of this order, exp(-0.7) to exp(0.7), refitted every third round.
 _ORDER, _LIMIT, _EVERY, _VOXEL_STEP = 3, 0.7, 3, 7
 
@@ -80,7 +86,9 @@ class TissueMixture(nn.Module):
     step leans towards white matter, fluid and what lies outside, against cortex, and heeds how deep a voxel
     lies below the fluid. Fluid is that of the ventricles where the bent template has theirs; in the same
     way grey and white matter are divided between cerebrum and cerebellum, and the brainstem, which is white
-    matter, is told. It has no weights; the template is a buffer.
+    matter, is told. It has no weights; the template is a buffer. A network that has learnt from painted heads
+    may join: where cortex and white matter look alike, the logarithms of its probabilities are added to those
+    of the template in the random field, but for deep grey matter.
 
     Args:
         size: side of the slices, see ``AlignToTemplate``.
@@ -91,6 +99,8 @@ class TissueMixture(nn.Module):
         bending: Gauss-Newton steps on each grid; 0 keeps the template as it is.
         grids: side of a voxel of each grid in mm, coarse to fine; each pass uses one more of them.
         white_share: how much of a voxel between grey and white matter must be white for it to count as white.
+        painted: network from ``standardised`` stacks (1, 1, X, Y, S) to logits of background, CSF, grey and
+            white matter, trained on images painted from labels, such as ``SliceStackUNet``; None: none.
 
     Raises:
         ConfigError: when an argument is out of range.
@@ -110,6 +120,7 @@ class TissueMixture(nn.Module):
         bending: int = 10,
         grids: Sequence[float] = (8.0, 4.0),
         white_share: float = 0.47,
+        painted: nn.Module | None = None,
     ) -> None:
         super().__init__()
         fits = len(grids) > 0 and len(rounds) == len(grids) + 1 and min(*rounds, *grids) > 0
@@ -122,7 +133,7 @@ class TissueMixture(nn.Module):
         self.spacing = spacing
         self.rounds, self.neighbours = [int(number) for number in rounds], neighbours
         self.bending, self.grids = bending, [float(one) for one in grids]
-        self.white_share = white_share
+        self.white_share, self.painted = white_share, painted
         frame = AlignToTemplate(size, spacing, heights)
         affine = frame.affine.numpy()
         self.wide: Tensor
@@ -194,10 +205,24 @@ class TissueMixture(nn.Module):
                 bent = warp(template[None], integrate(velocity, _SQUARINGS), padding_mode="border")[0]
             fit = _fit(image, bent[:5], self.rounds[number], self.white_share)
         inner = bent[5].clamp(0, 1)
-        found = _tissues(_settled(fit, bent[:5], inner, self.neighbours, self.white_share))
+        learnt = self._learnt(image, bent[:5], fit)
+        found = _tissues(_settled(fit, bent[:5], inner, self.neighbours, self.white_share, learnt))
         fluid = found[1]
         parts = [found[0], fluid * (1 - inner), found[2], found[3], fluid * inner]
         return torch.stack(parts).clamp_min(_LEAST).log(), bent[6:]
+
+    def _learnt(self, image: Tensor, template: Tensor, fit: _Fit) -> Tensor | None:
+        """What the network adds to the logarithms of the parts (5, *S); None where it is not heard."""
+        heard = _HEARD * (_alike(fit.gaussians) - _UNLIKE)
+        if self.painted is None or heard <= 0:
+            return None
+        brain = blurred(fit.found[2:].sum(0)[None, None], _BRAIN).square()
+        logits: Tensor = self.painted(standardised(image[None, None], brain))[0]
+        outside, fluid, grey, white = heard * logits.float().log_softmax(0)
+        white = white + heard * _WHITER_LEARNT
+        either = torch.maximum(grey, white)
+        deep = (2 * template[4] / template[2:].sum(0).clamp_min(1e-3)).clamp(0, 1)
+        return torch.stack([outside, fluid, grey.lerp(either, deep), white.lerp(either, deep), either])
 
 
 def _divided(tissues: Tensor, hindbrain: Tensor) -> Tensor:
@@ -256,8 +281,10 @@ def _fit(image: Tensor, prior: Tensor, rounds: int, white_share: float) -> _Fit:
     return _Fit(where, corrected, gaussians, found)
 
 
-def _settled(fit: _Fit, prior: Tensor, inner: Tensor, neighbours: float, white_share: float) -> Tensor:
-    """Probabilities (5, *S) of the parts under a template (5, *S) and a random field.
+def _settled(
+    fit: _Fit, prior: Tensor, inner: Tensor, neighbours: float, white_share: float, learnt: Tensor | None
+) -> Tensor:
+    """Probabilities (5, *S) of the parts under a template (5, *S), a network's addition and a random field.
 
     The Gaussians stay: a random field that took part in finding them would draw them together.
     """
@@ -267,6 +294,8 @@ def _settled(fit: _Fit, prior: Tensor, inner: Tensor, neighbours: float, white_s
     expected[0] += _OUTER * alike
     expected[1] += _FLUID * alike * _apart(gaussians, 0, 1)
     expected[3] += _WHITER * alike
+    if learnt is not None:
+        expected += learnt[:, where]
     usual = _around_brain(prior, inner)
     for _ in range(_SETTLING):
         near = _around(_tissues(found))[:, where]

@@ -162,3 +162,32 @@ def test_what_is_not_in_the_frame_is_refused() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="give grids above 0 mm"):
         TissueMixture(**FRAME, **wrong)
+
+
+class Says(torch.nn.Module):
+    """A network that is sure of one tissue everywhere."""
+
+    def __init__(self, tissue: int) -> None:
+        super().__init__()
+        self.tissue, self.seen = tissue, 0
+
+    def forward(self, stack: Tensor) -> Tensor:
+        self.seen += 1
+        logits = torch.zeros(len(stack), 4, *stack.shape[2:])
+        logits[:, self.tissue] = 3
+        return logits
+
+
+def test_a_network_is_heard_where_cortex_and_white_matter_look_alike() -> None:
+    image, labels = head()
+    told = TissueMixture(**FRAME, painted=Says(2)).eval()
+    assert torch.equal(told(image[None]), mixture()(image[None])), "T1 stays as it is, bit by bit"
+    assert told.painted is not None
+    assert told.painted.seen == 0
+    # Grey and white matter of one brightness, fluid dark.
+    flat = torch.where(labels > 1, 0.6 + 0.02 * (image - image.mean()), image.clamp(max=0.5))
+    alone = mixture()(flat[None])[0].argmax(0)
+    for tissue, numbers in ((2, (2, 5)), (3, (3, 6, 7))):
+        found = TissueMixture(**FRAME, painted=Says(tissue)).eval()(flat[None])[0].argmax(0)
+        before, after = (int(torch.isin(f, torch.tensor(numbers)).sum()) for f in (alone, found))
+        assert after > 1.05 * before

@@ -137,7 +137,7 @@ class LabelsToImage:
         """
         images = _paint(labels, params)
         if self.blur > 0:
-            images = _blur(images, params["blur"])
+            images = blur_rows(images, params["blur"])
         if "thickness" in params:
             images = thick_slices(images, params["thickness"])
         if self.bias_std > 0:
@@ -159,7 +159,7 @@ class LabelsToImage:
         return low + (high - low) * uniform_rows((rows, num_labels), 0.0, 1.0, generator)
 
 
-def _blur(images: Tensor, std: Tensor) -> Tensor:
+def blur_rows(images: Tensor, std: Tensor) -> Tensor:
     """Gaussian blur with a kernel of 7 voxels along each axis.
 
     Args:

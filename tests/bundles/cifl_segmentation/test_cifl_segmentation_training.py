@@ -75,6 +75,16 @@ def test_rivals_train_and_are_chosen_on_their_contrasts(
     assert isinstance(prepare.transform, kind)
 
 
+def test_a_network_learns_from_painted_heads(segmentation: Any, tmp_path: Path) -> None:
+    own = {"virtual": 1, "unet_features": [4] * 6, "max_epochs": 1, "device": "cpu", "amp": False}
+    run = segmentation(["train.json", "painted.json"], own, output_dir=str(tmp_path))
+    info = load_info(tmp_path / "model.pt")
+    assert (info["contrasts"], info["spacing"]) == ("BatchPaintedHeads", 2.0)
+    network = run.parser.get_parsed_content("network").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 80, 96, 3)).shape == (1, 4, 80, 96, 3)
+
+
 def test_the_same_seed_gives_the_same_bits_and_resuming_too(
     segmentation: Any, tiny: Overrides, tmp_path: Path
 ) -> None:
