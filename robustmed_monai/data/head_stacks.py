@@ -73,7 +73,8 @@ def head_stacks(
 
 def _virtual(section: str, count: int) -> tuple[Tensor, Tensor]:
     count = count if section == "training" else max(1, count // 6)
-    images, labels = [], []
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
     for index in range(count):
         subject = virtual_subject(_SEEDS[section], index)
         both = [torch.from_numpy(part)[None, None].float() for part in (subject.image, subject.labels)]

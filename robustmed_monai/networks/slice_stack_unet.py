@@ -54,4 +54,5 @@ class SliceStackUNet(nn.Module):
         seen = image[:, 0][..., places].permute(0, 3, 4, 1, 2).flatten(0, 1)
         parts = [seen] if self.training else seen.split(self.batch)
         found = torch.cat([self.network(part) for part in parts])
-        return found.unflatten(0, (len(image), last + 1)).permute(0, 2, 3, 4, 1)
+        stacks: Tensor = found.unflatten(0, (len(image), last + 1))
+        return stacks.permute(0, 2, 3, 4, 1)

@@ -125,7 +125,8 @@ class BatchPaintedHeads(BatchTransform):
         smooth = blur_rows(params["grain"], torch.full_like(width, 0.6)) * 2.2
         grain = params["grain"].lerp(smooth, level["smooth_grain"])
         painted = painted + grain * level["noise"] * level["white"].clamp_min(0.3)
-        return painted.clamp_min(0) ** level["gamma"]
+        result: Tensor = painted.clamp_min(0).pow(level["gamma"])
+        return result
 
 
 def _matrices(rows: int, generator: torch.Generator) -> Tensor:
