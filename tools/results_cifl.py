@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
+from robustmed_monai.data.embedded import embedded_volumes
 from tools.results_common import bundle, keep, log, options, run, train
 
 # What one part trains by: overrides of train.json.
@@ -113,7 +114,6 @@ TABLES = {
 # Overrides of evaluate.json. What learns nothing is measured once.
 EVALUATION: dict[str, dict[str, Any]] = {
     "volumes": {
-        "dataset_dir": {"_target_": "robustmed_monai.data.embedded.embedded_volumes"},
         "spatial_dims": 3,
         "spatial_size": [48, 48, 48],
         "image_size": 64,
@@ -167,7 +167,8 @@ def make_table(part: str, output: Path) -> None:
     runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
     name, table = TABLES[part]
     place = output / "tables" / part
-    settings = {"dataset_dir": _data(output), "seeds": seeds, **EVALUATION.get(part, {})}
+    data = embedded_volumes() if part == "volumes" else _data(output)
+    settings = {"dataset_dir": data, "seeds": seeds, **EVALUATION.get(part, {})}
     bundle(name, ["evaluate"], checkpoints=json.dumps(runs), table_name=table, output_dir=place, **settings)
     keep(name, place / f"{table}.json")
 
