@@ -100,7 +100,8 @@ class TissueMixture(nn.Module):
         grids: side of a voxel of each grid in mm, coarse to fine; each pass uses one more of them.
         white_share: how much of a voxel between grey and white matter must be white for it to count as white.
         painted: network from ``standardised`` stacks (1, 1, X, Y, S) to logits of background, CSF, grey and
-            white matter, trained on images painted from labels, such as ``SliceStackUNet``; None: none.
+            white matter, trained on images painted from labels at this spacing (that of the bundle: 2 mm), as
+            ``SliceStackUNet``; None: none.
 
     Raises:
         ConfigError: when an argument is out of range.
