@@ -30,6 +30,7 @@ from robustmed_monai.transforms import corruption, synthesis
 from robustmed_monai.transforms.adapters import BatchTransform
 from robustmed_monai.transforms.artificial_anomalies import BatchArtificialAnomalies
 from robustmed_monai.transforms.batch_labelled import BatchFromLabels, BatchRandAffineLabel, BatchRandRemap
+from robustmed_monai.transforms.batch_painted_heads import BatchPaintedHeads
 from robustmed_monai.transforms.batch_rotation import (
     BatchAllRotations,
     BatchRandIntensity,
@@ -93,6 +94,14 @@ def _batch(make: Callable[[float], Any], key: str = "image") -> Apply:
     return apply
 
 
+def _painted(image: Tensor, _: float) -> Tensor:
+    """Heads painted anew, of four equal slices with labels of their own."""
+    stack, labels = (part[None, ..., None].repeat(1, 1, 1, 1, 4) for part in (image, (3 * UNIT).round()))
+    batch = {"image": stack, "label": labels.to(torch.uint8)}
+    found: Tensor = BatchPaintedHeads()(batch, torch.Generator().manual_seed(5))["image"]
+    return found
+
+
 def _stack(make: Callable[[], Any], key: str = "image") -> Apply:
     """A dictionary transform of stacks (C, X, Y, S)."""
     return lambda image, _: torch.as_tensor(make()({"image": image[..., None]})[key])
@@ -150,6 +159,7 @@ APPLY: dict[str, Apply] = {
     "BatchCoarseNoise": _batch(lambda _: BatchCoarseNoise()),
     "BatchCorruption": _batch(lambda p: corruption.BatchCorruption(corruption.chain([NOISE], p))),
     "BatchFromLabels": _batch(lambda _: BatchFromLabels()),
+    "BatchPaintedHeads": _painted,
     "BatchRandAffine": _batch(lambda _: transforms.BatchRandAffine()),
     "BatchRandAffineLabel": _batch(lambda p: BatchRandAffineLabel(p)),
     "BatchRandIntensity": _batch(lambda _: BatchRandIntensity()),
