@@ -140,12 +140,9 @@ def stands_on(part: str, row: str) -> tuple[str, str] | None:
 def train_run(part: str, row: str, seed: int, output: Path) -> str:
     """Train one row of a part with one seed, and the features that it stands on, and return its weights."""
     part = BORROWED.get((part, row), part)
-    settings = {"dataset_dir": _data(output), "seed": seed, "amp": True, **SCHEDULES[part]}
+    settings = {"dataset_dir": _images(part, output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
         settings |= SWEEP[row]
-    if part == "volumes":
-        # The overlay names the volumes of virtual subjects.
-        del settings["dataset_dir"]
     if TABLES[part][0] == "cifl_segmentation":
         settings["spacing"] = SPACING
     if below := stands_on(part, row):
@@ -167,8 +164,7 @@ def make_table(part: str, output: Path) -> None:
     runs = {row: [str(folder(part, row, seed, output) / "model.pt") for seed in seeds] for row in done}
     name, table = TABLES[part]
     place = output / "tables" / part
-    data = embedded_volumes() if part == "volumes" else _data(output)
-    settings = {"dataset_dir": data, "seeds": seeds, **EVALUATION.get(part, {})}
+    settings = {"dataset_dir": _images(part, output), "seeds": seeds, **EVALUATION.get(part, {})}
     bundle(name, ["evaluate"], checkpoints=json.dumps(runs), table_name=table, output_dir=place, **settings)
     keep(name, place / f"{table}.json")
 
@@ -210,6 +206,11 @@ def main() -> None:
 
 def _data(output: Path) -> Path:
     return output / "data" / "oasis"
+
+
+def _images(part: str, output: Path) -> Path | str:
+    """What a part is trained and measured on beside shapes: slices, or volumes of virtual subjects."""
+    return embedded_volumes() if part == "volumes" else _data(output)
 
 
 def _seeds_done(part: str, row: str, output: Path) -> set[int]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +106,11 @@ def sets(row: Row, folder: Path) -> tuple[Set, Set]:
     return (maps_of(folder, "validation", row), tested) if folder.name == "ixi" else half_of(tested)
 
 
+def as_shipped(maps: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Maps as they are."""
+    return {"anomaly_map": maps}
+
+
 def detectors(healthy: torch.Tensor) -> dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]]:
     """Maps (B, 1, X, Y) to the maps of each row."""
     mean = gaussian_blur(healthy.mean(0, keepdim=True), 2.0)[0, 0, ..., None]
@@ -119,7 +123,7 @@ def detectors(healthy: torch.Tensor) -> dict[str, Callable[[torch.Tensor], dict[
         return torch.cat([_relative(applied, one) for one in maps])
 
     return {
-        AS_SHIPPED: lambda maps: {"anomaly_map": maps},
+        AS_SHIPPED: as_shipped,
         "healthy reference": lambda maps: {"anomaly_map": relative(maps)},
         "inside of the brain": lambda maps: {"anomaly_map": maps * brain},
         "both": lambda maps: {"anomaly_map": relative(maps) * brain},
@@ -134,9 +138,14 @@ def _relative(applied: ReferencedInferer, one: torch.Tensor) -> torch.Tensor:
 def measured(row: Row, folder: Path) -> dict[str, Result]:
     """Figures by way of ``detectors``: as shipped, and of the others where the row has them."""
     healthy, tested = sets(row, folder)
-    ways = detectors(healthy["image"])
-    chosen = ways if row.all_ways else {AS_SHIPPED: ways[AS_SHIPPED]}
-    return {name: measure_detector(way, [healthy], [tested]) for name, way in chosen.items()}
+    ways = detectors(healthy["image"]) if row.all_ways else {AS_SHIPPED: as_shipped}
+    return {name: measure_detector(way, [healthy], [tested]) for name, way in ways.items()}
+
+
+def ra_detector(weights: str = RA_WEIGHTS, **settings: Any) -> Detector:
+    """RA's compact network with its map, or that of other settings of ``AnomalyMapInferer``."""
+    network = ReversedAutoEncoder(1, 128, (8, 16, 32, 64, 64), 128, "batch")
+    return load_detector(weights, network, AnomalyMapInferer(**settings))
 
 
 def of_memory(data: dict[str, Path]) -> dict[str, Row]:
@@ -152,13 +161,11 @@ def of_memory(data: dict[str, Path]) -> dict[str, Row]:
 
 def of_ra(data: dict[str, Path]) -> dict[str, Row]:
     """Rows of RA: its own map, and the residual."""
-    network = partial(ReversedAutoEncoder, 1, 128, (8, 16, 32, 64, 64), 128, "batch")
-    ra = load_detector(RA_WEIGHTS, network(), AnomalyMapInferer())
-    residual = AnomalyMapInferer(equalize=False, perceptual="none")
+    ra, residual = ra_detector(), ra_detector(equalize=False, perceptual="none")
     return {
         "": Row(ra, all_ways=True),
         "times z-score": Row(ra, z_score(data["ixi"])),
-        "residual": Row(load_detector(RA_WEIGHTS, network(), residual), all_ways=True),
+        "residual": Row(residual, all_ways=True),
     }
 
 
@@ -170,11 +177,13 @@ def main() -> None:
     everything = [f"{name}/{site}" for name in BUNDLES for site in TITLES]
     chosen = options("feature_memory", __doc__, everything)
     data = prepare(chosen.source, chosen.output, ("ixi", "frame", "lgg"))
-    for name, rows in BUNDLES.items():
+    for name, make in BUNDLES.items():
+        sites = [site for site in TITLES if f"{name}/{site}" in chosen.datasets]
+        rows = make(data) if sites else {}
         made: list[dict[str, Any]] = []
         digests = []
-        for site in (site for site in TITLES if f"{name}/{site}" in chosen.datasets):
-            for row, settings in rows(data).items():
+        for site in sites:
+            for row, settings in rows.items():
                 for way, found in measured(settings, data[site]).items():
                     words = [TITLES[site], row, way if way != AS_SHIPPED or not row else ""]
                     made += summarize({", ".join(filter(None, words)): [found]})

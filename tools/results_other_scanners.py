@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,9 @@ from monai.transforms import Compose
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by its path, from anywhere
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.inferers import MemoryInferer
-from robustmed_monai.inferers.ra import AnomalyMapInferer
 from robustmed_monai.metrics.bootstrap import bootstrap_mean
 from robustmed_monai.metrics.feature_memory import load_memory
-from robustmed_monai.metrics.ra import load_detector
 from robustmed_monai.metrics.result import Result, summarize
-from robustmed_monai.networks import ReversedAutoEncoder
 from robustmed_monai.transforms import (
     AlignToTemplate,
     AlignToTemplated,
@@ -42,12 +38,12 @@ from robustmed_monai.transforms.brain_only import template_brain
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from robustmed_monai.utils.weights import load_info
 from tools.results_common import keep, log, options
-from tools.results_maps import SPACING
+from tools.results_maps import RA_WEIGHTS as SHIPPED
+from tools.results_maps import SPACING, ra_detector
 from tools.results_maps import WEIGHTS as MEMORY
 from tools.results_memory import prepare
 from tools.results_ra import evaluate, train_all
 
-SHIPPED = "bundles/ra/models/model.pt"
 RANDOM = "RA, IXI and OASIS, random scanners"
 HEIGHTS, STEP, MARGIN = (18.0, 30.0), 2.0, 4.0
 EPOCHS = 30
@@ -56,9 +52,8 @@ Detector = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 def detectors(trained: str) -> dict[str, tuple[Detector, float]]:
     """Rows: detector and threshold."""
-    network = partial(ReversedAutoEncoder, 1, 128, (8, 16, 32, 64, 64), 128, "batch")
     ra = {"RA, IXI": SHIPPED, RANDOM: trained}
-    found = {row: (load_detector(file, network(), AnomalyMapInferer()), file) for row, file in ra.items()}
+    found = {row: (ra_detector(file), file) for row, file in ra.items()}
     found["feature memory"] = (load_memory(MEMORY, MemoryInferer()), MEMORY)
     return {
         row: (d, load_info(file)["calibration"]["thresholds"]["0.05"]) for row, (d, file) in found.items()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustmed_monai.transforms.adapters import Batch, BatchTransform
+from robustmed_monai.transforms.fields import warp
 from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.transforms.standardised import standardised
 from robustmed_monai.transforms.synthesis.labels_to_image import blur_rows
@@ -145,12 +146,10 @@ def _moved(channels: Tensor, params: Params) -> Tensor:
     """Channels (B, C, X, Y, S) at moved places."""
     size = channels.shape[2:]
     axes = [torch.arange(side, device=channels.device) - (side - 1) / 2 for side in size]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
-    matrix = params["matrix"]
-    moved = matrix[..., :3] @ places + matrix[..., 3:] + noise_field(params["warp"], size).flatten(2)
-    half = torch.tensor([max(side - 1, 1) / 2 for side in size], device=channels.device)
-    grid = (moved / half[:, None]).flip(1).movedim(1, -1).unflatten(1, tuple(size))
-    return F.grid_sample(channels, grid, padding_mode="border", align_corners=True)
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    turned = params["matrix"] @ torch.cat([places, torch.ones_like(places[:1])]).flatten(1)
+    ddf = turned.unflatten(2, size) - places + noise_field(params["warp"], size)
+    return warp(channels, ddf, padding_mode="border")
 
 
 def _tissue_means(image: Tensor, label: Tensor) -> Tensor:
