@@ -26,7 +26,7 @@ from robustmed_monai.utils.provenance import data_digest, provenance, write_resu
 from tools.results_common import bundle, keep, log, options
 
 ROWS = {"mixture": ["inference", "whole_head"], "network": ["inference"]}
-NAMES = {"mixture": "template mixture", "network": "CIFL network by slices"}
+NAMES = {"mixture": "mixture with U-Net", "network": "CIFL network by slices"}
 SEEN = ("sub-01", "sub-05", "sub-09", "sub-13")
 TISSUES = {"csf": 1, "grey": 2, "white": 3}
 # Classes of TissueMixture beyond the tissues, and DLMUSE's regions of them: without cerebellum and brainstem,

@@ -53,7 +53,7 @@ def head_stacks(
     Raises:
         ConfigError: for another section.
         CorruptImageError: when a file is missing or damaged.
-        DataError: when the slab has not 16 slices of every subject.
+        DataError: when the slab has not 16 slices of every subject, or there is nothing to make stacks of.
     """
     if section not in _SEEDS:
         raise ConfigError(f"section={section!r}; choose 'training' or 'validation'.")
@@ -67,6 +67,8 @@ def head_stacks(
             image, label = _whole(Path(dataset_dir) / WHOLE)
             parts.append((image.repeat(repeat, 1, 1, 1, 1), label.repeat(repeat, 1, 1, 1, 1)))
             items.append({"image": str(Path(dataset_dir) / WHOLE / "aligned_norm.nii.gz")})
+    if not parts:
+        raise DataError("head_stacks: no stacks; give dataset_dir, or at least one virtual subject.")
     images, labels = zip(*parts, strict=True)
     return TensorDataset({"image": torch.cat(images), "label": torch.cat(labels)}, items)
 
@@ -78,7 +80,7 @@ def _virtual(section: str, count: int) -> tuple[Tensor, Tensor]:
     for index in range(count):
         subject = virtual_subject(_SEEDS[section], index)
         both = [torch.from_numpy(part)[None, None].float() for part in (subject.image, subject.labels)]
-        for found, values, mode in zip((images, labels), both, ("trilinear", "nearest"), strict=True):
+        for found, values, mode in zip((images, labels), both, ("trilinear", "nearest-exact"), strict=True):
             found.append(_cut(F.interpolate(values, scale_factor=SPACING / _VOXEL, mode=mode)[0]))
     return torch.cat(images), torch.cat(labels).to(torch.uint8)
 

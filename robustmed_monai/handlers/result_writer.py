@@ -154,8 +154,7 @@ class ResultWriter:
         """Write one result, the report last, and return the reason where the image does not allow it."""
         folder = self._folder(str(output["path"]))
         try:
-            # A result that is written anew must not look complete before it is.
-            (folder / self.report_name).unlink(missing_ok=True)
+            self._clear(folder)
             self._write_files(output, folder)
         except ImageError as error:
             return str(error)
@@ -166,6 +165,12 @@ class ResultWriter:
         content = {**report, "warnings": output["warnings"]}
         self._store(folder / self.report_name, str(output["path"]), content)
         return None
+
+    def _clear(self, folder: Path) -> None:
+        """Remove an earlier result: it must not look complete, and what is left out now must not stay."""
+        images = [f"{name}{suffix}" for name in self.images.values() for suffix in (".nii.gz", ".png")]
+        for name in (self.report_name, *images, *self.sheets, *self.extra_files):
+            (folder / name).unlink(missing_ok=True)
 
     def _write_files(self, output: Output, folder: Path) -> None:
         for key, name in self.images.items():

@@ -120,3 +120,23 @@ def bootstrap_mean(
     with np.errstate(invalid="ignore"):
         means = np.concatenate([counts @ data / counts.sum(1) for counts in blocks])
     return Estimate(float(data.mean()), means)
+
+
+def mean_by_subject(values: npt.ArrayLike, subjects: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mean of the cases of each subject, subjects in rising order.
+
+    Args:
+        values: (n,) one number per case; NaN marks a case that does not count.
+        subjects: (n,) whose it is.
+
+    Returns:
+        One mean per subject; NaN for one without a case that counts.
+
+    Example:
+        >>> mean_by_subject([1.0, 0.0, float("nan"), 3.0], [7, 7, 9, 9])
+        array([0.5, 3. ])
+    """
+    data, owner = np.asarray(values, dtype=np.float64), np.unique(subjects, return_inverse=True)[1]
+    counted = ~np.isnan(data)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(owner, np.where(counted, data, 0)) / np.bincount(owner, counted)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean, interval
+from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean, interval, mean_by_subject
 
 Values = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ class Result(NamedTuple):
     Args:
         figures: column to number, or to an Estimate where there is an interval; those that are not finite are
             undefined and left out.
-        cases: column to one number per case, higher is better, for paired tests.
+        cases: column to one number per case, higher is better, for paired tests; NaN where undefined.
         subjects: (n,) the subject of each of these cases, or (n, 2) the two of a pair.
         shown: whatever the table's pictures are drawn from.
     """
@@ -104,20 +104,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _compare(difference: Values, subjects: NDArray[np.intp] | None) -> dict[str, Any]:
     from scipy.stats import norm, wilcoxon
 
-    estimate = bootstrap_mean(difference, clusters=subjects)
     owners = np.arange(len(difference)) if subjects is None else np.asarray(subjects)
+    known = ~np.isnan(difference)
+    difference, owners = difference[known], owners[known]
+    estimate = bootstrap_mean(difference, clusters=owners)
     count = len(np.unique(owners))
     if not np.any(difference):
         p = 1.0
     elif owners.ndim == 2:
         p = float(2 * norm.sf(abs(estimate.value) / np.nanstd(estimate.resampled)))
     else:
-        p = float(wilcoxon(_by_subject(difference, owners)).pvalue)
+        p = float(wilcoxon(mean_by_subject(difference, owners)).pvalue)
     bounds = {"ci95": estimate.ci95} if np.isfinite(estimate.ci95).all() else {}
     return {"difference": estimate.value, **bounds, "p": p, "n": count}
-
-
-def _by_subject(values: Values, owners: NDArray[np.intp]) -> Values:
-    owner = np.unique(owners, return_inverse=True)[1]
-    found: Values = np.bincount(owner, weights=values) / np.bincount(owner)
-    return found

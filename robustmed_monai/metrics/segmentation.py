@@ -11,7 +11,7 @@ from monai.metrics.meandice import compute_dice
 from monai.networks.utils import eval_mode, one_hot
 from torch import nn
 
-from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean
+from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean, mean_by_subject
 from robustmed_monai.metrics.result import Result, Values
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.visualize.grids import image_grid
@@ -87,7 +87,7 @@ def measure_segmenter(
 
     Returns:
         Per contrast `<contrast>` (mean Dice of all classes) and `<contrast>_tissue` (without the background):
-        mean over the slices of each subject, then over the subjects.
+        mean over the slices of each subject that show any of these classes, then over the subjects.
 
     Raises:
         DataError: when there is no image.
@@ -103,10 +103,9 @@ def measure_segmenter(
     for contrast, images in shown.items():
         found = segment(network, images, device, amp=amp)
         examples.append(torch.cat([images[middle], found[middle] / (num_classes - 1)]))
-        dice = slice_dice(found, labels, num_classes).numpy()
+        dice = slice_dice(found, labels, num_classes)
         for column, classes in ((contrast, dice), (f"{contrast}{TISSUE}", dice[:, 1:])):
-            values = np.nanmean(classes, axis=1)
-            cases[column] = np.bincount(owners, weights=values) / np.bincount(owners)
+            cases[column] = mean_by_subject(classes.nanmean(1).numpy(), owners)
             figures[column] = bootstrap_mean(cases[column])
     truth = labels[middle].float() / (num_classes - 1)
     pictures = {"contrasts": list(shown), "labels": truth, "examples": torch.stack(examples)}

@@ -87,7 +87,8 @@ class HeadRegistration(nn.Module):
         """Channels (B, C, *S) of heads (B, 1, *S) that hardly depend on their contrast."""
         described: Tensor = self.describe(image)
         if self.scaled:
-            described = described * (_SPREAD / described.std().clamp_min(1e-6))
+            spread = described.std(tuple(range(1, described.ndim)), keepdim=True)
+            described = described * (_SPREAD / spread.clamp_min(1e-6))
         if not self.tissue_weight:
             return described
         probabilities: Tensor = self.tissues.tissues(image).exp()

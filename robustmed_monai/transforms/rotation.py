@@ -225,7 +225,11 @@ class RotateK(Transform):
         plain = image.as_subclass(torch.Tensor)
         plain = plain.float() if self.num_rotations == 4 else unit_range(plain, "RotateK").float()
         turned = rotate(plain[None], self.index if index is None else index, self.num_rotations, self.mode)[0]
-        return MetaTensor(turned, meta=image.meta) if isinstance(image, MetaTensor) else turned
+        if not isinstance(image, MetaTensor):
+            return turned
+        result = MetaTensor(turned)
+        result.copy_meta_from(image)
+        return result
 
 
 class RandRotateK(RandomizableTransform):

@@ -46,6 +46,21 @@ def test_virtual_subjects_need_no_file() -> None:
         assert image[label == 3].mean() > image[label == 2].mean() > image[label == 1].mean()
 
 
+def test_labels_of_virtual_subjects_lie_on_their_image() -> None:
+    data = head_stacks("validation", virtual=1).tensors
+    image, label = data["image"][:, 0], data["label"][:, 0]
+
+    def likeness(shift: int, axis: int) -> float:
+        moved = label.roll(shift, axis)
+        return float(torch.corrcoef(torch.stack([image.flatten(), (moved == 3).float().flatten()]))[0, 1])
+
+    for axis in (1, 2):
+        before, here, after = (likeness(shift, axis) for shift in (-1, 0, 1))
+        # The top of the parabola through the three: where the labels would fit best.
+        best = (before - after) / (2 * (before - 2 * here + after))
+        assert abs(best) < 0.15, f"labels lie {best:.2f} voxels off along axis {axis}"
+
+
 def test_the_slab_becomes_stacks_nose_up(folder: Path) -> None:
     data = head_stacks("training", folder, virtual=0, repeat=0).tensors
     assert len(data["image"]) == 2
@@ -73,6 +88,8 @@ def test_one_whole_brain_gets_fluid_and_a_skull(folder: Path) -> None:
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="section='test'"):
         head_stacks("test")
+    with pytest.raises(DataError, match="no stacks; give dataset_dir"):
+        head_stacks("training", virtual=0)
     with np.load(folder / SLAB) as file:
         arrays = {k: v[:-1] for k, v in file.items()}
     np.savez(folder / SLAB, **arrays)

@@ -141,6 +141,15 @@ class TestGoingOn:
             run(make(tmp_path / "out", files))
         assert not (tmp_path / "out" / "0" / "scores.json").exists()
 
+    def test_nothing_of_an_earlier_result_stays_beside_the_new_one(self, files: Any, tmp_path: Path) -> None:
+        for name in ("sheet.png", "pred.nii.gz", "notes of the user.txt"):
+            (tmp_path / "out" / "0").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "out" / "0" / name).write_text("of an earlier run")
+        run(make(tmp_path / "out", files))
+        # This run draws no sheet and has no map.
+        found = sorted(p.name for p in (tmp_path / "out" / "0").iterdir())
+        assert found == ["notes of the user.txt", "scores.json"]
+
 
 class TestFailures:
     def test_are_told_at_the_end_and_tried_again(self, files: Any, tmp_path: Path) -> None:

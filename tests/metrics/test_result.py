@@ -59,6 +59,18 @@ class TestPairedTests:
         (same,) = paired_tests({"raw": given["raw"], "copy": given["raw"]}, against=["raw"])
         assert (same["p"], same["difference"]) == (1.0, 0.0)
 
+    def test_undefined_cases_do_not_count(self, rng: np.random.Generator) -> None:
+        values = rng.random((1, 13))
+        values[0, 4] = np.nan
+        better = rng.random((1, 13)) + 0.5
+        given = {"raw": self._seeds(values), "mine": self._seeds(better)}
+        (test,) = paired_tests(given, against=["raw"])
+        kept = ~np.isnan(values[0])
+        expected = wilcoxon((better - values)[0, kept]).pvalue
+        assert (test["p"], test["n"]) == (pytest.approx(float(expected)), 12)
+        (none,) = paired_tests({"raw": self._seeds(values * np.nan), "mine": self._seeds(better)}, ["raw"])
+        assert (none["p"], none["n"]) == (1.0, 0)
+
     def test_p_values_count_the_comparisons(self, rng: np.random.Generator) -> None:
         given = {f"row {k}": self._seeds(rng.random((1, 15)) + 0.05 * k) for k in range(4)}
         tests = paired_tests(given, against=["row 0"])

@@ -66,6 +66,17 @@ def test_subjects_count_alike_whatever_their_slices(labels: torch.Tensor) -> Non
         measure_segmenter(Thresholds(), shown, labels[:0], subjects[:0])
 
 
+def test_a_slice_without_tissue_leaves_its_subject_the_others(labels: torch.Tensor) -> None:
+    labels[0] = 0
+    found = measure_segmenter(Thresholds(), {"t1": labels / 3}, labels, torch.tensor([4, 4, 4, 4, 4, 9]))
+    assert found.cases["t1_tissue"].tolist() == [1, 1]
+    labels[5] = 0
+    found = measure_segmenter(Thresholds(), {"t1": labels / 3}, labels, torch.tensor([4, 4, 4, 4, 4, 9]))
+    assert found.cases["t1_tissue"][0] == 1
+    assert np.isnan(found.cases["t1_tissue"][1])
+    assert found.cases["t1"].tolist() == [1, 1]
+
+
 def test_the_network_is_left_as_it_was(labels: torch.Tensor) -> None:
     network = nn.Sequential(Thresholds(), nn.Dropout(0.9)).train()
     assert torch.equal(segment(network, labels / 3, batch_size=4), labels)

@@ -60,6 +60,8 @@ def test_features_in_place_of_mind_may_have_any_size(size: float) -> None:
     assert float(features.std()) == pytest.approx(0.3)
     torch.testing.assert_close(features * head().std() / 0.3, head())
     assert not network.represent(torch.zeros_like(head())).any()
+    both = network.represent(torch.cat([head(), 0.5 * head(1)]))
+    torch.testing.assert_close(both[1:], network.represent(0.5 * head(1)), msg="a batch is its members")
 
 
 @pytest.mark.parametrize("contrast", ["same", "inverted"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SpatialPad
 from scipy import ndimage
 from torch.nn import functional as F
 
@@ -203,6 +204,11 @@ class TestForms:
         turned = RotateK(1)(image)
         assert isinstance(turned, MetaTensor)
         assert torch.equal(turned.affine, image.affine)
+
+    def test_transforms_before_can_still_be_undone(self) -> None:
+        image = MetaTensor(torch.rand(1, 8, 6))
+        pad = SpatialPad((8, 8))
+        assert pad.inverse(RotateK(2)(pad(image))).shape == image.shape
 
     def test_numpy_comes_in(self) -> None:
         image = np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
