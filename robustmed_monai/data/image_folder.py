@@ -11,8 +11,8 @@
     .../labels/...         label maps beside them: the same path below these folders, whatever the file's type
 
 Upper and lower case are the same. Files and folders whose names begin with a dot are skipped, so are files
-of other types. A subject is the ``sub-...`` or ``IXI<number>`` in the name of its file, else the name without
-a last ``_slice_<number>`` or ``_level_<number>``.
+of other types, and folders that hold results of inference. A subject is the ``sub-...`` or ``IXI<number>`` in
+the name of its file, else the name without a last ``_slice_<number>`` or ``_level_<number>``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.utils.errors import DataError
+from robustmed_monai.utils.files import read_json
 
 Item = dict[str, Any]
 
@@ -38,6 +40,7 @@ HEALTHY_FOLDERS = ("good", "healthy", "normal")
 UNNAMED_KIND = "anomaly"
 _IMAGES = "images"
 _BESIDE = {"masks": "mask", "labels": "label"}
+_MAX_REPORTS, _MAX_REPORT = 3, 1 << 20
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+|IXI\d+")
 _SLICE = re.compile(r"[_-](slice|level)[_-]?\d+$")
 
@@ -99,18 +102,36 @@ def folder_items(folder: Path, section: str | None) -> list[Item]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder and its links that are images by their names, sorted; hidden ones are skipped."""
+    """Files below a folder and its links that are images by their names, sorted.
+
+    Hidden ones are skipped, and so are the results of earlier runs of inference.
+    """
     found = []
     seen: set[Path] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         # Linked folders are followed, each once: a link may lead back up.
         real = Path(place).resolve()
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        found += [] if real in seen else [Path(place, name) for name in files if not name.startswith(".")]
+        skipped = real in seen or (Path(place) != folder and holds_results(Path(place)))
+        folders[:] = [] if skipped else [name for name in folders if not name.startswith(".")]
+        found += [] if skipped else [Path(place, name) for name in files if not name.startswith(".")]
         seen.add(real)
     for path in sorted(found):
         if path.name.lower().endswith(SUFFIXES) and path.is_file():
             yield path
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether an earlier run wrote the folder: the results of an image have a report, a run has a summary."""
+    with suppress(OSError):
+        reports = [p for p in folder.glob("*.json") if p.is_file() and p.stat().st_size < _MAX_REPORT]
+        for path in reports if len(reports) <= _MAX_REPORTS else []:
+            with suppress(DataError):
+                content = read_json(path)
+                if isinstance(content, dict) and (
+                    "made_from" in content or {"images", "failed"} <= set(content)
+                ):
+                    return True
+    return False
 
 
 def image_stem(path: Path) -> str:

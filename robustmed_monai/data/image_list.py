@@ -6,11 +6,10 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from robustmed_monai.data.image_folder import SUFFIXES, image_stem
+from robustmed_monai.data.image_folder import SUFFIXES, holds_results, image_stem
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.transforms.image_readers.dicom import DICOM_SUFFIXES, SIDECARS, is_dicom, is_projection
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
@@ -40,7 +39,6 @@ _NOT_READ = (
     ".rec",
 )
 _IGNORED = ""
-_MAX_REPORTS, _MAX_REPORT = 3, 1 << 20
 _SHOWN = 5
 
 
@@ -177,7 +175,7 @@ def _walk(
 ) -> Iterator[tuple[Path, list[Path] | OSError]]:
     """Folders with their files, through links but each once, without hidden ones and results."""
     real = folder.resolve()
-    if real in seen or real == outputs != root.resolve() or (folder != root and _holds_results(folder)):
+    if real in seen or real == outputs != root.resolve() or (folder != root and holds_results(folder)):
         return
     seen.add(real)
     try:
@@ -190,20 +188,6 @@ def _walk(
         # A link to a folder that is below the root has its turn by its own name.
         if not (place.is_symlink() and place.resolve().is_relative_to(root.resolve())):
             yield from _walk(place, root, outputs, seen)
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether an earlier run wrote the folder: the results of an image have a report, a run has a summary."""
-    with suppress(OSError):
-        reports = [p for p in folder.glob("*.json") if p.is_file() and p.stat().st_size < _MAX_REPORT]
-        for path in reports if len(reports) <= _MAX_REPORTS else []:
-            with suppress(DataError):
-                content = read_json(path)
-                if isinstance(content, dict) and (
-                    "made_from" in content or {"images", "failed"} <= set(content)
-                ):
-                    return True
-    return False
 
 
 def _sorted_out(folder: Path, files: list[Path] | OSError, stacks: bool) -> Iterator[_Entry]:

@@ -26,7 +26,7 @@ def list_pairs(
         fixed: an image.
         pairs: instead of both: a JSON ``{"pairs": [{"moving": path, "fixed": path}, ...]}`` with paths
             relative to it, a folder that holds ``pairs.json``, or a folder with the subfolders ``moving`` and
-            ``fixed``, whose files of the same name belong together.
+            ``fixed``, whose files of the same name, in the same folder below, belong together.
 
     Returns:
         Items of `moving`, `fixed` and `image`, which is the moving image again: results are named by it.
@@ -41,10 +41,10 @@ def list_pairs(
     elif moving is None or fixed is None:
         raise DataError("no pair: give --moving and --fixed an image file each, or --input a list of pairs.")
     else:
-        target = list_images(fixed)
+        target = _images("--fixed", fixed)
         if len(target) != 1:
             raise DataError(f"--fixed {fixed}: holds {len(target)} images; give one.")
-        found = [(item["image"], target[0]["image"]) for item in list_images(moving)]
+        found = [(item["image"], target[0]["image"]) for item in _images("--moving", moving)]
     twice = [name for name, count in Counter(first for first, _ in found).items() if count > 1]
     if twice:
         raise DataError(
@@ -52,6 +52,13 @@ def list_pairs(
             "make one run for each fixed image."
         )
     return [{"image": first, "moving": first, "fixed": second} for first, second in found]
+
+
+def _images(option: str, path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    try:
+        return list_images(path)
+    except DataError as error:
+        raise DataError(str(error).replace("--input", option, 1)) from error
 
 
 def _listed(place: Path) -> list[tuple[str, str]]:
@@ -71,8 +78,8 @@ def _listed(place: Path) -> list[tuple[str, str]]:
 
 def _by_name(place: Path) -> list[tuple[str, str]]:
     sides = [
-        {Path(item["image"]).name: item["image"] for item in list_images(place / side)}
-        for side in ("moving", "fixed")
+        {str(Path(item["image"]).relative_to(folder)): item["image"] for item in list_images(folder)}
+        for folder in (place / "moving", place / "fixed")
     ]
     alone = sorted(sides[0].keys() ^ sides[1].keys())
     if alone:

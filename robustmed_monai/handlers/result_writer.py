@@ -70,7 +70,7 @@ class ResultWriter:
         site: scores of healthy images of the user's site, which add p-values to the report.
 
     Raises:
-        ConfigError: when the folder cannot be written to.
+        ConfigError: when the folder cannot be written to, or a result would lie among the images.
         ImageError: at the end of the run, when some images could not be used; it names them. The results of
             the others are written by then.
     """
@@ -110,6 +110,7 @@ class ResultWriter:
         settings = [self.images, report, shown, site]
         self._settings = digest_objects(*made_from, settings)
         self._folders = name_results([str(item["image"]) for item in self.files])
+        _check_apart(self.output_dir, self._folders)
         self._others = {str(item["image"]): _other_files(item) for item in self.files}
         self._stamps: dict[str, dict[str, Any]] = {}
         self._failed = 0
@@ -282,6 +283,17 @@ class ResultWriter:
                 f"{done} of {total} images, {self._failed} failed; ready in about {minutes} min"
             )
             self._noted = (time.monotonic(), done)
+
+
+def _check_apart(output_dir: Path, folders: Mapping[str, str]) -> None:
+    """Refuse results in a folder of images: the next run would take that folder for results alone."""
+    sources = {place.resolve() for path in folders for place in (Path(path), Path(path).parent)}
+    for path, folder in folders.items():
+        if (output_dir / folder).resolve() in sources:
+            raise ConfigError(
+                f"output_dir {output_dir}: the results of {path} would lie among images, in "
+                f"{output_dir / folder}; give another folder."
+            )
 
 
 def _other_files(item: Mapping[str, Any]) -> dict[str, str]:

@@ -152,6 +152,16 @@ def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     assert [Path(item["image"]).name for item in load_datalist(tmp_path, "training")] == ["a.png"]
 
 
+def test_results_of_inference_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.png" for name in "abc"), "a/anomaly_mask.png", "out/b/anomaly_map.png")
+    write_json(tmp_path / "summary.json", {"images": [], "failed": {}})
+    for folder in ("a", "out/b"):
+        write_json(tmp_path / folder / "scores.json", {"image": "a.png", "made_from": {}})
+    sections = ("training", "validation", "test")
+    found = [Path(item["image"]).name for name in sections for item in load_datalist(tmp_path, name)]
+    assert sorted(found) == ["a.png", "b.png", "c.png"]
+
+
 def test_one_section_in_two_folders_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/a.png", "training/b.png")
     with pytest.raises(DataError, match="train and training are both training; keep one"):

@@ -183,6 +183,20 @@ class TestLists:
             list_pairs(place / "moving")
         with pytest.raises(DataError, match="holds 2 images"):
             list_pairs(place / "moving", place / "fixed")
+        for option in ("moving", "fixed"):
+            given = {side: place / side / "a.nii.gz" for side in ("moving", "fixed")}
+            with pytest.raises(DataError, match=f"^--{option} .*/gone: no such file or folder"):
+                list_pairs(**{**given, option: place / "gone"})
+
+    def test_files_of_one_name_in_two_folders_are_two_pairs(self, place: Path) -> None:
+        for side in ("moving", "fixed"):
+            (place / side / "more").mkdir()
+            (place / side / "more" / "a.nii.gz").write_bytes(b"x")
+        found = [Path(p["fixed"]).relative_to(place / "fixed") for p in list_pairs(pairs=place)]
+        assert sorted(map(str, found)) == ["a.nii.gz", "b.nii.gz", "more/a.nii.gz"]
+        (place / "fixed" / "more" / "a.nii.gz").unlink()
+        with pytest.raises(DataError, match=r"'more/a\.nii\.gz' is in only one of moving and fixed"):
+            list_pairs(pairs=place)
         with pytest.raises(DataError, match="give one or the other"):
             list_pairs(place, place, place)
         (place / "fixed" / "b.nii.gz").rename(place / "fixed" / "c.nii.gz")

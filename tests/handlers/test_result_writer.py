@@ -150,6 +150,15 @@ class TestGoingOn:
         found = sorted(p.name for p in (tmp_path / "out" / "0").iterdir())
         assert found == ["notes of the user.txt", "scores.json"]
 
+    @pytest.mark.parametrize("name", ["a.nii", "a/b.nii", "a"])
+    def test_no_result_lies_among_images(self, tmp_path: Path, name: str) -> None:
+        """A file in a folder of its name, another file in it, and the folder of a DICOM series."""
+        (tmp_path / "a").mkdir()
+        images = [{"image": str(tmp_path / path)} for path in ("a/a.nii", name)]
+        with pytest.raises(ConfigError, match=r"results of .* would lie among images, in .*a; give another"):
+            make(tmp_path, images if name != "a" else images[1:])
+        make(tmp_path / "a", [{"image": str(tmp_path / "a" / "a.nii")}])
+
 
 class TestFailures:
     def test_are_told_at_the_end_and_tried_again(self, files: Any, tmp_path: Path) -> None:

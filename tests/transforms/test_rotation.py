@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -208,7 +210,8 @@ class TestForms:
     def test_transforms_before_can_still_be_undone(self) -> None:
         image = MetaTensor(torch.rand(1, 8, 6))
         pad = SpatialPad((8, 8))
-        assert pad.inverse(RotateK(2)(pad(image))).shape == image.shape
+        turned: Any = RotateK(2)(pad(image))
+        assert pad.inverse(turned).shape == image.shape
 
     def test_numpy_comes_in(self) -> None:
         image = np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
