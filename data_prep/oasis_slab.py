@@ -22,16 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from robustmed_monai.data.datalist import load_datalist
+from robustmed_monai.data.head_stacks import read_slab
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.data_prep.command import command
 from robustmed_monai.data_prep.common import Item, Preparation
 from robustmed_monai.data_prep.oasis_slices import SOURCE, nose_up
 from robustmed_monai.transforms.align_to_template import AlignToTemplate
-from robustmed_monai.transforms.load import read_npz_arrays
 from robustmed_monai.transforms.scale_foreground import ScaleForeground
-from robustmed_monai.utils.errors import ConfigError, DataError
-
-ARRAYS = ("image", "subject", "slice", "validation")
+from robustmed_monai.utils.errors import ConfigError
 
 
 def prepare(
@@ -62,9 +60,7 @@ def prepare(
         DataError: when the file cannot be used.
     """
     path = Path(source)
-    data = read_npz_arrays(path, ARRAYS)
-    if data["image"].ndim != 3 or any(len(data[name]) != len(data["image"]) for name in ARRAYS):
-        raise DataError(f"{path}: image {data['image'].shape} must be (N, rows, columns), one row a slice.")
+    data = read_slab(path, label=False)
     there = np.unique(data["slice"]).tolist()
     unknown = sorted(set(levels) - set(there))
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,8 +86,29 @@ def _virtual(section: str, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels).to(torch.uint8)
 
 
+def read_slab(path: str | os.PathLike[str], label: bool = True) -> dict[str, Any]:
+    """Arrays of an npz with one row a slice.
+
+    Args:
+        path: the file.
+        label: whether tissue labels are wanted.
+
+    Returns:
+        `image` and `label` (N, rows, columns), `subject`, `slice` and `validation` (N,), the last bool.
+
+    Raises:
+        CorruptImageError: when the file is missing, damaged or lacks an array.
+        DataError: when the arrays do not fit each other.
+    """
+    names = ("image", *(["label"] if label else []), "subject", "slice", "validation")
+    data = read_npz_arrays(path, names)
+    if data["image"].ndim != 3 or any(len(array) != len(data["image"]) for array in data.values()):
+        raise DataError(f"{path}: image {data['image'].shape} must be (N, rows, columns), one row a slice.")
+    return {**data, "validation": data["validation"].astype(bool)}
+
+
 def _slab(path: Path, section: str, subjects: int | None) -> tuple[Tensor, Tensor]:
-    data = read_npz_arrays(path, ("image", "label", "subject", "slice", "validation"))
+    data = read_slab(path)
     chosen = data["validation"] == (section == "validation")
     order = np.lexsort((data["slice"], data["subject"]))
     order = order[chosen[order]]

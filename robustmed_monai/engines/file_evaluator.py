@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from robustmed_monai.transforms.align_to_template import AlignmentWarning
 from robustmed_monai.transforms.image_checks import GeometryWarning
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
 from robustmed_monai.utils.errors import ImageError, RobustMedError, original_error
 
@@ -117,7 +118,7 @@ class FileEvaluator(SupervisedEvaluator):
         with torch.no_grad():
             result = self.inferer(plain[None].to(self.state.device), self.network)
         named = result if isinstance(result, Mapping) else {Keys.PRED: result}
-        return {key: _like(value[0].cpu(), image) for key, value in named.items()}
+        return {key: on_its_grid(value[0].cpu(), image) for key, value in named.items()}
 
 
 def _about_images(record: logging.LogRecord) -> bool:
@@ -131,13 +132,11 @@ def _on_grid_of(image: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in data.items() if isinstance(v, torch.Tensor) and v.shape[1:] == shape}
 
 
-def _like(value: torch.Tensor, image: Any) -> torch.Tensor:
+def on_its_grid(value: torch.Tensor, image: Any) -> torch.Tensor:
     """The value with the meta data of the image, where it lies on the image's grid."""
     if value.shape[1:] != image.shape[1:] or not isinstance(image, MetaTensor):
         return value
-    placed = MetaTensor(value)
-    placed.copy_meta_from(image)
-    return placed
+    return placed_like(value, image)
 
 
 def _is_memory(error: BaseException) -> bool:

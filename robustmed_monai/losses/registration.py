@@ -43,7 +43,7 @@ def local_cross_correlation(moved: torch.Tensor, fixed: torch.Tensor, kernel_siz
     axes = moved.ndim - 2
     bound = _FLAT * kernel_size**axes
     loss = LocalNormalizedCrossCorrelationLoss(axes, kernel_size, smooth_nr=0.0, smooth_dr=bound)
-    similarity: torch.Tensor = loss(_standardised(moved), _standardised(fixed))
+    similarity: torch.Tensor = loss(_of_unit_variance(moved), _of_unit_variance(fixed))
     return 1 + similarity
 
 
@@ -76,7 +76,7 @@ def averaged(images: torch.Tensor, side: int) -> torch.Tensor:
     return mean
 
 
-def _standardised(images: torch.Tensor) -> torch.Tensor:
+def _of_unit_variance(images: torch.Tensor) -> torch.Tensor:
     values = images.float()
     axes = list(range(2, values.ndim))
     values = values - values.mean(axes, keepdim=True)

@@ -66,7 +66,7 @@ class AnomalySegmenter(nn.Module):
 
 
 @torch.no_grad()
-def standardized(network: AnomalySegmenter, batches: Iterable[Mapping[str, Any]]) -> AnomalySegmenter:
+def with_mean_and_spread(network: AnomalySegmenter, batches: Iterable[Mapping[str, Any]]) -> AnomalySegmenter:
     """Keep mean and spread of healthy images, batches with `image`, in a network; return it.
 
     Raises:

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from robustmed_monai.transforms.head_alignment import align_head
-from robustmed_monai.transforms.same_grid import image_name, placed_as_first
+from robustmed_monai.transforms.same_grid import image_name, placed_as_first, placed_like
 from robustmed_monai.transforms.template_head import CENTRE
 from robustmed_monai.transforms.volume_slices import (
     ResizeMode,
@@ -149,9 +149,7 @@ class AlignToTemplate(InvertibleTransform):
             carried = plain.new_zeros(len(plain), *self.shape)
         else:
             carried = _resampled(plain, where.matrix, self.shape, name)
-        result = MetaTensor(carried)
-        if isinstance(image, MetaTensor):
-            result.copy_meta_from(image)
+        result = placed_like(carried, image)
         push: Any = self.push_transform
         extra = {"placement": where, "mode": name, "affine": affine}
         pushed: MetaTensor = push(result, orig_size=tuple(plain.shape[1:]), extra_info=extra)
@@ -229,8 +227,7 @@ class AlignToTemplate(InvertibleTransform):
         else:
             mode = mode_back(extra["mode"])
             carried = _resampled(plain, torch.linalg.inv(where.matrix), where.spatial_shape, mode)
-        result = MetaTensor(carried)
-        result.copy_meta_from(data)
+        result = placed_like(carried, data)
         result.affine = extra["affine"]
         return result
 
@@ -368,18 +365,16 @@ def frame_heights(stack: Any) -> list[float] | None:
 class SayAssessedd(MapTransform):
     """Add to ``warnings`` which heights of a head were assessed, and in how many slices of its volume.
 
+    Reads `assessed_slices` of ``OODSlicesd``.
+
     Args:
         keys: one key, the mask of what was assessed (1, X, Y, Z), brought back onto the grid of the source.
         stack_key: the stack in the frame, as the network saw it; nothing is said of one that is in none.
-        slices_key: the slices of the stack that were assessed, as ``OODSlicesd`` lists them.
     """
 
-    def __init__(
-        self, keys: KeysCollection, stack_key: str = "image", slices_key: str = "assessed_slices"
-    ) -> None:
+    def __init__(self, keys: KeysCollection, stack_key: str = "image") -> None:
         super().__init__(keys)
         self.stack_key = stack_key
-        self.slices_key = slices_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the sentence first among its warnings."""
@@ -391,7 +386,7 @@ class SayAssessedd(MapTransform):
         # The source's slices are those along its axis that runs most upwards.
         axis = int(mask.affine[2, :3].abs().argmax()) + 1
         seen = int((mask > 0).any(dim=[a for a in range(4) if a != axis]).sum())
-        kept = [heights[i] for i in result[self.slices_key]]
+        kept = [heights[i] for i in result["assessed_slices"]]
         if not kept:
             # ``OODSlicesd`` has said so, and why.
             return result

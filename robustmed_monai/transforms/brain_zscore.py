@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, ensure_tuple_rep
 
 from robustmed_monai.transforms.brain_region import fill_holes
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
@@ -73,10 +73,7 @@ class HeadMaskd(MapTransform):
         stack = data[self.first_key(dict(data))]
         plain = torch.as_tensor(stack).as_subclass(torch.Tensor)
         mask = F.max_pool2d(brain_mask(plain.movedim(-1, 0)), 2 * _MARGIN + 1, 1, _MARGIN)
-        placed = MetaTensor(mask.movedim(0, -1).contiguous())
-        if isinstance(stack, MetaTensor):
-            placed.copy_meta_from(stack)
-        return {**data, self.mask_key: placed}
+        return {**data, self.mask_key: placed_like(mask.movedim(0, -1).contiguous(), stack)}
 
 
 def brain_zscore(slices: torch.Tensor, clip: float = 1.5, threshold: float = 0.1) -> ZScored:
@@ -142,11 +139,9 @@ class BrainZScored(MapTransform):
             except DataError as error:
                 name = getattr(stack, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ) or key
                 raise ImageShapeError(f"{name}: {error}") from error
-            placed = MetaTensor(scaled.slices.movedim(0, -1).contiguous())
-            brain = MetaTensor(scaled.brain.movedim(0, -1).contiguous())
-            for made in (placed, brain):
-                if isinstance(stack, MetaTensor):
-                    made.copy_meta_from(stack)
+            placed, brain = (
+                placed_like(made.movedim(0, -1).contiguous(), stack) for made in (scaled.slices, scaled.brain)
+            )
             placed.meta = {**placed.meta, _MEAN: scaled.mean, _STD: scaled.std}
             result[key], result[self.brain_key] = placed, brain
         return result

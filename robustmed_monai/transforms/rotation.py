@@ -20,6 +20,7 @@ from monai.transforms import RandomizableTransform, Transform
 
 from robustmed_monai.transforms.adapters import SeededDictTransform
 from robustmed_monai.transforms.batch_affine import apply_affine, memory_format
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import resize_to_square
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError
@@ -225,11 +226,7 @@ class RotateK(Transform):
         plain = image.as_subclass(torch.Tensor)
         plain = plain.float() if self.num_rotations == 4 else unit_range(plain, "RotateK").float()
         turned = rotate(plain[None], self.index if index is None else index, self.num_rotations, self.mode)[0]
-        if not isinstance(image, MetaTensor):
-            return turned
-        result = MetaTensor(turned)
-        result.copy_meta_from(image)
-        return result
+        return placed_like(turned, image) if isinstance(image, MetaTensor) else turned
 
 
 class RandRotateK(RandomizableTransform):

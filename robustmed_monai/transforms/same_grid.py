@@ -1,9 +1,12 @@
-"""Images of one dictionary that lie on one grid: all are placed as the first."""
+"""Images that lie on one grid: all of a dictionary are placed as the first, results as what they are of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
+
+from monai.data import MetaTensor
+from torch import Tensor
 
 from robustmed_monai.utils.errors import ImageShapeError
 
@@ -47,6 +50,14 @@ def _check_same_shape(data: Mapping[Hashable, Any], key: Hashable, first: Hashab
             f"{image_name(data[key], key)}: {key} of {shape} voxels for an image of {wanted} "
             f"({image_name(data[first], first)}); give one on the image's grid."
         )
+
+
+def placed_like(values: Tensor, image: Any) -> MetaTensor:
+    """Values with the meta data of an image on whose grid they lie; an image without any gives none."""
+    placed = MetaTensor(values)
+    if isinstance(image, MetaTensor):
+        placed.copy_meta_from(image)
+    return placed
 
 
 def image_name(image: Any, other: Hashable) -> str:

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, ensure_tuple_rep
 
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.utils.errors import ConfigError
 
 # Where more than this share of the voxels that are not 0 lies below `low`, clipping them loses something.
@@ -93,8 +94,7 @@ class ScaleForeground(Transform):
             scaled = scaled.masked_fill(air, 0.0)
         if not isinstance(image, MetaTensor):
             return scaled
-        result = MetaTensor(scaled)
-        result.copy_meta_from(image)
+        result = placed_like(scaled, image)
         zero, span = _before(meta)
         result.meta = {**meta, _LOW: zero + float(low) * span, _HIGH: zero + float(high) * span}
         return result

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
 from robustmed_monai.transforms.head_contrast import Doubt, contrast_doubt
 from robustmed_monai.transforms.ood_statistics import Statistics, ood_reasons
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.transforms.unit_range import unit_range
 from robustmed_monai.transforms.volume_slices import SliceGeometry, filled_slices
 from robustmed_monai.utils.errors import ConfigError
@@ -72,7 +72,6 @@ class OODSlicesd(MapTransform):
         statistics: from ``training_statistics``, as the weights' info keeps it; None: nothing is known of
             the training images, and all slices count as in distribution.
         mask_key: where the mask of the slices in distribution goes.
-        reasons_key: where the reasons go: filled slice to sentences, none for one in distribution.
         tolerance: see ``ood_reasons``.
         refuse: False where slices out of distribution are assessed all the same, with a warning: all filled
             slices are in the mask. A number: only those are not assessed that are out at this tolerance.
@@ -84,8 +83,9 @@ class OODSlicesd(MapTransform):
     Raises:
         ConfigError: for an unknown contrast.
 
-    The mask is (1, X, Y, S), 1 in the slices that are assessed; `assessed_slices` lists these. Sentences
-    about the whole image, and about voxels that are coarse for the network, are added to ``warnings``.
+    The mask is (1, X, Y, S), 1 in the slices that are assessed; `assessed_slices` lists these. `ood_reasons`
+    has sentences for each filled slice, none for one in distribution. Sentences about the whole image, and
+    about voxels that are coarse for the network, are added to ``warnings``.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class OODSlicesd(MapTransform):
         keys: KeysCollection,
         statistics: Statistics | None,
         mask_key: str = "in_distribution",
-        reasons_key: str = "ood_reasons",
         tolerance: float = 1.0,
         refuse: bool | float = True,
         value_range: Sequence[float] = (0.0, 1.0),
@@ -111,7 +110,6 @@ class OODSlicesd(MapTransform):
         self.scale = None if (low, high) == (0, 1) else ScaleIntensityRange(low, high, 0.0, 1.0)
         self.statistics = statistics
         self.mask_key = mask_key
-        self.reasons_key = reasons_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with mask, reasons and warnings."""
@@ -130,16 +128,14 @@ class OODSlicesd(MapTransform):
             reasons = {i: [doubt.sentence] for i in index}
             assessed = [] if self.refuse else index
         mask[assessed] = 1
-        placed = MetaTensor(mask.movedim(0, -1))
-        if isinstance(stack, MetaTensor):
-            placed.copy_meta_from(stack)
         warnings = [
             *result.get("warnings", []),
             *_coarse(stack),
             *self._about_contrast(doubt),
             *([] if doubt and doubt.sure else self._about_slices(slices, reasons, len(assessed))),
         ]
-        result |= {self.mask_key: placed, self.reasons_key: reasons, "assessed_slices": assessed}
+        placed = placed_like(mask.movedim(0, -1), stack)
+        result |= {self.mask_key: placed, "ood_reasons": reasons, "assessed_slices": assessed}
         return {**result, "warnings": warnings}
 
     def _about_contrast(self, doubt: Doubt | None) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robustmed_monai.transforms.image_checks import check_affine, check_finite, check_shape
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
-from robustmed_monai.transforms.same_grid import image_name, placed_as_first
+from robustmed_monai.transforms.same_grid import image_name, placed_as_first, placed_like
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, NonFiniteImageError
 
 ResizeMode: TypeAlias = Literal["bilinear", "nearest"]
@@ -148,9 +148,7 @@ class VolumeToSlices(InvertibleTransform):
         turned = (plain if plain.ndim == 4 else plain[..., None]).flip([axis + 1 for axis in where.flips])
         stack = turned.permute(where.order[2] + 1, 0, where.order[0] + 1, where.order[1] + 1)
         cut = _resample(stack, where, name, self.anti_aliasing).permute(1, 2, 3, 0).contiguous()
-        result = MetaTensor(cut)
-        if isinstance(image, MetaTensor):
-            result.copy_meta_from(image)
+        result = placed_like(cut, image)
         extra = {"geometry": where, "mode": name}
         push: Any = self.push_transform
         pushed: MetaTensor = push(result, orig_size=tuple(plain.shape[1:]), extra_info=extra)
@@ -207,8 +205,7 @@ class VolumeToSlices(InvertibleTransform):
         back = turned.permute(0, *(int(axis) + 1 for axis in np.argsort(where.order)))
         volume = back.flip([axis + 1 for axis in where.flips])
         volume = volume.reshape(volume.shape[0], *where.spatial_shape).contiguous()
-        result = MetaTensor(volume)
-        result.copy_meta_from(data)
+        result = placed_like(volume, data)
         result.affine = data.affine @ torch.linalg.inv(where.matrix())
         return result
 

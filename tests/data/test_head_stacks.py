@@ -95,3 +95,6 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
     np.savez(folder / SLAB, **arrays)
     with pytest.raises(DataError, match="16 slices of every subject"):
         head_stacks("validation", folder, virtual=0), head_stacks("training", folder, virtual=0)
+    np.savez(folder / SLAB, **{**arrays, "subject": arrays["subject"][1:]})
+    with pytest.raises(DataError, match="one row a slice"):
+        head_stacks("validation", folder, virtual=0)

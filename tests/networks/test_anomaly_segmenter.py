@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robustmed_monai.losses.outline import OutlineLoss
-from robustmed_monai.networks.anomaly_segmenter import AnomalySegmenter, standardized
+from robustmed_monai.networks.anomaly_segmenter import AnomalySegmenter, with_mean_and_spread
 from robustmed_monai.utils.errors import DataError, ImageShapeError
 
 
@@ -15,17 +15,19 @@ def images() -> Tensor:
 
 
 def test_healthy_images_set_mean_and_spread(images: Tensor) -> None:
-    network = standardized(AnomalySegmenter(32, sigma=0.0), [{"image": images[:2]}, {"image": images[2:]}])
+    network = with_mean_and_spread(
+        AnomalySegmenter(32, sigma=0.0), [{"image": images[:2]}, {"image": images[2:]}]
+    )
     assert network.mean[0].numpy() == pytest.approx(images.mean(0).numpy(), abs=1e-6)
     expected = images.std(0, correction=0).clamp_min(0.05)
     assert network.spread[0].numpy() == pytest.approx(expected.numpy(), abs=1e-5)
     with pytest.raises(DataError, match="no healthy images"):
-        standardized(network, [])
+        with_mean_and_spread(network, [])
 
 
 def test_the_map_is_a_probability_of_each_pixel_and_each_image_is_on_its_own(images: Tensor) -> None:
     torch.manual_seed(0)
-    network = standardized(AnomalySegmenter(32), [{"image": images}]).eval()
+    network = with_mean_and_spread(AnomalySegmenter(32), [{"image": images}]).eval()
     with torch.no_grad():
         maps = network(images)
         alone = torch.cat([network(one[None]) for one in images])
@@ -46,7 +48,7 @@ def test_images_of_another_size_are_refused(images: Tensor) -> None:
 def test_a_bright_square_is_learnt_in_a_few_steps(images: Tensor) -> None:
     torch.manual_seed(0)
     faint = 0.3 * images
-    network = standardized(AnomalySegmenter(32, features=(8, 8, 8, 8, 8, 8)), [{"image": faint}])
+    network = with_mean_and_spread(AnomalySegmenter(32, features=(8, 8, 8, 8, 8, 8)), [{"image": faint}])
     mask = torch.zeros_like(faint)
     mask[:, :, 8:16, 12:20] = 1
     optimizer, loss = torch.optim.Adam(network.parameters(), 0.01), OutlineLoss()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from monai.inferers.inferer import SimpleInferer
 from monai.networks.utils import eval_mode
 from monai.transforms import Compose
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from robustmed_monai.apps.stress.models import Model, as_predictions, label_maps, scores_of
 from robustmed_monai.apps.stress.views import Views
 from robustmed_monai.audit.command import refusal
+from robustmed_monai.engines.file_evaluator import on_its_grid
 from robustmed_monai.transforms.image_checks import GeometryWarning
 from robustmed_monai.transforms.scale_foreground import IntensityWarning
 from robustmed_monai.utils.errors import ConfigError, ImageError, RobustMedError, original_error
@@ -182,7 +182,7 @@ class _BundleRun:
                 continue
             output = next(answers)
             named = output if isinstance(output, dict) else {"pred": output}
-            done = self.after({**item, **{k: _placed(v, item["image"]) for k, v in named.items()}})
+            done = self.after({**item, **{k: on_its_grid(v, item["image"]) for k, v in named.items()}})
             if self.output_key not in done:
                 raise ConfigError(f"the bundle makes {sorted(done)}, no {self.output_key}; say --output_key.")
             found.append(scores_of(done[self.output_key])[None])
@@ -198,14 +198,6 @@ def _apart(output: Any, count: int) -> list[Any] | None:
         return [{k: v[i].cpu() for k, v in parts.items()} for i in range(count)]
     tensor = scores_of(output)
     return list(tensor) if tensor.ndim and len(tensor) == count else None
-
-
-def _placed(value: Tensor, image: Any) -> Tensor:
-    if value.shape[1:] != image.shape[1:] or not isinstance(image, MetaTensor):
-        return value
-    placed = MetaTensor(value)
-    placed.copy_meta_from(image)
-    return placed
 
 
 def _config_file(folder: Path, config: str) -> Path:
