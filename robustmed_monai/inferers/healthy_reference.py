@@ -168,6 +168,9 @@ def make_reference(
     if not used:
         raise DataError(f"reference: no slice of {len(files)} images was assessed; see their warnings.")
     mean = gaussian_blur((total / count.clamp(min=1)).movedim(-1, 0)[:, None], sigma)[:, 0].movedim(0, -1)
+    known = mean[..., count > 0]
+    # Of slices in which no image was assessed nothing is known: maps stay there as they are.
+    mean[..., count == 0] = known[known > 0].mean() if (known > 0).any() else 0.0
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, mean=mean.numpy().astype(np.float32), images=np.asarray(used))
     logger.info("%s: healthy reference of %d images", path, used)

@@ -86,6 +86,25 @@ def test_the_file_holds_the_mean_and_a_changed_one_is_refused(tmp_path: Path) ->
     assert load_reference(site) is None
 
 
+def test_where_no_image_was_assessed_maps_stay(tmp_path: Path) -> None:
+    def first_alone(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "assessed_slices": [0]}
+
+    stacks = {str(i): torch.rand(1, 4, 4, 2) for i in range(3)}
+    made = make_reference(
+        [{"image": name} for name in stacks],
+        lambda item: {"image": stacks[item["image"]]},
+        first_alone,
+        as_map,
+        torch.nn.Identity(),
+        tmp_path / "reference.npz",
+    )
+    stack = torch.rand(1, 1, 4, 4, 2)
+    found = ReferencedInferer(as_map, made)(stack, torch.nn.Identity())["anomaly_map"]
+    assert torch.allclose(found[..., 1], stack[..., 1])
+    assert not torch.allclose(found[..., 0], stack[..., 0])
+
+
 def test_images_in_no_frame_and_no_image_at_all_make_none(tmp_path: Path) -> None:
     path = tmp_path / "reference.npz"
     with pytest.raises(ImageShapeError, match="needs one frame"):
