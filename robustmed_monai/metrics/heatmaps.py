@@ -89,7 +89,8 @@ def deletion_insertion_auc(
     Source: Petsiuk et al., RISE, BMVC 2018.
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1]).expand_as(order))
+    places = torch.arange(order.shape[1], device=order.device)
+    rank = torch.zeros_like(order).scatter(1, order, places.expand_as(order))
     rank = rank.reshape(maps.shape)
     empty = images.mean((2, 3), keepdim=True).expand_as(images)
     pixels = order.shape[1]

@@ -201,7 +201,8 @@ def is_unlike(images: Tensor, statistics: Statistics) -> Tensor:
 
 def _energy(grey: Tensor, order: int) -> Tensor:
     """Mean square of the differences along both axes of (B, X, Y)."""
-    return sum((torch.diff(grey, order, axis).square().mean((1, 2)) for axis in (1, 2)), torch.zeros(1))
+    along = (torch.diff(grey, order, axis).square().mean((1, 2)) for axis in (1, 2))
+    return torch.stack(list(along)).sum(0)
 
 
 def _fitted(appearance: Tensor) -> dict[str, Any]:

@@ -135,3 +135,8 @@ def test_ends_of_a_volume_do_not_count(training: Tensor) -> None:
     volume = torch.cat([torch.zeros(3, 1, 32, 32), training[:9], torch.zeros(3, 1, 32, 32)])
     assert ood_reasons(volume, statistics) == []
     assert ood_reasons(torch.cat([torch.zeros(20, 1, 32, 32), training[:9]]), statistics)
+
+
+def test_images_on_another_device_stay_there() -> None:
+    """A GPU takes no tensor of the CPU beside its own; the meta device refuses it as well."""
+    assert image_appearance(torch.rand(2, 1, 8, 8, device="meta")).device.type == "meta"
