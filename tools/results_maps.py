@@ -1,4 +1,4 @@
-"""Maps of the shipped memory and of RA with a healthy reference, in the brain alone, with a z-score.
+"""Maps of the shipped memory (without its outline) and of RA: healthy reference, brain alone, z-score.
 
     ROBUSTMED_DATA=... python tools/results_maps.py [--datasets feature_memory/ixi ra/lgg ...]
 
@@ -7,7 +7,7 @@ other people than those that are tested. IXI: the 44 validation slices, and the 
 lesions. LGG: the tumour-free slices of half of the patients, and all slices of the others. The brain is the
 template's, 4 mm wider, at +24 mm, the middle of the heights that both know. "times z-score": the map times
 the fourth root of the z-score per pixel, of the images that the memory holds; for RA, whose weights are those
-of IXI alone, of IXI. The power was chosen for the memory.
+of IXI alone, of IXI. The power was chosen for the memory. "outlined" is the memory as it ships.
 """
 
 from __future__ import annotations
@@ -150,11 +150,12 @@ def ra_detector(weights: str = RA_WEIGHTS, **settings: Any) -> Detector:
 
 def of_memory(data: dict[str, Path]) -> dict[str, Row]:
     """Rows of the memory."""
-    memory = load_memory(WEIGHTS, MemoryInferer())
-    one_side = load_memory(WEIGHTS, MemoryInferer(), other_side=0.0)
+    memory = load_memory(WEIGHTS, MemoryInferer(), outline=0.0)
+    one_side = load_memory(WEIGHTS, MemoryInferer(), other_side=0.0, outline=0.0)
     return {
         "": Row(memory, all_ways=True),
         "without the other side": Row(one_side),
+        "outlined": Row(load_memory(WEIGHTS, MemoryInferer())),
         "times z-score": Row(memory, z_score(data["frame"])),
     }
 

@@ -4,8 +4,8 @@
 
 The first segmenter is trained on artificial anomalies in slices of IXI alone, as the memory with grey values
 is filled with them; their product was chosen on lesions drawn into the 44 validation slices. The second has
-seen IXI and OASIS with random scanners and more steps, and stands beside the shipped memory: the product is
-the same. The tables are copied to ``bundles/feature_memory/docs/results``.
+seen IXI and OASIS with random scanners and more steps, and stands beside the shipped memory without its own
+outline: the product is the same. The tables are copied to ``bundles/feature_memory/docs/results``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from robustmed_monai.metrics.ra import Detector, load_detector, measure_detector
 from robustmed_monai.metrics.result import summarize
 from robustmed_monai.networks import AnomalySegmenter
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
-from tools.results_common import keep, log, options, train
+from tools.results_common import keep, log, options
 from tools.results_maps import WEIGHTS, images_of
-from tools.results_memory import fill, prepare
+from tools.results_memory import fill, prepare, segmenter, segmenter_of_scanners
 
 # The share that is left of the memory's map where the segmenter sees nothing, and the power of the sum.
 FLOOR, POWER = 0.01, 0.25
@@ -44,28 +44,22 @@ def product(memory: Detector, segmenter: Detector) -> Detector:
     return detect
 
 
-def trained(name: str, overlays: list[str], data: dict[str, Path], output: Path, **schedule: int) -> str:
-    """Train a segmenter on the images of a name, one seed; return its weights."""
-    settings = {"dataset_dir": data[name], "seed": 0, "amp": True, **schedule}
-    return train(output / name / "segmenter", "ra", ["train", "ixi", *overlays, "segmenter"], **settings)
-
-
 def detectors(data: dict[str, Path], output: Path) -> dict[str, Callable[[], Detector]]:
     """Train and fill; return what makes the detector of each row."""
-    own = trained("ixi", [], data, output, max_epochs=16, val_interval=4)
-    both = trained("frame", ["scanners"], data, output, max_epochs=30, val_interval=5)
+    own = segmenter("ixi", [], data, output, max_epochs=16, val_interval=4)
+    both = segmenter_of_scanners(data, output)
     grey = fill(data["ixi"], output, grey=True)[0]
 
-    def segmenter(weights: str) -> Detector:
+    def alone(weights: str) -> Detector:
         return load_detector(weights, AnomalySegmenter(), MemoryInferer())
 
     def multiplied(memory: str, weights: str) -> Detector:
-        return product(load_memory(memory, MemoryInferer()), segmenter(weights))
+        return product(load_memory(memory, MemoryInferer(), outline=0.0), alone(weights))
 
     return {
-        "segmenter": lambda: segmenter(own),
+        "segmenter": lambda: alone(own),
         "memory, IXI, grey values, times segmenter": lambda: multiplied(grey, own),
-        "segmenter, IXI and OASIS": lambda: segmenter(both),
+        "segmenter, IXI and OASIS": lambda: alone(both),
         "memory, both sides, times that": lambda: multiplied(WEIGHTS, both),
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.networks.nets import BasicUNet
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from robustmed_monai.transforms.blur import mean_and_spread
 from robustmed_monai.utils.errors import DataError, ImageShapeError
+from robustmed_monai.utils.weights import load_into
 
 
 class AnomalySegmenter(nn.Module):
@@ -79,3 +81,12 @@ def with_mean_and_spread(network: AnomalySegmenter, batches: Iterable[Mapping[st
     network.mean.copy_(mean)
     network.spread.copy_(spread)
     return network
+
+
+def trained_segmenter(weights: str | os.PathLike[str] | None) -> AnomalySegmenter | None:
+    """A segmenter with its weights, of the default settings; None for None.
+
+    Raises:
+        WeightsError: when the file cannot be used.
+    """
+    return None if weights is None else cast(AnomalySegmenter, load_into(AnomalySegmenter(), weights))

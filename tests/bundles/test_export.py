@@ -48,7 +48,7 @@ CASES: dict[str, Overrides] = {
     },
     "feature_memory": {
         "overrides": {},
-        "info": {"features": "ra", "calibration": {"thresholds": {"0.05": 0.1}}},
+        "info": {"features": "ra", "outline": 0.3, "calibration": {"thresholds": {"0.05": 0.1}}},
     },
     "unoranic": {
         "overrides": {},

@@ -44,10 +44,10 @@ def test_one_pass_over_few_images_draws_nothing_at_random(images: Tensor, tmp_pa
 def test_more_images_than_the_limit_are_drawn_from(images: Tensor, tmp_path: Path) -> None:
     whole = _filled(images, tmp_path / "whole.pt", limit=6)
     part = _filled(images, tmp_path / "part.pt", limit=3)
-    assert (whole["vectors"] < 10).all()
+    assert (whole["steps"] < 0.1).all()
     # The fourth vector of each cell is none that an image could be near to.
-    assert (part["vectors"][:, :3] < 10).all()
-    assert (part["vectors"][:, 3] > 10).all()
+    assert (part["steps"][:, :3] < 0.1).all()
+    assert (part["steps"][:, 3] > 0.5).all()
 
 
 def test_a_finished_memory_is_left_when_resumed(images: Tensor, tmp_path: Path) -> None:

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmed_monai.networks import FeatureMemory, ReversedAutoEncoder, efficientnet_lite
+from robustmed_monai.networks.anomaly_segmenter import AnomalySegmenter, trained_segmenter
 from robustmed_monai.networks.efficientnet_lite import EfficientNetLite0, FixedConv
-from robustmed_monai.networks.feature_memory import RAFeatures, backbone, coreset, shipped_memory
+from robustmed_monai.networks.feature_memory import (
+    RAFeatures,
+    backbone,
+    coreset,
+    memory_network,
+    shipped_memory,
+)
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, WeightsError
 from robustmed_monai.utils.weights import load_into, save_weights
 
@@ -84,7 +91,10 @@ def test_what_the_features_miss_the_grey_values_tell(images: Tensor) -> None:
     assert float(with_grey[outside].max()) < 0.1
 
 
-@pytest.mark.parametrize("wrong", [{"intensity": -1.0}, {"other_side": -0.1}, {"other_side": 1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"intensity": -1.0}, {"other_side": -0.1}, {"other_side": 1.0}, {"outline": -0.1}, {"outline": 0.1}],
+)
 def test_a_weight_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ConfigError, match=f"{name}={value}"):
@@ -116,6 +126,75 @@ def test_the_other_side_is_searched_as_far_as_the_memory(images: Tensor) -> None
     assert float(network.between_sides(vectors, mirrored)[inner.flatten()].mean()) > 0.05
 
 
+class Bright(AnomalySegmenter):
+    """Outlines what is bright; half as sure of a view whose corner is not black."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image > 0.5).float() * (0.5 if float(image[0, 0, 0, 0]) else 1.0)
+
+
+class TestOutline:
+    @pytest.fixture
+    def shown(self, images: Tensor) -> Tensor:
+        """Dark images with a bright square on the left, and the last with one on each side."""
+        shown = 0.1 * F.interpolate(images, (32, 32))
+        shown[:, :, [0, -1], 0] = 0.0
+        shown[:, :, 4:10, 12:18] = 0.9
+        shown[-1:, :, 22:28, 12:18] = 0.9
+        return shown
+
+    def test_where_nothing_is_outlined_the_map_is_the_memorys(self, shown: Tensor) -> None:
+        memory, outlined = _outlined(shown, 0.0), _outlined(shown, 0.3)
+        dark = shown.clamp(max=0.4)
+        assert torch.equal(outlined(dark), memory(dark))
+        assert torch.equal(outlined(shown), memory(shown) + 0.3 * outlined.outlined(shown))
+
+    def test_what_is_on_both_sides_counts_less(self, shown: Tensor) -> None:
+        found = _outlined(shown, 0.3).outlined(shown)
+        assert found.shape == shown.shape
+        assert 0 <= float(found.min()) <= float(found.max()) <= 1
+        left = found[:, 0, 4:10, 12:18]
+        assert float(left[:-1].min()) > 0.99
+        assert float(left[-1, 2:4, 2:6].max()) < 0.5
+        assert float(found[:-1, :, 12:].max()) == 0, "the other side is only looked at"
+
+    def test_both_views_count(self, shown: Tensor) -> None:
+        seen = shown.clone()
+        seen[:, :, 0, 0], seen[:, :, -1, 0] = 0.2, 0.0  # half sure of the image, sure of the mirrored one
+        assert float(_outlined(shown, 0.3).outlined(seen)[0, 0, 6, 14]) == pytest.approx(0.75, abs=1e-3)
+
+    def test_a_batch_equals_its_images_at_any_size_and_twice(self, shown: Tensor) -> None:
+        torch.manual_seed(0)
+        network = _outlined(shown, 0.3, AnomalySegmenter(32))
+        shown = shown.flip(3)
+        found = network(shown)
+        assert torch.equal(found, network(shown))
+        assert torch.allclose(torch.cat([network(image[None]) for image in shown]), found, atol=1e-5)
+        larger = F.interpolate(shown, (40, 40), mode="nearest")
+        assert network(larger).shape == larger.shape
+        assert not any(p.requires_grad for p in network.parameters())
+
+    def test_weights_say_whether_there_is_a_segmenter(self, tmp_path: Path) -> None:
+        plain, outlined = (memory_network({"features": "ra", "outline": w}, per_cell=2) for w in (0.0, 0.2))
+        assert plain.segmenter is None
+        assert outlined.segmenter is not None
+        save_weights(plain.state_dict(), tmp_path / "model.pt", {"features": "ra"})
+        with pytest.raises(WeightsError, match="segmenter"):
+            load_into(outlined, tmp_path / "model.pt")
+        assert trained_segmenter(None) is None
+        save_weights(outlined.segmenter.state_dict(), tmp_path / "segmenter.pt")
+        again = trained_segmenter(tmp_path / "segmenter.pt")
+        assert again is not None
+        assert all(map(torch.equal, again.state_dict().values(), outlined.segmenter.state_dict().values()))
+
+
+def _outlined(images: Tensor, weight: float, segmenter: AnomalySegmenter | None = None) -> FeatureMemory:
+    settings: dict[str, Any] = {"image_size": 32, "outline": weight, "segmenter": segmenter or Bright(32)}
+    network = FeatureMemory(Patches(), grid=16, **settings)
+    network.remember(network.features(images))
+    return network
+
+
 def test_a_batch_equals_its_images_and_other_sizes_are_brought_to_the_grid(images: Tensor) -> None:
     network = _memory(images, per_cell=4, sigma=1.0, other_side=0.25)
     shown = images.flip(3)
@@ -131,6 +210,17 @@ def test_a_memory_larger_than_the_images_is_that_of_the_images(images: Tensor) -
     few, many = (_memory(images, per_cell=count) for count in (12, 40))
     assert torch.equal(few(images.flip(0)), many(images.flip(0)))
     assert many.vectors.shape == (64, 40, 4)
+
+
+def test_a_memory_in_eight_bits_is_that_of_the_images(images: Tensor) -> None:
+    network = _memory(images)
+    vectors = network.project(network.features(images))
+    chosen = coreset(vectors, 12)
+    expected = vectors.gather(1, chosen[..., None].expand(-1, -1, 4))
+    found = network.remembered()[:, :12]
+    largest = expected.abs().amax(-1, keepdim=True)
+    assert float(((found - expected).abs() / largest).max()) < 0.6 / 127
+    assert float(network.remembered()[:, 12:].min()) > 99, "no image comes near these"
 
 
 def test_the_coreset_covers(images: Tensor) -> None:
