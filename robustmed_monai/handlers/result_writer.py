@@ -221,7 +221,8 @@ class ResultWriter:
             return
         write_json(self.output_dir / SUMMARY, {"images": [*self._earlier(), *done], "failed": failed})
         shutil.rmtree(self.output_dir / _FAILED, ignore_errors=True)
-        engine.logger.info(f"{len(done)} images done; results are in {self.output_dir}")
+        images = "1 image" if len(done) == 1 else f"{len(done)} images"
+        engine.logger.info(f"{images} done; results are in {self.output_dir}")
         if failed:
             raise ImageError(_failure_table(failed, len(done) + len(failed), self.output_dir / SUMMARY))
 

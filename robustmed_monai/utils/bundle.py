@@ -25,6 +25,8 @@ BUNDLES_VARIABLE = "ROBUSTMED_BUNDLES"
 _SEPARATOR = "::"  # MONAI's own, between the parts of an id
 # Keys whose values are paths, beside those that end in these words.
 _PATHS = ("input", "mask", "site", "moving", "fixed", "dir", "weights", "file", "path")
+# Keys that mean numbers in all bundles, whatever a config computes them from.
+_NUMBERS = frozenset({"spacing", "image_size", "share"})
 _RUN_IDS = frozenset({"imports", "initialize", "run", "finalize", "save_execute_config"})
 # What users call settings that have another name here.
 _SYNONYMS = {
@@ -352,9 +354,12 @@ def _check_words(written: Mapping[str, list[Any]], running: Mapping[str, Any]) -
     for identity, value in running.items():
         defaults = written.get(identity, [None])
         numbers = all(isinstance(default, int | float) for default in defaults)
-        if not numbers or not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+        if not numbers and identity not in _NUMBERS:
             continue
-        wanted = "True or False" if isinstance(defaults[0], bool) else f"a number, such as {defaults[0]}"
+        if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+            continue
+        wanted = "True or False" if isinstance(defaults[0], bool) else "a number"
+        wanted += f", such as {defaults[0]}" if wanted == "a number" and numbers else ""
         raise ConfigError(f"--{identity.replace(_SEPARATOR, '#')} {value}: is a word; give {wanted}.")
 
 

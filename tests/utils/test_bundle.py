@@ -282,12 +282,17 @@ class TestCheckOverrides:
                 self._check({wrong: 1})
 
     @pytest.mark.parametrize(
-        ("key", "word", "wanted"), [("lr", "small", "a number"), ("amp", "true", "True or False")]
+        ("key", "word", "wanted"),
+        [
+            ("lr", "small", "a number"),
+            ("amp", "true", "True or False"),
+            ("spacing", "fine", r"a number\."),  # computed by the config
+        ],
     )
     def test_a_word_in_the_place_of_a_number_is_refused(
         self, project: Path, key: str, word: str, wanted: str
     ) -> None:
-        config = {**TRAIN, "amp": False, "used": "@amp"}
+        config = {**TRAIN, "amp": False, "spacing": "$2 * @lr", "used": ["@amp", "@spacing"]}
         (project / "bundles" / "tiny" / "configs" / "train.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=rf"--{key} {word}: is a word; give {wanted}"):
             self._check({key: word})
