@@ -87,6 +87,11 @@ def threshold_at(calibration: Mapping[str, Any] | None, fpr: float) -> float:
         0.25
     """
     thresholds = (calibration or {}).get("thresholds", {})
+    if not thresholds:
+        raise ConfigError(
+            "the weights carry no thresholds (`calibration` in the JSON beside them); take those that "
+            "train.json leaves, or add them by metrics.ra.calibrate_weights."
+        )
     if f"{fpr:g}" not in thresholds:
         raise ConfigError(
             f"fpr={fpr}: the weights are calibrated at {sorted(thresholds)}; choose one of these."

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustmed_monai.metrics import PixelAnomalyMetric, calibrate_thresholds
-from robustmed_monai.metrics.calibration import map_threshold
+from robustmed_monai.metrics.calibration import map_threshold, threshold_at
 from robustmed_monai.utils.errors import ConfigError, DataError
 
 
@@ -87,5 +87,7 @@ def test_a_threshold_belongs_to_its_map() -> None:
     assert map_threshold(info, "low", 0.05) == 0.25
     assert map_threshold(info, "residual", 0.05) is None
     assert map_threshold({}, "residual", 0.05) is None
+    with pytest.raises(ConfigError, match=r"the weights carry no thresholds .* take those that train\.json"):
+        threshold_at(None, 0.05)
     with pytest.raises(ConfigError, match="calibrated at"):
         map_threshold(info, "low", 0.01)
