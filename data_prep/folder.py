@@ -13,10 +13,9 @@ belong to the test. With ``--val_is_test`` the images of val/ become the healthy
 divides train/ into training and validation (its test share goes to training): so the layout of
 ``ixi_t1_slices`` serves all three.
 
-The subject is the first ``sub-...`` or ``IXI<number>`` in the name, else the name without a last
-``_slice_<number>``. Slices stay where they are and are named by path; a volume is turned to "RPS" and mid
-axial slices of it and of its mask are written as PNG, cut as inference cuts them (labels of volumes are
-left out).
+What the subject is says ``robustmed_monai.data.image_folder``. Slices stay where they are and are named by
+path; a volume is turned to "RPS" and mid axial slices of it and of its mask are written as PNG, cut as
+inference cuts them (labels of volumes are left out).
 """
 
 from __future__ import annotations

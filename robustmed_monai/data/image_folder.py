@@ -12,14 +12,15 @@
 
 Upper and lower case are the same. Files and folders whose names begin with a dot are skipped, so are files
 of other types, and folders that hold results of inference. A subject is the ``sub-...`` or ``IXI<number>`` in
-the name of its file, else the name without a last ``_slice_<number>`` or ``_level_<number>``.
+the name of its file or folder, else the name without a last ``_slice_<number>`` or ``_level_<number>``. Where
+files in several folders are called alike, the folders are the subjects: the first one below section or kind.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,10 @@ def folder_items(folder: Path, section: str | None) -> list[Item]:
     if not images:
         raise DataError(f"{folder}: no images found; put {', '.join(SUFFIXES)} files into it.")
     found = []
-    for path, key in images:
+    subjects = _subjects([path.relative_to(folder) for path, _ in images], section)
+    for (path, key), subject in zip(images, subjects, strict=True):
         extra = {name: str(beside[r, key]) for r, name in _BESIDE.items() if (r, key) in beside}
-        item = {"image": str(path), "subject": subject_name(path), **extra}
+        item = {"image": str(path), "subject": subject, **extra}
         found.append(item | _health(item, path.relative_to(folder).parts[:-1], section))
     return found
 
@@ -141,13 +143,33 @@ def image_stem(path: Path) -> str:
 
 
 def subject_name(path: Path) -> str:
-    """Subject of an image by the name of its file.
+    """Subject of an image by the name of its file, or of the nearest folder that names one.
 
-    >>> [subject_name(Path(name)) for name in ("sub-07_T1w.nii.gz", "case_3_slice_12.png", "scan.png")]
-    ['sub-07', 'case_3', 'scan']
+    >>> names = ("sub-07_T1w.nii.gz", "sub-07/anat/T1w.nii.gz", "case_3_slice_12.png", "scan.png")
+    >>> [subject_name(Path(name)) for name in names]
+    ['sub-07', 'sub-07', 'case_3', 'scan']
     """
-    found = _SUBJECT.search(path.name)
+    found = _SUBJECT.search(path.name) or next(
+        filter(None, map(_SUBJECT.fullmatch, path.parts[-2::-1])), None
+    )
     return found[0] if found else _SLICE.sub("", image_stem(path))
+
+
+def _subjects(inside: Sequence[Path], section: str | None) -> list[str]:
+    """Subject of each image by its path below the folder: its own name, or that of its first folder."""
+    names = [subject_name(path) for path in inside]
+    # Below test/ the first folder is the kind.
+    kinds = 1 if section == "test" else 0
+    places = [[part for part in path.parts[:-1] if part.lower() != _IMAGES][kinds:] for path in inside]
+    homes: dict[str, set[str]] = {}
+    for path, name, place in zip(inside, names, places, strict=True):
+        if place and name == _SLICE.sub("", image_stem(path)):
+            homes.setdefault(path.name, set()).add(place[0])
+    shared = {home for found in homes.values() if len(found) > 1 for home in found}
+    return [
+        place[0] if place and place[0] in shared and not _SUBJECT.search(name) else name
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def _role(inside: Path) -> tuple[str, tuple[str, ...]]:

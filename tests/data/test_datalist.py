@@ -243,6 +243,26 @@ def test_slices_of_one_case_stay_together(tmp_path: Path) -> None:
         assert len({Path(i["image"]).name.split("_slice")[0] for i in load_datalist(tmp_path, section)}) == 1
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"case{c}/{k}.nii.gz" for c in range(6) for k in ("t1", "t2", "flair")],
+        [f"case{c}/images/{k:03d}.png" for c in range(6) for k in range(2)],
+        [f"sub-{c}/ses-{s}/anat/T1w.nii.gz" for c in range(6) for s in range(2)],
+    ],
+)
+def test_files_called_alike_belong_to_their_folders(tmp_path: Path, names: list[str]) -> None:
+    """By their own names all T1 would train, and all T2 of the same people be the test."""
+    touch(tmp_path, *names)
+    parts = {section: load_datalist(tmp_path, section) for section in SECTIONS}
+    homes = [{Path(i["image"]).relative_to(tmp_path).parts[0] for i in items} for items in parts.values()]
+    assert len(set.union(*homes)) == sum(map(len, homes)) == 6
+    subjects = {item["subject"] for items in parts.values() for item in items}
+    assert subjects == set.union(*homes)
+    touch(tmp_path / "kinds" / "test", *[f"{kind}/{name}" for kind in ("good", "crack") for name in names])
+    assert {item["subject"] for item in load_datalist(tmp_path / "kinds", "test")} == subjects
+
+
 def test_problems_of_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
         load_datalist(tmp_path / "nowhere", "test")
