@@ -57,10 +57,17 @@ def prepare(source: Path, output: Path, names: Sequence[str] = DATA) -> dict[str
     return data
 
 
-def segmenter(name: str, overlays: list[str], data: dict[str, Path], output: Path, **schedule: int) -> str:
+def segmenter(
+    name: str,
+    overlays: list[str],
+    data: dict[str, Path],
+    output: Path,
+    folder: str = "segmenter",
+    **settings: int | str,
+) -> str:
     """Train a segmenter on the images of a name, one seed; return its weights."""
-    settings = {"dataset_dir": data[name], "seed": 0, "amp": True, **schedule}
-    return train(output / name / "segmenter", "ra", ["train", "ixi", *overlays, "segmenter"], **settings)
+    settings = {"dataset_dir": str(data[name]), "seed": 0, "amp": True, **settings}
+    return train(output / name / folder, "ra", ["train", "ixi", *overlays, "segmenter"], **settings)
 
 
 def segmenter_of_scanners(data: dict[str, Path], output: Path) -> str:

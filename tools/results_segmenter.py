@@ -5,11 +5,13 @@
 The first segmenter is trained on artificial anomalies in slices of IXI alone, as the memory with grey values
 is filled with them; their product was chosen on lesions drawn into the 44 validation slices. The second has
 seen IXI and OASIS with random scanners and more steps, and stands beside the shipped memory without its own
-outline: the product is the same. The tables are copied to ``bundles/feature_memory/docs/results``.
+outline: the product is the same. A last one is no rival but a bound: it has been taught the very lesions that
+the test draws, in the training slices. The tables are copied to ``bundles/feature_memory/docs/results``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,10 @@ from robustmed_monai.metrics.feature_memory import load_memory
 from robustmed_monai.metrics.ra import Detector, load_detector, measure_detector
 from robustmed_monai.metrics.result import summarize
 from robustmed_monai.networks import AnomalySegmenter
+from robustmed_monai.transforms import RandLesion
+from robustmed_monai.transforms.adapters import Batch, BatchTransform
+from robustmed_monai.transforms.params import Params, Shape
+from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log, options
 from tools.results_maps import WEIGHTS, images_of
@@ -32,6 +38,31 @@ from tools.results_memory import fill, prepare, segmenter, segmenter_of_scanners
 # The share that is left of the memory's map where the segmenter sees nothing, and the power of the sum.
 FLOOR, POWER = 0.01, 0.25
 TABLES = {"ixi": "segmenter", "lgg": "segmenter_lgg"}
+
+
+class BatchDrawnLesions(BatchTransform):
+    """Draws lesions as the test's into `image`, where they lie into `label`; a quarter stays healthy."""
+
+    def sample(self, shape: Shape, generator: torch.Generator) -> Params:
+        """Draw a seed and a share for each image."""
+        return {
+            "seed": torch.randint(2**31, shape[:1], generator=generator),
+            "share": torch.rand(shape[0], generator=generator),
+        }
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
+        """Return the batch with lesions; an image without a place for one stays healthy."""
+        draw = RandLesion(prob=1.0)
+        images, labels = [], []
+        for image, seed, share in zip(batch["image"], params["seed"], params["share"], strict=True):
+            drawn = (image, torch.zeros_like(image))
+            draw.set_random_state(int(seed))
+            if share > 0.25:
+                with contextlib.suppress(DataError):
+                    drawn = draw(image)
+            images.append(drawn[0])
+            labels.append(drawn[1])
+        return {**batch, "image": torch.stack(images), "label": torch.stack(labels)}
 
 
 def product(memory: Detector, segmenter: Detector) -> Detector:
@@ -48,6 +79,8 @@ def detectors(data: dict[str, Path], output: Path) -> dict[str, Callable[[], Det
     """Train and fill; return what makes the detector of each row."""
     own = segmenter("ixi", [], data, output, max_epochs=16, val_interval=4)
     both = segmenter_of_scanners(data, output)
+    drawn = {"anomalies#_target_": "tools.results_segmenter.BatchDrawnLesions"}
+    taught = segmenter("ixi", [], data, output, "taught", max_epochs=120, val_interval=20, **drawn)
     grey = fill(data["ixi"], output, grey=True)[0]
 
     def alone(weights: str) -> Detector:
@@ -61,6 +94,7 @@ def detectors(data: dict[str, Path], output: Path) -> dict[str, Callable[[], Det
         "memory, IXI, grey values, times segmenter": lambda: multiplied(grey, own),
         "segmenter, IXI and OASIS": lambda: alone(both),
         "memory, both sides, times that": lambda: multiplied(WEIGHTS, both),
+        "segmenter, taught the lesions of the test": lambda: alone(taught),
     }
 
 
