@@ -235,8 +235,8 @@ def _check_loaded(memory: nn.Module, _: Any) -> None:
         raise WeightsError(
             "feature memory: these weights were made with the features of another backbone than this "
             "network's, or with another `intensity`; take its own: "
-            "monai.bundle.load('feature_memory', model_file='models/efficientnet_lite0.pt') where the extra "
-            "`features` is installed."
+            "monai.bundle.load('feature_memory', workflow_type='inference', "
+            "model_file='models/efficientnet_lite0.pt') where the extra `features` is installed."
         )
 
 

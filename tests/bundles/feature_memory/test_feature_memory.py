@@ -101,6 +101,17 @@ def test_the_memory_on_efficientnet_outlines(tmp_path: Path) -> None:
     workflow.initialize()
     network = workflow.parser.get_parsed_content("network")
     assert (network.reach, network.outline) == (2, 0.1)
+    # What the error for weights of another backbone says.
+    file = "models/efficientnet_lite0.pt"
+    loaded = load(
+        "feature_memory",
+        bundle_dir=bundles_dir(),
+        device="cpu",
+        workflow_type="inference",
+        model_file=file,
+    )
+    assert isinstance(loaded, FeatureMemory)
+    assert torch.equal(loaded.remembered(), network.remembered())
     head = torch.zeros(1, 1, 128, 128)
     head[..., 24:104, 14:114] = 0.6
     found = network.outlined(head)
