@@ -11,12 +11,12 @@ import torch
 from monai.bundle import ConfigWorkflow, load
 from PIL import Image
 
-from robustmed_monai.networks import FeatureMemory
+from robustmed_monai.networks import AnomalySegmenter, FeatureMemory
 from robustmed_monai.networks.efficientnet_lite import is_installed
 from robustmed_monai.utils.bundle import bundles_dir
 from robustmed_monai.utils.files import read_json
 from robustmed_monai.utils.provenance import read_results
-from robustmed_monai.utils.weights import load_info
+from robustmed_monai.utils.weights import load_info, load_weights, save_weights
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "feature_memory" / "configs"
 
@@ -32,9 +32,14 @@ def _run(name: str, kind: str = "infer", **overrides: Any) -> None:
 
 @pytest.fixture(scope="module")
 def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a memory of twelve pictures, of features and grey values."""
+    """Weights of a memory of twelve pictures, of features and grey values; its segmenter sees nothing."""
     folder = tmp_path_factory.mktemp("memory")
+    segmenter = AnomalySegmenter()
+    torch.nn.init.zeros_(segmenter.network.final_conv.weight)
+    torch.nn.init.constant_(segmenter.network.final_conv.bias, -20.0)
+    save_weights(segmenter.state_dict(), folder / "segmenter.pt")
     settings: dict[str, Any] = {"image_size": 32, "max_epochs": 1, "intensity": 2.0, "other_side": 0.1}
+    settings |= {"outline": 0.2, "outline_weights": str(folder / "segmenter.pt")}
     _run("train", "train", dataset_dir=str(dataset_dir), output_dir=str(folder), **settings)
     return folder / "model.pt"
 
@@ -42,7 +47,10 @@ def memory(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_keeps_what_applying_needs(memory: Path) -> None:
     info = load_info(memory)
     assert (info["features"], info["images"], info["spacing"]) == ("ra", 12, pytest.approx(7.2))
-    assert (info["intensity"], info["other_side"]) == (2.0, 0.1), "what is applied is built by them"
+    found = info["intensity"], info["other_side"], info["outline"]
+    assert found == (2.0, 0.1, 0.2), "what is applied is built by them"
+    bias = load_weights(memory)["segmenter.network.final_conv.bias"]
+    assert (bias == -20).all(), "the segmenter stays as it was trained"
     thresholds = info["calibration"]["thresholds"]
     assert thresholds["0.01"] > thresholds["0.05"] > 0
     assert set(info["training_statistics"]) >= {"brightness", "foreground", "appearance"}
