@@ -121,7 +121,8 @@ def main() -> None:
         made += rows(site, known[site], tested[site])
         if site != "ixi" and "ixi" in known:
             made += rows(f"ixi to {site}", known["ixi"], tested[site])
-    path = write_results(chosen.output / "calibration.json", made, provenance(data=data))
+    head = provenance(data=data) | {"interval": "binomial interval"}
+    path = write_results(chosen.output / "calibration.json", made, head)
     keep(METHOD, path)
     log.info("wrote %s", path)
 

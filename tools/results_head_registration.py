@@ -47,6 +47,8 @@ FRAME = AlignPaird()
 AFFINE = FRAME.frame.affine
 REGIONS = 20
 FEATURES = "bundles/cifl/models/volumes.pt"
+# What a table says of its intervals.
+INTERVAL = {"interval": "bootstrap interval over pairs, which share people"}
 # People whose T1 and FLAIR share one world: less than this apart, mm.
 APART = 3.0
 Array = Any
@@ -280,7 +282,7 @@ def main() -> None:
             table += rows(f"{row}; same person", alone)
     data = [{"name": "heads_2mm", "sha256": data_digest(SOURCE), "split": "test"}]
     path = chosen.output / ("heads_features.json" if chosen.features else "heads.json")
-    keep("cifl_registration", write_results(path, table, provenance(data=data, seeds=[0])))
+    keep("cifl_registration", write_results(path, table, provenance(data=data, seeds=[0]) | INTERVAL))
 
 
 if __name__ == "__main__":

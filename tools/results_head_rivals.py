@@ -29,6 +29,7 @@ from robustmed_monai.transforms.field_files import PICTURE_AFFINE
 from robustmed_monai.utils.provenance import data_digest, provenance, write_results
 from tools.results_common import keep, log
 from tools.results_head_registration import (
+    INTERVAL,
     SOURCE,
     Method,
     chosen_pairs,
@@ -179,7 +180,8 @@ def main() -> None:
         best = "Gauss-Newton on MIND-SSC and tissues"
         table += rows(f"{best}; the pairs of the row above", found[best][: chosen.long_pairs])
     data = [{"name": "heads_2mm", "sha256": data_digest(SOURCE), "split": "test"}]
-    path = write_results(chosen.output / "heads_rivals.json", table, provenance(data=data, seeds=[0]))
+    head = provenance(data=data, seeds=[0]) | INTERVAL
+    path = write_results(chosen.output / "heads_rivals.json", table, head)
     keep("cifl_registration", path)
 
 

@@ -60,7 +60,8 @@ def render_table(
         columns = _choose(columns, [cell["column"] for cell in cells], "column")
         shown = [cell for cell in cells if cell["row"] in rows and cell["column"] in columns]
         lines = _result_lines(shown, rows, columns, digits)
-        what = explanation(shown)
+        kind = {"interval": results["interval"]} if "interval" in results else {}
+        what = explanation(shown, **kind)
         if len(results["seeds"]) == 1:
             what = "One seed" if what == "One run" else f"One seed; {what}"
     commit = results["commit"] or "none"

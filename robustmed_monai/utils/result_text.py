@@ -23,8 +23,12 @@ def cell_text(cell: Mapping[str, Any], digits: int = 3) -> str:
     return mean
 
 
-def explanation(cells: Cells) -> str:
-    """What ± and [a, b] in these cells mean, with the number of seeds where rows differ in it."""
+def explanation(cells: Cells, interval: str = "bootstrap interval over subjects") -> str:
+    """What ± and [a, b] in these cells mean, with the number of seeds where rows differ in it.
+
+    >>> explanation([{"row": "a", "mean": 0.5, "n": 1, "ci95": [0.4, 0.6]}], "binomial interval")
+    '[a, b]: 95 % binomial interval'
+    """
     seeds: dict[int, list[str]] = {}
     for cell in cells:
         rows = seeds.setdefault(cell["n"], [])
@@ -39,7 +43,7 @@ def explanation(cells: Cells) -> str:
         )
         parts.append(f"±: standard deviation over {counts}")
     if any(cell["n"] == 1 and "ci95" in cell for cell in cells):
-        parts.append("[a, b]: 95 % bootstrap interval over subjects")
+        parts.append(f"[a, b]: 95 % {interval}")
     if several and 1 in seeds:
         parts.append("rows without ± have one run")
     return "; ".join(parts) or "One run"

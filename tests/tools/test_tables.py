@@ -58,6 +58,12 @@ def test_single_runs_and_dirty_commits_are_said() -> None:
     assert render_table({**HEAD, "commit": None, "rows": CELLS}).endswith("commit none.")
 
 
+def test_a_table_says_what_its_intervals_are() -> None:
+    results = {**HEAD, "interval": "binomial interval", "rows": CELLS}
+    line = render_table(results, rows=["mean image"]).splitlines()[-1]
+    assert line.startswith("[a, b]: 95 % binomial interval. `make")
+
+
 def test_a_table_of_one_seed_says_so() -> None:
     single = [{**CELLS[0], "n": 1, "std": 0.0}, CELLS[2]]
     lines = [render_table({**HEAD, "seeds": [0], "rows": rows}) for rows in (single[:1], single)]
