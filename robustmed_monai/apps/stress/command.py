@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str,
     suite = make_suite(
         options.suite.split(",") if options.suite else default_suites(data),
         data,
-        [int(s) for s in options.severities.split(",") if s.isdecimal()],
+        _severities(options.severities),
         options.seed,
     )
     return stress(
@@ -101,6 +101,13 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str,
         batch_size=options.batch_size,
         device=device,
     )
+
+
+def _severities(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(f"--severities {text}: give whole numbers from 1 to 5 with commas between them.")
+    return [int(word) for word in words]
 
 
 def _data(options: argparse.Namespace, model: Model, section: str) -> StressData:

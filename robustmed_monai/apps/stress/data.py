@@ -83,11 +83,11 @@ class StressData:
         return read_views(image, truth, index)
 
     def batches(self, size: int) -> Iterator[Views]:
-        """Consecutive images of the same shape, up to ``size`` at once."""
+        """Consecutive images of the same shape and number of bits, up to ``size`` at once."""
         waiting: list[Views] = []
         for index in range(len(self)):
             views = self.views(index)
-            if waiting and (len(waiting) == size or waiting[0].images.shape != views.images.shape):
+            if waiting and (len(waiting) == size or _kind(waiting[0]) != _kind(views)):
                 yield join_views(waiting)
                 waiting = []
             waiting.append(views)
@@ -245,6 +245,10 @@ def datalist_data(
         split=section,
         class_names=class_names,
     )
+
+
+def _kind(views: Views) -> tuple[torch.Size, bool]:
+    return views.images.shape, views.eight_bit
 
 
 def _spaced(count: int, limit: int | None) -> list[int]:

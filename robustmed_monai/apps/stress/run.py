@@ -25,6 +25,7 @@ from robustmed_monai.apps.stress.suites import CLEAN, condition_id
 from robustmed_monai.apps.stress.summary import condition_rows, summary_of
 from robustmed_monai.metrics.stress import DROP
 from robustmed_monai.transforms.corruption.suite import Case, CorruptionSuite
+from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.files import write_json
 from robustmed_monai.utils.provenance import provenance
 
@@ -66,15 +67,18 @@ def stress(
         What ``stress.json`` holds.
 
     Raises:
-        ConfigError: when a requirement is about nothing, or the model does not fit the test set; before
-            anything is measured.
+        ConfigError: when a requirement is about nothing, a model does not fit the test set, or a batch holds
+            nothing; before anything is measured.
     """
     folder = Path(output_dir)
     metrics = metric_table(data)
     main = next(iter(metrics))
     cases = [CLEAN, *suite.cases]
     check_requirements(requirements, cases, metrics)
-    check_labels(data, model)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}; give at least 1.")
+    for given in (model, *([] if baseline is None else [baseline])):
+        check_labels(data, given)
     # Said before the work: a checkout may move on meanwhile.
     record = _provenance(suite, data, device, command)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,8 @@ def _suggestions(
     main = next(iter(metric_table(data)))
     clean = conditions[0]["figures"][main]["mean"]
     hurt: dict[tuple[str, str], Case] = {}
-    for case, row in zip(suite.cases, conditions[1:], strict=True):
+    mildest_first = sorted(zip(suite.cases, conditions[1:], strict=True), key=lambda it: it[0].severity or 0)
+    for case, row in mildest_first:
         mean = row["figures"][main]["mean"]
         if mean is not None and mean < clean - DROP:
             hurt[case.family, case.name] = case

@@ -24,7 +24,7 @@ from robustmed_monai.apps.stress.measure import measure
 
 Bundle = Callable[..., Path]
 MEASURE = "robustmed_monai.apps.stress.run.measure"
-SMALL = ["--suite", "geometry", "--severities", "5"]
+SMALL = ["--suite", "geometry", "--severities", " 5 "]
 
 
 def _words(folder: Path, datalist: Path, output: Path, *more: str) -> list[str]:
@@ -92,6 +92,10 @@ def test_unsafe_is_taken_when_it_is_said(bundle: Bundle, datalist: Path, tmp_pat
         (["--bundle", "missing"], "no such folder"),
         (["--limit", "0"], "give at least 1 image"),
         (["--limit", "x"], "invalid int"),
+        (["--severities", "1,mild"], "give whole numbers from 1 to 5"),
+        (["--severities", ""], "give whole numbers from 1 to 5"),
+        (["--severities", "7"], "7"),
+        (["--batch_size", "0"], "give at least 1"),
     ],
 )
 def test_mistakes_end_in_a_sentence(

@@ -160,6 +160,16 @@ def test_remedies_are_measured(
     assert row["as_given"]["mean"] == pytest.approx(given - 1)
 
 
+def test_remedies_are_tried_at_the_highest_severity_whatever_the_order(
+    model: Model, data: StressData, tmp_path: Path
+) -> None:
+    row = {"family": "imagenet_c", "name": "brightness", "severity": [5, 4]}
+    suite = CorruptionSuite("falling", 3, [row])
+    remedies = {"darker": input_remedy(lambda images: images - 0.4, "darker")}
+    content = stress(model, data, suite, tmp_path, remedies=remedies)
+    assert [row["condition"] for row in content["suggestions"]] == ["imagenet_c/brightness/5"]
+
+
 def test_requirements(model: Model, data: StressData, suite: CorruptionSuite, tmp_path: Path) -> None:
     texts = ["accuracy=.9", "accuracy=.9@brightness:5", "ece=0.9@*", "accuracy=.4@imagenet_c"]
     content = stress(model, data, suite, tmp_path, requirements=[read_requirement(t) for t in texts])
@@ -205,6 +215,15 @@ def test_a_model_with_too_few_classes(data: StressData, suite: CorruptionSuite, 
     three = tensor_data(images, torch.tensor([0, 1, 2, 0, 1, 2]))
     with pytest.raises(ConfigError, match="tells 2 classes apart"):
         stress(callable_model(lambda x: torch.zeros(len(x), 2)), three, suite, tmp_path / "out")
+    with pytest.raises(ConfigError, match="beside: tells 2 classes apart"):
+        stress(
+            callable_model(lambda x: torch.zeros(len(x), 3)),
+            three,
+            suite,
+            tmp_path / "out",
+            baseline=callable_model(lambda x: torch.zeros(len(x), 2), "beside"),
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_tensors_that_do_not_fit() -> None:

@@ -50,6 +50,27 @@ def test_a_file_and_any_batch_give_the_same_bits(
         assert not torch.equal(whole.images, squares.sample.images)
 
 
+def test_an_image_of_8_bits_has_the_same_bits_beside_one_of_16(suite: CorruptionSuite) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16), np.uint8))
+    given = [
+        MetaTensor(pixels[0], meta={"max_value": 255}),
+        MetaTensor(pixels[1].float(), meta={"max_value": 4095}),
+    ]
+    mixed = StressData(
+        name="mixed",
+        task="classification",
+        names=["8 bits", "16 bits"],
+        subjects=["8 bits", "16 bits"],
+        num_classes=2,
+        read=lambda index: (given[index], torch.tensor(index)),
+        sha256="",
+    )
+    for case in suite.cases:
+        (alone, _), together = mixed.batches(1), next(iter(mixed.batches(2)))
+        bits = stressed(suite, case, together).images[0]
+        assert torch.equal(bits, stressed(suite, case, alone).images[0])
+
+
 @pytest.mark.parametrize("name", ["zoom_in", "zoom_out", "cut_off"])
 def test_labels_follow_the_anatomy(squares: StressData, name: str) -> None:
     suite = CorruptionSuite("move", 0, [{"family": "acquisition", "name": name, "severity": 4}])
