@@ -76,6 +76,7 @@ def rigid(fixed: Any, moving: Any) -> Array:
 
     start = SimpleITK.Euler3DTransform()
     method = SimpleITK.ImageRegistrationMethod()
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.05, 1)

@@ -54,6 +54,8 @@ def align_affine(
     axes = fixed.ndim
     target, source = to_itk(fixed, fixed_affine), to_itk(moving, moving_affine)
     method = SimpleITK.ImageRegistrationMethod()
+    # Several threads sum in an order of their own each time.
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(1.0 if axes == 2 else 0.2, seed)
@@ -100,7 +102,7 @@ def refine_affine(
 
     target, source = to_itk(fixed, affine), to_itk(moving, affine)
     method = SimpleITK.ImageRegistrationMethod()
-    # Several threads sum in an order of their own each time.
+    # As above: the same bits each time.
     method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)

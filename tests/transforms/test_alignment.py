@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK
 import torch
 
 from robustmed_monai.data.virtual_subjects import AFFINE, virtual_subject
 from robustmed_monai.transforms import AlignToTemplate
-from robustmed_monai.transforms.alignment import refine_affine, resample_to
+from robustmed_monai.transforms.alignment import align_affine, refine_affine, resample_to
 
 
 def test_a_small_affine_change_is_found_across_contrasts() -> None:
@@ -33,3 +34,19 @@ def test_a_small_affine_change_is_found_across_contrasts() -> None:
 def test_nothing_stays_where_it_is() -> None:
     nothing = torch.zeros(24, 24, 24).numpy()
     np.testing.assert_array_equal(refine_affine(nothing, nothing, np.diag([4.0, 4.0, 4.0, 1.0])), np.eye(4))
+
+
+def test_the_same_bits_by_any_number_of_threads() -> None:
+    images = [virtual_subject(1, index).image[::2, ::2, ::2] for index in (0, 1)]
+    affine = AFFINE @ np.diag([2.0, 2, 2, 1])
+    before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, 4, 4):
+            SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(align_affine(images[0], affine, images[1], affine))
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert not np.array_equal(found[0], np.eye(4))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[1], found[2])
