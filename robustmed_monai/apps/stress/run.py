@@ -67,8 +67,8 @@ def stress(
         What ``stress.json`` holds.
 
     Raises:
-        ConfigError: when a requirement is about nothing, a model does not fit the test set, or a batch holds
-            nothing; before anything is measured.
+        ConfigError: when a requirement is about nothing, a model does not fit the test set, a batch holds
+            nothing, or the suite has MedMNIST-C of several data sets; before anything is measured.
     """
     folder = Path(output_dir)
     metrics = metric_table(data)
@@ -77,6 +77,8 @@ def stress(
     check_requirements(requirements, cases, metrics)
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}; give at least 1.")
+    if len(sets := sorted({case.dataset for case in suite.cases if case.dataset})) > 1:
+        raise ConfigError(f"suite {suite.name}: has medmnist_c of {', '.join(sets)}; take one a run.")
     for given in (model, *([] if baseline is None else [baseline])):
         check_labels(data, given)
     # Said before the work: a checkout may move on meanwhile.

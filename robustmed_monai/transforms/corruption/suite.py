@@ -141,12 +141,9 @@ class CorruptionSuite:
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """All corruptions of the suite, in the order of its rows."""
-        return tuple(
-            case
-            for number, row in enumerate(self.rows)
-            for case in _expand(row, f"{self.name}, row {number}")
-        )
+        """All corruptions of the suite, each once, in the order of its rows."""
+        expanded = (_expand(row, f"{self.name}, row {number}") for number, row in enumerate(self.rows))
+        return tuple(dict.fromkeys(case for cases in expanded for case in cases))
 
     @classmethod
     def imagenet_c(

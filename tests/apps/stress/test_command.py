@@ -96,6 +96,7 @@ def test_unsafe_is_taken_when_it_is_said(bundle: Bundle, datalist: Path, tmp_pat
         (["--severities", ""], "give whole numbers from 1 to 5"),
         (["--severities", "7"], "7"),
         (["--batch_size", "0"], "give at least 1"),
+        (["--suite", "medmnist_c:bloodmnist,medmnist_c:tissuemnist"], "take one a run"),
     ],
 )
 def test_mistakes_end_in_a_sentence(

@@ -163,7 +163,7 @@ def test_remedies_are_measured(
 def test_remedies_are_tried_at_the_highest_severity_whatever_the_order(
     model: Model, data: StressData, tmp_path: Path
 ) -> None:
-    row = {"family": "imagenet_c", "name": "brightness", "severity": [5, 4]}
+    row = {"family": "imagenet_c", "name": "brightness", "severity": [5, 4, 5]}
     suite = CorruptionSuite("falling", 3, [row])
     remedies = {"darker": input_remedy(lambda images: images - 0.4, "darker")}
     content = stress(model, data, suite, tmp_path, remedies=remedies)
