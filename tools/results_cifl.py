@@ -49,7 +49,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "volumes": {"max_epochs": 16, "epoch_length": 250, "val_interval": 4},
     # Three minutes for each setting, measured at its end. Some are known to stop looking at the image: they
     # are trained on all the same.
-    "sweep": {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "grace_epochs": 4},
+    "sweep": {"max_epochs": 4, "epoch_length": 250, "val_interval": 4, "min_epochs_before_best": 4},
     # Enough to tell the settings apart: 510 steps, two minutes for each.
     "sweep_segmentation": {"max_epochs": 10, "val_interval": 10},
     "segmentation": {"max_epochs": 40, "val_interval": 5},

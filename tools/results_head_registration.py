@@ -64,8 +64,8 @@ def placed(moving: str, fixed: str, start: str) -> tuple[torch.Tensor, Array]:
     """A T1 in the frame as ``head`` says, or aligned to a FLAIR there ("pair")."""
     if start == "template":
         return head(moving, "t1")
-    images = [head(name, contrast)[0][0, 0].numpy() for name, contrast in ((moving, "t1"), (fixed, "flair"))]
-    return _carried(moving, "t1", refine_affine(*images, AFFINE.numpy()))
+    t1, flair = (head(name, c)[0][0, 0].numpy() for name, c in ((moving, "t1"), (fixed, "flair")))
+    return _carried(moving, "t1", refine_affine(t1, flair, AFFINE.numpy()))
 
 
 @cache
