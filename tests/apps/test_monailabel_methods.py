@@ -99,6 +99,16 @@ def test_the_weights_of_a_bundle_are_found_from_anywhere(
     assert weight_files(ra) == [ra / "models" / "model.pt"]
 
 
+def test_every_model_reads_weights_that_ship(repository: Path) -> None:
+    """Those of its overlays: the app hands them over, and whole heads have others than slices."""
+    for name, method in METHODS.items():
+        root = repository / "bundles" / (method.bundle or name)
+        files = weight_files(root, overlays=method.overlays)
+        assert all(file.is_file() for file in files), (name, files)
+    heads = weight_files(repository / "bundles/cifl_segmentation", overlays=METHODS["whole_head"].overlays)
+    assert [file.name for file in heads] == ["painted_heads.pt"]
+
+
 def test_a_head_goes_through_the_overlay(repository: Path, tmp_path: Path) -> None:
     bundle, method = repository / "bundles" / "cifl_segmentation", METHODS["whole_head"]
     nib.save(nib.Nifti1Image(np.ones((40, 44, 12), np.float32), np.eye(4)), tmp_path / "box.nii.gz")

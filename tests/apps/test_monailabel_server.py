@@ -39,7 +39,7 @@ VOLUMES = ("healthy", "lesion")
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copies of the bundles; what trains gets a small network, two of them assess what they do not know."""
+    """Copies of the bundles; what trains gets a small network, three of them assess what they do not know."""
     folder = tmp_path_factory.mktemp("bundles")
     for name in MODELS:
         root = folder / name
@@ -48,7 +48,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             train = root / "configs" / "train.json"
             tiny = {"features_weights": None, "image_size": 32, "channels": [4, 8]}
             write_json(train, {**read_json(train), **tiny})
-    _forget(folder / "pchvae", "training_statistics")
+    for name in ("pchvae", "unoranic"):
+        _forget(folder / name, "training_statistics")
     _publish(folder / "risc", _open_minded(load_info(folder / "risc" / "models" / "model.pt")))
     return folder
 

@@ -31,7 +31,7 @@ class BundleInferTask(InferTask):
         self.method = method
         self.root = root
         self.trained = trained
-        self.shipped = weight_files(root)
+        self.shipped = weight_files(root, overlays=method.overlays)
         # Viewers show these options and send them back.
         options = calibrated(root, Path(self.get_path())) if method.cut else {}
         super().__init__(method.kind, dict(method.labels), 3, method.description, options)

@@ -159,9 +159,9 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def weight_files(root: Path, config: str = "inference.json") -> list[Path]:
-    """Weights that a config of the bundle in the folder ``root`` reads, there or not."""
-    parser = _parser(root, config)
+def weight_files(root: Path, config: str = "inference.json", overlays: Sequence[str] = ()) -> list[Path]:
+    """Weights that a config of the bundle in the folder ``root`` reads under its overlays, there or not."""
+    parser = _parser(root, config, *(f"{overlay}.json" for overlay in overlays))
     named = [parser.get_parsed_content(key) for key in _WEIGHTS if key in parser]
     return [Path(path) for path in named if path is not None]
 
