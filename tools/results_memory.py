@@ -84,7 +84,7 @@ def fill(
     outline_weights: str | None = None,
     passes: int = 1,
 ) -> list[str]:
-    """Fill a memory of the training images of a folder; return its weights."""
+    """Fill a memory of the training images of a folder, in some passes over them; return its weights."""
     outlined = outline_weights is not None
     words = [word for word, chosen in (("grey", grey), ("sides", sides), ("outline", outlined)) if chosen]
     folder = output / data.name / "-".join(["memory", features, *words])
@@ -92,7 +92,7 @@ def fill(
         "dataset_dir": data,
         "features": features,
         "spacing": 233 / 128,
-        "max_epochs": 1,
+        "max_epochs": passes,
     }
     if outlined:
         settings |= {"outline": OUTLINE[features], "outline_weights": outline_weights, "contrast": "T1"}

@@ -161,7 +161,7 @@ METHODS: Mapping[str, Method] = {
 
 def weight_files(root: Path, config: str = "inference.json", overlays: Sequence[str] = ()) -> list[Path]:
     """Weights that a config of the bundle in the folder ``root`` reads under its overlays, there or not."""
-    parser = _parser(root, config, *(f"{overlay}.json" for overlay in overlays))
+    parser = _parser(root, config, overlays)
     named = [parser.get_parsed_content(key) for key in _WEIGHTS if key in parser]
     return [Path(path) for path in named if path is not None]
 
@@ -202,7 +202,7 @@ def run_inference(
     """
     for path in (settings[key] for key in _IMAGES if key in settings):
         _check_single(path)
-    parser = _parser(root, "inference.json", *(f"{name}.json" for name in overlays))
+    parser = _parser(root, "inference.json", overlays)
     overrides = {**settings, "output_dir": str(output_dir)}
     parser.update({key: literal(value) for key, value in overrides.items()})
     try:
@@ -222,9 +222,9 @@ def _check_single(path: str) -> None:
         raise ImageError(f"{path}: holds {len(found)} images; give one image, or a folder of one series.")
 
 
-def _parser(root: Path, *configs: str) -> ConfigParser:
+def _parser(root: Path, config: str, overlays: Sequence[str]) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([root / "configs" / config for config in configs])
+    parser.read_config([root / "configs" / name for name in (config, *(f"{it}.json" for it in overlays))])
     parser.read_meta(root / "configs" / "metadata.json")
     parser["bundle_root"] = literal(str(root))
     return parser
