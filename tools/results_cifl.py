@@ -18,7 +18,10 @@ reported on and nothing is chosen by them. ``--datasets`` names the parts to do,
 * sweep_segmentation: a short training of the U-Net on each of them, measured as in `segmentation`. Likewise;
 * tau, tau_segmentation: the rows of tau_gamma of these two, in tables of their own, so with more seeds;
 * long_segmentation, long_registration: the features and their rival trained three times as long, since images
-  of random contrast teach slowly. Likewise.
+  of random contrast teach slowly. Likewise;
+* long_features: the features trained ten times as long, measured as in `features`; two and a half hours.
+  Likewise;
+* long_features_segmentation, long_features_registration: what stands on them, beside the others.
 
 Each ends with its table of what is done by then: of the seeds that all rows have that have any.
 ``registration/raw`` trains one row of a part and makes no table; ``tables`` makes those of all parts and
@@ -45,6 +48,7 @@ from tools.results_common import bundle, keep, log, options, run, train
 SCHEDULES: dict[str, dict[str, Any]] = {
     # What one CPU core does in a quarter of an hour per seed.
     "features": {"max_epochs": 20, "epoch_length": 250, "val_interval": 5},
+    "long_features": {"max_epochs": 200, "epoch_length": 250, "val_interval": 5},
     # 4,000 steps, half an hour.
     "volumes": {"max_epochs": 16, "epoch_length": 250, "val_interval": 4},
     # Three minutes for each setting, measured at its end. Some are known to stop looking at the image: they
@@ -60,6 +64,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "registration": {"max_epochs": 20, "val_interval": 5},
     "long_registration": {"max_epochs": 60, "val_interval": 5},
 }
+for task in ("segmentation", "registration"):
+    SCHEDULES[f"long_features_{task}"] = SCHEDULES[task]
 SWEEP: dict[str, dict[str, Any]] = {
     "tau_g 0.3": {},
     "tau_g 1": {"tau_g": 1.0},
@@ -72,6 +78,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     "as printed": {"crop": 0, "center": False},
 }
 TAUS = [row for row in SWEEP if row.startswith("tau_g")]
+LENGTHS = ["5000 steps", "50000 steps"]
 ROWS: dict[str, list[str]] = {
     "features": ["features"],
     "volumes": ["volumes"],
@@ -84,14 +91,20 @@ ROWS: dict[str, list[str]] = {
     "sweep_segmentation": list(SWEEP),
     "tau": TAUS,
     "tau_segmentation": TAUS,
+    "long_features": LENGTHS,
+    "long_features_segmentation": LENGTHS,
+    "long_features_registration": LENGTHS,
 }
 # mm of a pixel, which the pictures do not tell and the weights keep for volumes.
 SPACING = 2.0
-# Rows that another part trains.
+# Rows that another part trains, and their part and name there.
 BORROWED = {
-    **{("gated", row): "segmentation" for row in ("raw", "features")},
-    **{("tau", row): "sweep" for row in TAUS},
-    **{("tau_segmentation", row): "sweep_segmentation" for row in TAUS},
+    **{("gated", row): ("segmentation", row) for row in ("raw", "features")},
+    **{("tau", row): ("sweep", row) for row in TAUS},
+    **{("tau_segmentation", row): ("sweep_segmentation", row) for row in TAUS},
+    ("long_features", LENGTHS[0]): ("features", "features"),
+    ("long_features_segmentation", LENGTHS[0]): ("segmentation", "features"),
+    ("long_features_registration", LENGTHS[0]): ("registration", "features"),
 }
 # Rows of these are overlays of the same name on train.json, but `features`, which is train.json itself.
 TASKS = ("volumes", "segmentation", "gated", "registration", "long_segmentation", "long_registration")
@@ -110,6 +123,9 @@ TABLES = {
     "tau_segmentation": ("cifl_segmentation", "tau"),
     "long_segmentation": ("cifl_segmentation", "long"),
     "long_registration": ("cifl_registration", "long"),
+    "long_features": ("cifl", "long_features"),
+    "long_features_segmentation": ("cifl_segmentation", "long_features"),
+    "long_features_registration": ("cifl_registration", "long_features"),
 }
 # Overrides of evaluate.json. What learns nothing is measured once.
 EVALUATION: dict[str, dict[str, Any]] = {
@@ -120,13 +136,14 @@ EVALUATION: dict[str, dict[str, Any]] = {
         "batch_size": 4,
     },
     "registration": {"amp": True},
-    "long_registration": {"amp": True, "methods": {}},
+    "long_features_registration": {"amp": True, "controls": {}},
+    "long_registration": {"amp": True, "controls": {}},
 }
 
 
 def folder(part: str, row: str, seed: object, output: Path) -> Path:
     """Where one run is trained."""
-    part = BORROWED.get((part, row), part)
+    part, row = BORROWED.get((part, row), (part, row))
     return output / part / (f"{seed}" if part == "features" else f"{row}-{seed}")
 
 
@@ -134,12 +151,14 @@ def stands_on(part: str, row: str) -> tuple[str, str] | None:
     """Part and row whose features a row is trained on."""
     if part == "sweep_segmentation":
         return "sweep", row
+    if part in ("long_features_segmentation", "long_features_registration"):
+        return "long_features", row
     return ("features", "features") if part in TASKS and row in ON_FEATURES else None
 
 
 def train_run(part: str, row: str, seed: int, output: Path) -> str:
     """Train one row of a part with one seed, and the features that it stands on, and return its weights."""
-    part = BORROWED.get((part, row), part)
+    part, row = BORROWED.get((part, row), (part, row))
     settings = {"dataset_dir": _images(part, output), "seed": seed, "amp": True, **SCHEDULES[part]}
     if part == "sweep":
         settings |= SWEEP[row]

@@ -68,3 +68,22 @@ def test_a_part_overrides_what_its_config_has(part: str) -> None:
     rows = results_cifl.SWEEP.values() if part == "sweep" else [{}]
     given = set(results_cifl.SCHEDULES[part]).union(*rows)
     assert given <= set(config), f"no such keys: {given - set(config)}"
+
+
+@pytest.mark.parametrize("part", results_cifl.EVALUATION)
+def test_a_table_overrides_what_its_config_has(part: str) -> None:
+    config = json.loads((BUNDLES / results_cifl.TABLES[part][0] / "configs/evaluate.json").read_text())
+    given = set(results_cifl.EVALUATION[part])
+    assert given <= set(config), f"no such keys: {given - set(config)}"
+
+
+def test_long_features_carry_what_stands_on_them(calls: list[Any], tmp_path: Path) -> None:
+    for row in results_cifl.LENGTHS:
+        results_cifl.train_run("long_features_segmentation", row, 0, tmp_path)
+    short, on_short, long, on_long = calls
+    assert (short[0], on_short[0]) == (tmp_path / "features" / "0", tmp_path / "segmentation" / "features-0")
+    assert (long[0].name, on_long[0].name) == ("50000 steps-0", "50000 steps-0")
+    assert long[3]["max_epochs"] * long[3]["epoch_length"] == 50000
+    assert on_long[3]["features_weights"] == long[0] / "model.pt"
+    assert on_long[2] == ["train"]
+    assert on_long[3]["max_epochs"] == on_short[3]["max_epochs"]
