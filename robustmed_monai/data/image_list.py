@@ -60,7 +60,7 @@ def list_images(
         path: a file of a type that ``LoadCheckedImage`` reads; a datalist (JSON), or a folder that holds
             ``datalist.json`` or a Decathlon ``dataset.json``; or any other folder, where each image file,
             each subfolder of one DICOM series and each DICOM X-ray is an image. Or several of these.
-        section: section of the datalist to take; None takes all. Folders have none.
+        section: section of the datalist to take; None takes all.
         stacks: a folder that holds several pictures is one volume, not as many images.
         exclude: folder whose content is no input: where the results go.
         mask: what is to be found in the one image of ``path``, an image on its grid.
@@ -71,7 +71,7 @@ def list_images(
         names need not exist: the run says of each image whether it could be used.
 
     Raises:
-        ConfigError: for an unknown section, or a mask for several images.
+        ConfigError: for an unknown section, one of what is no datalist, or a mask for several images.
         DataError: when there is nothing at the path; it says what to give.
     """
     if isinstance(path, Sequence) and not isinstance(path, str):
@@ -89,14 +89,23 @@ def list_images(
     if not isinstance(path, str | os.PathLike):
         raise DataError(f"--input {path}: is a {type(path).__name__}; give one path.")
     given = Path(path).expanduser().absolute()
-    if given.is_file() and given.suffix.lower() != ".json":
+    if section is not None and section not in SECTIONS:
+        raise ConfigError(f"section: found {section!r}; choose one of {list(SECTIONS)}.")
+    picture = given.is_file() and given.suffix.lower() != ".json"
+    if picture and section is None:
         return [{"image": str(given)}]
     if not given.is_file() and not given.is_dir():
         reason = "neither a file nor a folder" if os.path.lexists(given) else "no such file or folder"
         raise DataError(f"--input {given}: {reason}; check the path.")
-    for datalist in [given] if given.is_file() else [given / name for name in _DATALISTS]:
+    lists = [given] if given.is_file() else [given / name for name in _DATALISTS]
+    for datalist in [] if picture else lists:
         if datalist.is_file() and (listed := _listed(datalist, section, given)):
             return [{"image": str(p)} for p in dict.fromkeys(listed)]
+    if section is not None:
+        raise ConfigError(
+            f"section {section}: {given} is no datalist and holds none ({' or '.join(_DATALISTS)}); leave "
+            "the section out, and give the folder of the images that are wanted."
+        )
     outputs = None if exclude is None else Path(exclude).expanduser().resolve()
     found = [
         entry
@@ -151,8 +160,6 @@ def name_results(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 
 def _listed(datalist: Path, section: str | None, given: Path) -> list[Path]:
     """Images of a datalist; none where a folder's ``dataset.json`` is something else."""
-    if section is not None and section not in SECTIONS:
-        raise ConfigError(f"section: found {section!r}; choose one of {list(SECTIONS)}.")
     content = read_json(datalist)
     sections = [section] if section else SECTIONS
     items: list[Any] = []

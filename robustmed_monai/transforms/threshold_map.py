@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import AsDiscrete, MapTransform
+
+from robustmed_monai.utils.errors import ConfigError
 
 # Where more than this many times the share of healthy pixels reach the threshold, it is not the lesion alone.
 _TOO_MANY = 3
@@ -22,6 +25,9 @@ class ThresholdMapd(MapTransform):
         fpr: share of healthy pixels that reach the threshold; three times as many are warned of. None: no
             share is known.
         within: key of a mask of the pixels that count.
+
+    Raises:
+        ConfigError: for a threshold that is no finite number above 0: maps are 0 where nothing was assessed.
     """
 
     def __init__(
@@ -33,6 +39,10 @@ class ThresholdMapd(MapTransform):
         within: str = "in_distribution",
     ) -> None:
         super().__init__(keys)
+        if threshold is not None and not 0 < threshold < math.inf:
+            raise ConfigError(
+                f"threshold={threshold}; give a finite number above 0: maps are 0 where nothing was assessed."
+            )
         self.threshold = threshold
         self.mask_key = mask_key
         self.fpr = fpr

@@ -215,6 +215,13 @@ class TestDatalists:
         touch(tmp_path, "imagesTr/b.nii.gz")
         assert listed(tmp_path) == ["imagesTr/b.nii.gz"]
 
+    def test_a_section_of_what_is_no_datalist_is_refused(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.png", "beside/b.png")
+        write_json(tmp_path / "beside/dataset.json", {"numTraining": 2})
+        for given in (tmp_path, tmp_path / "a.png", tmp_path / "beside"):
+            with pytest.raises(ConfigError, match=r"section test: .* is no datalist and holds none"):
+                list_images(given, "test")
+
     def test_refusals(self, tmp_path: Path) -> None:
         write_json(tmp_path / "list.json", {"test": [{"image": "a.png"}, {"label": "b.png"}]})
         with pytest.raises(DataError, match=r'item 1 of .* has no "image" path'):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.data import MetaTensor
 
 from robustmed_monai.transforms import ThresholdMapd
+from robustmed_monai.utils.errors import ConfigError
 
 
 def test_the_mask_is_where_the_map_reaches_the_threshold() -> None:
@@ -30,3 +32,9 @@ def test_warns_where_far_more_is_above_than_in_healthy_images() -> None:
     assert "warnings" not in cut({"map": found, "in_distribution": counted})
     assert "warnings" not in cut({"map": found, "in_distribution": 0 * counted})
     assert "warnings" not in ThresholdMapd("map", 0.1)({"map": found, "in_distribution": counted + 1})
+
+
+@pytest.mark.parametrize("threshold", [-3, 0, float("nan"), float("inf")])
+def test_a_threshold_that_cannot_cut_is_refused(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="give a finite number above 0"):
+        ThresholdMapd("map", threshold)

@@ -22,7 +22,7 @@ Report = Mapping[str, Any]
 # Keys of a config that name images.
 _IMAGES = ("input", "fixed", "moving")
 # Keys of a config that name files of weights which it reads.
-_WEIGHTS = ("weights", "features_weights", "outline_weights")
+_WEIGHTS = ("weights", "features_weights")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,12 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str,
     baseline = None
     if options.baseline:
         baseline = bundle_model(
-            _folder(options.baseline), options.baseline_config, {}, device, options.unsafe
+            _folder(options.baseline),
+            options.baseline_config,
+            {},
+            device,
+            options.unsafe,
+            output_key=options.baseline_output_key,
         )
     data = _data(options, model, options.section)
     suite = make_suite(
@@ -179,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label_key", default="label", help="key of the class or label file in a datalist (label)")
     add("--baseline", metavar="DIR", help="another bundle, to compare with")
     add("--baseline_config", default="inference", help="config of the other bundle (inference)")
+    add("--baseline_output_key", default="pred", help="what the other bundle makes that is its answer (pred)")
     add("--reference", choices=SECTIONS, help="section like the training data: familiarity, p-values warn")
     add(
         "--rotnet",

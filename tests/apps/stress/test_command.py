@@ -224,6 +224,12 @@ def test_an_answer_of_another_name_and_an_overlay(
     assert cli.main([*words, "--output_key", "found", "--fail-under", "dice=1"]) == 0
     assert cli.main([*words, "--output_key", "mask"]) == 2
     assert "no mask; say --output_key" in capsys.readouterr().err
+    beside = ["--baseline", str(folder), "--baseline_config", "inference,as_they_are"]
+    words = [*words, "--output_key", "found", *beside]
+    assert cli.main([*words, "--baseline_output_key", "found"]) == 0
+    rows = json.loads((tmp_path / "out" / "stress.json").read_text())["conditions"]
+    assert all(row["baseline_figures"]["dice"]["mean"] == row["figures"]["dice"]["mean"] for row in rows)
+    assert cli.main([*words, "--baseline_output_key", "mask"]) == 2
 
 
 def test_an_inferer_that_gives_a_map(bundle: Bundle, squares_on_disk: Path, tmp_path: Path) -> None:
