@@ -18,7 +18,6 @@ files in several folders are called alike, the folders are the subjects: the fir
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -76,7 +75,8 @@ def folder_items(folder: Path, section: str | None) -> list[Item]:
         the layout tells.
 
     Raises:
-        DataError: when there is no image; when a mask or label has no image; when a healthy image has a mask.
+        DataError: when there is no image; when a mask or label has no image; when a healthy image has a mask;
+            when a folder cannot be opened.
     """
     images, beside = [], {}
     for path in image_files(folder):
@@ -107,19 +107,49 @@ def image_files(folder: Path) -> Iterator[Path]:
     """Files below a folder and its links that are images by their names, sorted.
 
     Hidden ones are skipped, and so are the results of earlier runs of inference.
+
+    Raises:
+        DataError: when a folder cannot be opened.
     """
-    found = []
-    seen: set[Path] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        # Linked folders are followed, each once: a link may lead back up.
-        real = Path(place).resolve()
-        skipped = real in seen or (Path(place) != folder and holds_results(Path(place)))
-        folders[:] = [] if skipped else [name for name in folders if not name.startswith(".")]
-        found += [] if skipped else [Path(place, name) for name in files if not name.startswith(".")]
-        seen.add(real)
-    for path in sorted(found):
-        if path.name.lower().endswith(SUFFIXES) and path.is_file():
-            yield path
+    found: list[Path] = []
+    for place, files in folders_with_files(folder):
+        if isinstance(files, OSError):
+            raise DataError(f"{place}: cannot be opened ({files.strerror}); ask for the right to read it.")
+        found += files
+    yield from sorted(path for path in found if path.name.lower().endswith(SUFFIXES) and path.is_file())
+
+
+def folders_with_files(
+    folder: Path, outputs: Path | None = None
+) -> Iterator[tuple[Path, list[Path] | OSError]]:
+    """A folder and those below it with the files of each, sorted, or the error where it cannot be opened.
+
+    Linked folders are followed, each once. Hidden ones, and results of earlier runs below it, are left out.
+
+    Args:
+        folder: where to begin.
+        outputs: folder that is left out as well, unless it is where to begin.
+    """
+    yield from _walk(folder, folder, outputs, set())
+
+
+def _walk(
+    folder: Path, root: Path, outputs: Path | None, seen: set[Path]
+) -> Iterator[tuple[Path, list[Path] | OSError]]:
+    real = folder.resolve()
+    if real in seen or real == outputs != root.resolve() or (folder != root and holds_results(folder)):
+        return
+    seen.add(real)
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        yield folder, error
+        return
+    yield folder, [p for p in entries if not p.is_dir()]
+    for place in (p for p in entries if p.is_dir()):
+        # A link to a folder that is below the root has its turn by its own name.
+        if not (place.is_symlink() and place.resolve().is_relative_to(root.resolve())):
+            yield from _walk(place, root, outputs, seen)
 
 
 def holds_results(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from robustmed_monai.data.image_folder import SUFFIXES, holds_results, image_stem
+from robustmed_monai.data.image_folder import SUFFIXES, folders_with_files, image_stem
 from robustmed_monai.data.split import SECTIONS
 from robustmed_monai.transforms.image_readers.dicom import DICOM_SUFFIXES, SIDECARS, is_dicom, is_projection
 from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
@@ -109,7 +109,7 @@ def list_images(
     outputs = None if exclude is None else Path(exclude).expanduser().resolve()
     found = [
         entry
-        for folder, files in _walk(given, given, outputs, set())
+        for folder, files in folders_with_files(given, outputs)
         for entry in _sorted_out(folder, files, stacks)
     ]
     used = sorted(
@@ -175,26 +175,6 @@ def _listed(datalist: Path, section: str | None, given: Path) -> list[Path]:
         if not isinstance(item, dict) or not isinstance(item.get("image"), str):
             raise DataError(f'{datalist}: item {number} of {sections} has no "image" path; give it one.')
     return [Path(os.path.normpath(datalist.parent.absolute() / item["image"])) for item in items]
-
-
-def _walk(
-    folder: Path, root: Path, outputs: Path | None, seen: set[Path]
-) -> Iterator[tuple[Path, list[Path] | OSError]]:
-    """Folders with their files, through links but each once, without hidden ones and results."""
-    real = folder.resolve()
-    if real in seen or real == outputs != root.resolve() or (folder != root and holds_results(folder)):
-        return
-    seen.add(real)
-    try:
-        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError as error:
-        yield folder, error
-        return
-    yield folder, [p for p in entries if not p.is_dir()]
-    for place in (p for p in entries if p.is_dir()):
-        # A link to a folder that is below the root has its turn by its own name.
-        if not (place.is_symlink() and place.resolve().is_relative_to(root.resolve())):
-            yield from _walk(place, root, outputs, seen)
 
 
 def _sorted_out(folder: Path, files: list[Path] | OSError, stacks: bool) -> Iterator[_Entry]:

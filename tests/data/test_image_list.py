@@ -162,6 +162,9 @@ class TestWhatIsNotUsed:
             items = list_images(tmp_path)
         assert items[0] == {"image": str(tmp_path / "mine" / "a.png")}
         assert items[1]["error"].startswith(f"{tmp_path / 'theirs'}: cannot be opened (Permission denied)")
+        # Training on a part of what was given would be no help.
+        with pytest.raises(DataError, match=r"theirs: cannot be opened \(Permission denied\); ask for"):
+            list(image_files(tmp_path))
 
 
 class TestXrays:
