@@ -1,6 +1,10 @@
 """All result tables of RA on the real images, by one command: prepare, train, evaluate.
 
-    ROBUSTMED_DATA=... python tools/results_ra.py [--seeds 0 1 2] [--output out/ra/results]
+    ROBUSTMED_DATA=... python tools/results_ra.py [--seeds 0 1 2] [--datasets compact medium]
+
+* compact: all tables of the compact networks that ship;
+* medium (not by default): 2.4 million weights, published losses, 300 epochs, on the brains; is RA better
+  than SI-VAE then (`medium`, `medium_lgg`)? Four hours of one core for each of the two.
 
 Every step is one command that anybody can run alone; it is printed before it runs. Stopped, it goes on where
 it was. The tables are copied to ``bundles/ra/docs/results``.
@@ -17,22 +21,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be started by
 from tools.results_common import bundle, keep, options, run, train
 
 METHODS = {"RA": [], "SI-VAE": ["sivae"], "VAE": ["vae"], "AE": ["ae"]}
+MEDIUM = {"channels": [16, 32, 64, 128, 128], "max_epochs": 300, "val_interval": 10, "amp": True}
 
 
 def train_all(
-    task: str, configs: Sequence[str], data: Path, seeds: Sequence[int], output: Path, **overrides: object
+    task: str,
+    configs: Sequence[str],
+    data: Path,
+    seeds: Sequence[int],
+    output: Path,
+    methods: Sequence[str] = tuple(METHODS),
+    **overrides: object,
 ) -> dict[str, list[str]]:
-    """Train all methods with all seeds.
+    """Train methods with all seeds.
 
     Returns:
         Weights files by method.
     """
-    weights: dict[str, list[str]] = {method: [] for method in METHODS}
+    weights: dict[str, list[str]] = {method: [] for method in methods}
     for seed in seeds:
-        for method, overlay in METHODS.items():
+        for method in methods:
             folder = output / task / f"{method}-{seed}"
             settings = {"dataset_dir": data, "seed": seed, "val_interval": 5, **overrides}
-            weights[method].append(train(folder, "ra", ["train", *configs, *overlay], **settings))
+            weights[method].append(train(folder, "ra", ["train", *configs, *METHODS[method]], **settings))
     return weights
 
 
@@ -90,24 +101,21 @@ def denoised_chests(data: Path, seed: int, output: Path) -> None:
     evaluate("pneumoniamnist_denoising", ["pneumoniamnist", "rivals"], weights, output, **places)
 
 
-def main() -> None:
-    """Run all steps."""
-    chosen = options("ra", __doc__)
-    source, output, seeds = chosen.source, chosen.output, chosen.seeds
+def prepare(source: Path, output: Path) -> dict[str, Path]:
+    """Folders of the images by name, made from the real ones."""
     data = {name: output / "data" / name for name in ("ixi", "lgg", "pneumoniamnist")}
     places = {name: ["--output", str(folder)] for name, folder in data.items()}
-    run(
-        "-m",
-        "robustmed_monai.data_prep.controlled_lesions",
-        "--source",
-        str(source / "ixi_t1_slices"),
-        *places["ixi"],
-    )
+    slices = str(source / "ixi_t1_slices")
+    run("-m", "robustmed_monai.data_prep.controlled_lesions", "--source", slices, *places["ixi"])
     lgg = source / "lgg_mri" / "lgg_slices_128.npz"
     run("-m", "robustmed_monai.data_prep.lgg", "--source", str(lgg), *places["lgg"], "--percentile", "95")
     chest = source / "medmnist" / "pneumoniamnist.npz"
     run("-m", "robustmed_monai.data_prep.medmnist", "--source", str(chest), *places["pneumoniamnist"])
+    return data
 
+
+def compact(data: Mapping[str, Path], seeds: Sequence[int], output: Path) -> None:
+    """All tables of the compact networks."""
     brains = train_all("ixi", ["ixi"], data["ixi"], seeds, output, amp=True)
     evaluate("controlled_lesions", [], brains, output, dataset_dir=data["ixi"], seeds=seeds)
     evaluate("ablation", ["ablation"], brains, output, dataset_dir=data["ixi"], seeds=seeds)
@@ -121,21 +129,31 @@ def main() -> None:
     denoised_chests(data["pneumoniamnist"], seeds[0], output)
 
     # The other normalisation, on the brains.
-    affine = [
-        train(
-            output / "ixi" / f"RA-affine-{seed}",
-            "ra",
-            ["train", "ixi"],
-            dataset_dir=data["ixi"],
-            seed=seed,
-            val_interval=5,
-            amp=True,
-            norm="affine",
-        )
-        for seed in seeds
-    ]
+    shared = {"dataset_dir": data["ixi"], "val_interval": 5, "amp": True, "norm": "affine"}
+    folders = {seed: output / "ixi" / f"RA-affine-{seed}" for seed in seeds}
+    affine = [train(folder, "ra", ["train", "ixi"], seed=seed, **shared) for seed, folder in folders.items()]
     settings = {"dataset_dir": data["ixi"], "seeds": seeds, "norm": "affine"}
     evaluate("norm_affine", [], {"RA": affine}, output, **settings)
+
+
+def medium(data: Mapping[str, Path], seeds: Sequence[int], output: Path) -> None:
+    """RA and its ablation at a medium width, by the published losses."""
+    methods = ("RA", "SI-VAE", "VAE")
+    runs = train_all("medium", ["ixi", "paper"], data["ixi"], seeds, output, methods=methods, **MEDIUM)
+    shared = {"dataset_dir": data["ixi"], "seeds": seeds, "channels": MEDIUM["channels"], "norm": "affine"}
+    evaluate("medium", [], runs, output, **shared)
+    evaluate("medium_lgg", [], runs, output, test_dir=data["lgg"], **shared)
+
+
+def main() -> None:
+    """Run all steps."""
+    chosen = options("ra", __doc__, datasets=["compact"])
+    parts = {"compact": compact, "medium": medium}
+    if unknown := set(chosen.datasets) - set(parts):
+        sys.exit(f"--datasets {' '.join(sorted(unknown))}: choose of {list(parts)}.")
+    data = prepare(chosen.source, chosen.output)
+    for name in chosen.datasets:
+        parts[name](data, chosen.seeds, chosen.output)
 
 
 if __name__ == "__main__":
