@@ -65,7 +65,7 @@ def test_a_table_is_of_the_seeds_that_all_its_rows_have(part: str, calls: list[A
 @pytest.mark.parametrize("part", results_cifl.SCHEDULES)
 def test_a_part_overrides_what_its_config_has(part: str) -> None:
     config = json.loads((BUNDLES / results_cifl.TABLES[part][0] / "configs/train.json").read_text())
-    rows = results_cifl.SWEEP.values() if part == "sweep" else [{}]
+    rows = {"sweep": results_cifl.SWEEP, "long_features": results_cifl.LENGTHS}.get(part, {}).values()
     given = set(results_cifl.SCHEDULES[part]).union(*rows)
     assert given <= set(config), f"no such keys: {given - set(config)}"
 
@@ -81,9 +81,9 @@ def test_long_features_carry_what_stands_on_them(calls: list[Any], tmp_path: Pat
     for row in results_cifl.LENGTHS:
         results_cifl.train_run("long_features_segmentation", row, 0, tmp_path)
     short, on_short, long, on_long = calls
-    assert (short[0], on_short[0]) == (tmp_path / "features" / "0", tmp_path / "segmentation" / "features-0")
-    assert (long[0].name, on_long[0].name) == ("50000 steps-0", "50000 steps-0")
-    assert long[3]["max_epochs"] * long[3]["epoch_length"] == 50000
-    assert on_long[3]["features_weights"] == long[0] / "model.pt"
-    assert on_long[2] == ["train"]
+    for below, above, steps in ((short, on_short, 5000), (long, on_long, 50000)):
+        assert below[3]["max_epochs"] * below[3]["epoch_length"] == steps
+        assert below[0] == tmp_path / "long_features" / f"{steps} steps-0"
+        assert above[3]["features_weights"] == below[0] / "model.pt"
+        assert above[2] == ["train"]
     assert on_long[3]["max_epochs"] == on_short[3]["max_epochs"]
