@@ -133,7 +133,9 @@ EVALUATION: dict[str, dict[str, Any]] = {
         "batch_size": 4,
     },
     "registration": {"amp": True},
-    "long_features_registration": {"amp": True, "controls": {}},
+    # Both rows are tested against each other on the same subjects.
+    "long_features_segmentation": {"against": ["5000 steps"]},
+    "long_features_registration": {"amp": True, "controls": {}, "against": ["5000 steps"]},
     "long_registration": {"amp": True, "controls": {}},
 }
 
