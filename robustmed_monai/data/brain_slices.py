@@ -13,7 +13,7 @@ from robustmed_monai.data.datalist import subject_numbers
 from robustmed_monai.data.slice_dataset import ReadItem, first_axis, read_items
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.foreign_objects import RandForeignObject
-from robustmed_monai.transforms.slice_selection import SelectSlicesd
+from robustmed_monai.transforms.slice_selection import SelectSlicesd, take_slices
 from robustmed_monai.utils.errors import DataError
 
 PER_SLICE = ("image", "brain", "mask", "healthy", "position", "index")
@@ -66,7 +66,7 @@ class SelectBrainSlicesd(MapTransform):
         if count == 1:
             position = torch.tensor([float(result.get("position", 0.5))])
         for key in self.key_iterator(result):
-            result[key] = result[key][..., chosen]
+            result[key] = take_slices(result[key], chosen)
         return {**result, "healthy": healthy[chosen], "position": position[chosen]}
 
     def _chosen(self, data: Mapping[Hashable, Any]) -> torch.Tensor:

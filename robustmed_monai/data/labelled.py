@@ -184,7 +184,7 @@ def _items_of_classes(sections: Mapping[str, Path], section: str) -> list[dict[s
     items: list[dict[str, Any]] = []
     for label, name in enumerate(classes):
         folder = sections[section] / name
-        found = folder_items(folder, None) if any(image_files(folder)) else []
+        found = folder_items(folder, None) if folder.is_dir() and any(image_files(folder)) else []
         if section == "training" and not found:
             raise DataError(f"{folder}: holds no image; add images of this class or remove it.")
         items += [{"image": item["image"], "class": label} for item in found]

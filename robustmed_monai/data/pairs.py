@@ -11,13 +11,14 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from tqdm import tqdm
 
 from robustmed_monai.data.datalist import load_datalist
 from robustmed_monai.data.slice_dataset import first_axis
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.transforms.load import LoadCheckedImage
+from robustmed_monai.transforms.same_grid import on_grid_of
 from robustmed_monai.transforms.scale_foreground import ScaleForeground
 from robustmed_monai.transforms.volume_slices import VolumeToSlices
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
@@ -91,15 +92,16 @@ def keep_images(data: TensorDataset) -> TensorDataset:
 class RandomPairs(Dataset[dict[str, torch.Tensor]]):
     """Each case as moving image, with a case of another subject, drawn anew each time, as fixed image.
 
-    Use with ``DataLoader(..., collate_fn=identity_collate)``. To resume a training exactly, keep
-    ``generator`` in the checkpoint. Under torchrun, with a
-    DistributedSampler, the pairs of all processes are those of one.
+    Use with ``DataLoader(..., num_workers=0, collate_fn=identity_collate)``. To resume a training exactly,
+    keep ``generator`` in the checkpoint. Under torchrun, with a DistributedSampler, the pairs of all
+    processes are those of one.
 
     Args:
         data: `image`, `label`, `subject` and `group`, see ``tissue_images``.
         seed: seed of the draws.
 
     Raises:
+        ConfigError: when drawn from in a worker of a loader.
         DataError: when a case has no partner: there is no other subject in its group.
     """
 
@@ -120,6 +122,11 @@ class RandomPairs(Dataset[dict[str, torch.Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch of pairs: `moving`, `fixed` (B, C, *S) and all else, as `moving_label`, `fixed_label`."""
+        if get_worker_info() is not None:
+            raise ConfigError(
+                "RandomPairs: all workers of a loader would draw the same pairs, and the same again in each "
+                "epoch; give num_workers=0: the images are in memory."
+            )
         chosen = [self._draw(self.partners[i]) for i in indices]
         return _pairs(self.tensors, torch.tensor(list(indices)), torch.tensor(chosen))
 
@@ -183,13 +190,8 @@ def _load(item: Mapping[str, Any]) -> tuple[Any, Any]:
     if not item.get("label"):
         raise DataError(f"{item['image']}: has no label; list one, or put it into labels/ beside images/.")
     load = LoadCheckedImage(channels=1)
-    image, label = load(item["image"]), load(item["label"])
-    if image.shape != label.shape:
-        raise ImageShapeError(
-            f"{item['label']}: label of {tuple(label.shape[1:])} voxels for an image of "
-            f"{tuple(image.shape[1:])} ({item['image']}); give a label on the image's grid."
-        )
-    return image, label
+    image = load(item["image"])
+    return image, on_grid_of(image, load(item["label"]))
 
 
 def class_labels(label: Any, num_classes: int, path: str) -> Any:

@@ -103,7 +103,13 @@ class SyntheticViews(IterableDataset[dict[str, Tensor]]):
         self.label_maps: Tensor | None = None
         if label_maps is not None:
             self.label_maps = self._checked(label_maps)
-            self.num_labels = len(self.to_image.means or range(int(label_maps.max()) + 1))
+            found = int(label_maps.max()) + 1
+            self.num_labels = len(self.to_image.means or range(found))
+            if self.num_labels < found:
+                raise ConfigError(
+                    f"SyntheticViews: the label maps have labels up to {found - 1}, to_image has "
+                    f"{self.num_labels} means; give one for each label."
+                )
         self.label_map_cache, self.refresh = label_map_cache, refresh
         self.flip_prob, self.crop_prob, self.crop = flip_prob, crop_prob, crop
         # In a worker process nothing tells of the other processes of the training.

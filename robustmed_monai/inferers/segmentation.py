@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from robustmed_monai.transforms.same_grid import has_voxel_size
 from robustmed_monai.transforms.slice_selection import in_distribution
-from robustmed_monai.transforms.volume_slices import filled_slices, has_voxel_size
+from robustmed_monai.transforms.volume_slices import filled_slices
 from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.visualize.grids import evenly_spaced
 from robustmed_monai.visualize.labels import label_sheet

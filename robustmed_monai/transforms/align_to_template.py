@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from robustmed_monai.transforms.head_alignment import align_head
-from robustmed_monai.transforms.same_grid import image_name, placed_as_first, placed_like
+from robustmed_monai.transforms.same_grid import has_voxel_size, image_name, placed_as_first, placed_like
 from robustmed_monai.transforms.template_head import CENTRE
 from robustmed_monai.transforms.volume_slices import (
     ResizeMode,
@@ -25,7 +25,6 @@ from robustmed_monai.transforms.volume_slices import (
     VolumeToSlices,
     check_maps,
     foreground_box,
-    has_voxel_size,
     mode_back,
     plain_image,
     upright,

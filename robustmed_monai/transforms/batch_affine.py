@@ -21,6 +21,7 @@ def sample_affine(
     translate_range: float = 0.1,
     scale_range: Sequence[float] = (0.9, 1.1),
     flip_prob: float = 0.5,
+    ratio: float = 1.0,
 ) -> torch.Tensor:
     """Draw one affine matrix per sample.
 
@@ -31,6 +32,7 @@ def sample_affine(
         translate_range: largest shift as a share of the image's side, either way.
         scale_range: smallest and largest zoom; above 1 the content grows.
         flip_prob: probability of a left-right flip (first spatial axis).
+        ratio: X / Y of the images.
 
     Returns:
         (B, 2, 3) float32 matrices on the CPU, as ``torch.nn.functional.affine_grid`` takes them for images
@@ -43,8 +45,8 @@ def sample_affine(
     shift = (2 * u[:, 3:5] - 1) * translate_range * 2
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     # affine_grid's first coordinate runs along the last axis, which is y here; the flip acts on x.
-    first = torch.stack([cos, -sin * flip, shift[:, 1]], 1)
-    second = torch.stack([sin, cos * flip, shift[:, 0]], 1)
+    first = torch.stack([cos, -sin * flip * ratio, shift[:, 1]], 1)
+    second = torch.stack([sin / ratio, cos * flip, shift[:, 0]], 1)
     return torch.stack([first, second], 1)
 
 
@@ -98,7 +100,7 @@ class BatchRandAffine(BatchTransform):
 
     def sample(self, shape: Shape, generator: torch.Generator) -> Params:
         """Draw one matrix per sample."""
-        return {"matrix": sample_affine(shape[0], generator, *self.ranges)}
+        return {"matrix": sample_affine(shape[0], generator, *self.ranges, ratio=shape[2] / shape[3])}
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Return the batch with its image (B, C, X, Y) in [0, 1] moved; the layout in memory is kept.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from robustmed_monai.transforms.brain_region import fill_holes
 from robustmed_monai.transforms.synthesis.labels_to_image import LabelsToImage
 from robustmed_monai.transforms.unit_range import unit_range
-from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 # What ``shown_contrasts`` can show.
 CONTRASTS = ("t1", "inverted", "inverted_frame", "remapped", "t2_like")
@@ -146,8 +146,17 @@ def head_classes(
         (B, 1, *spatial) uint8: the labels, with ``num_classes``, ``num_classes + 1``, ... in the brighter
         background. The labels of skull-stripped images stay, but for voxels that they forgot.
 
+    Raises:
+        ImageError: for images that are not in [0, 1].
+        DataError: for labels that are not below ``num_classes``.
+
     Source: SynthSeg clusters the intensities outside of the brain to the same end (Billot et al., 2023).
     """
+    if labels.numel() and int(labels.max()) >= num_classes:
+        raise DataError(
+            f"head_classes: labels go to {int(labels.max())}, tissues are 0 to {num_classes - 1}; give "
+            "num_classes."
+        )
     unit = unit_range(images, "head_classes").float()
     levels = torch.bucketize(unit, torch.tensor(bounds, device=images.device))
     extra = torch.where(levels > 0, levels + num_classes - 1, 0)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from robustmed_monai.transforms.align_to_template import AlignmentWarning, AlignToTemplate, placement_of
+from robustmed_monai.transforms.same_grid import has_voxel_size
 from robustmed_monai.transforms.tissue_priors import tissue_priors
-from robustmed_monai.transforms.volume_slices import has_voxel_size
 
 # What the template is surer of than this is looked at as CSF, grey and white matter, where there are as many
 # voxels of each.

@@ -27,8 +27,8 @@ from robustmed_monai.transforms.field_files import (
     world_points,
 )
 from robustmed_monai.transforms.fields import folding
+from robustmed_monai.transforms.same_grid import has_voxel_size
 from robustmed_monai.transforms.scale_foreground import ScaleForeground
-from robustmed_monai.transforms.volume_slices import has_voxel_size
 from robustmed_monai.utils.errors import ImageError, ImageShapeError
 
 _SPACING = 2.0

@@ -119,7 +119,9 @@ def rotate_by(images: torch.Tensor, angle: float, mode: str = "isotropic") -> to
     check_rotations(8, mode)
     _check_square(images)
     images = unit_range(images, "rotation by any angle")
-    eighths = torch.full((len(images),), angle % 360 / 45, device=images.device, dtype=torch.float64)
+    # The remainder of a tiny negative angle is 360.
+    angle = angle % 360 % 360
+    eighths = torch.full((len(images),), angle / 45, device=images.device, dtype=torch.float64)
     if mode == "bilinear":
         return _bilinear(images, eighths).contiguous(memory_format=memory_format(images))
     turned = _quarter_turns(_filtered(images, [angle % 90])[0], eighths // 2)

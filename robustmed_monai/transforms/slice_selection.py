@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
 from robustmed_monai.transforms.head_contrast import Doubt, contrast_doubt
@@ -52,7 +53,7 @@ class SelectSlicesd(MapTransform):
         result = dict(data)
         kept = self.chosen(result[self.first_key(result)])
         for key in self.key_iterator(result):
-            result[key] = result[key][..., kept]
+            result[key] = take_slices(result[key], kept)
         return result
 
     def chosen(self, stack: torch.Tensor) -> torch.Tensor:
@@ -62,6 +63,21 @@ class SelectSlicesd(MapTransform):
             return torch.arange(stack.shape[-1])
         low, high = (round(share * (len(filled) - 1)) for share in self.slice_range)
         return filled[low : high + 1]
+
+
+def take_slices(stack: Any, index: torch.Tensor) -> Any:
+    """Some slices of a stack (C, X, Y, S), whose affine becomes that of the first of them.
+
+    Args:
+        stack: an array or tensor; a MetaTensor has an affine.
+        index: (N,) numbers of the slices, rising.
+    """
+    taken = stack[..., index]
+    if isinstance(taken, MetaTensor) and len(index):
+        affine = stack.affine.clone()
+        affine[:3, 3] += int(index[0]) * affine[:3, 2]
+        taken.affine = affine
+    return taken
 
 
 class OODSlicesd(MapTransform):

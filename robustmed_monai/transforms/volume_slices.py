@@ -14,12 +14,11 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Resize
 from monai.transforms.inverse import InvertibleTransform
-from monai.utils import ImageMetaKey, ensure_tuple_rep
+from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from robustmed_monai.transforms.image_checks import check_affine, check_finite, check_shape
-from robustmed_monai.transforms.image_readers.picture import PICTURE_SUFFIXES
-from robustmed_monai.transforms.same_grid import image_name, placed_as_first, placed_like
+from robustmed_monai.transforms.same_grid import has_voxel_size, image_name, placed_as_first, placed_like
 from robustmed_monai.utils.errors import ConfigError, ImageShapeError, NonFiniteImageError
 
 ResizeMode: TypeAlias = Literal["bilinear", "nearest"]
@@ -272,17 +271,6 @@ def check_maps(data: Tensor, expected: Sequence[int]) -> None:
             f"maps: expected shape (C, {', '.join(map(str, expected))}), got {tuple(data.shape)}; pass "
             "the maps of all slices of this image."
         )
-
-
-def has_voxel_size(image: Any) -> bool:
-    """Whether an image says how large its voxels are: a volume with an affine, or a slice of no picture file.
-
-    Pictures and stacks of them have pixels, but nobody knows of what size.
-    """
-    if not isinstance(image, MetaTensor):
-        return False
-    file = str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "").lower()
-    return not file.endswith(PICTURE_SUFFIXES) and (image.ndim == 4 or bool(file))
 
 
 def filled_slices(stack: Tensor) -> Tensor:

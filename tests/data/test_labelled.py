@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ class TestFolders:
         write_png(folders / "test" / "c" / "0.png", 50)
         with pytest.raises(DataError, match=r"test/c: is no class of .*train \(\['a', 'b'\]\)"):
             labelled_images("test", dataset_dir=folders)
+
+    def test_a_class_may_be_missing_from_the_test(self, folders: Path) -> None:
+        write_png(folders / "test" / "a" / "0.png", 50)
+        shutil.rmtree(folders / "test" / "b", ignore_errors=True)
+        assert set(labelled_images("test", dataset_dir=folders).tensors["label"].tolist()) == {0}
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no images found"):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from robustmed_monai.data.pair_list import list_pairs
 from robustmed_monai.data.pairs import RandomPairs, fixed_pairs, keep_images, tissue_images
+from robustmed_monai.data.slice_dataset import identity_collate
 from robustmed_monai.data.tensor_dataset import TensorDataset
 from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
@@ -115,6 +117,11 @@ class TestPairs:
         assert not torch.equal(first["fixed"], pairs.__getitems__(list(range(8)))["fixed"])
         again = RandomPairs(made(), seed=1).__getitems__(list(range(8)))
         assert torch.equal(first["fixed"], again["fixed"])
+
+    def test_workers_are_refused_since_they_would_all_draw_alike(self) -> None:
+        loader = DataLoader(RandomPairs(made()), 2, num_workers=1, collate_fn=identity_collate)
+        with pytest.raises(ConfigError, match="give num_workers=0"):
+            list(loader)
 
     def test_all_partners_come_up(self) -> None:
         pairs = RandomPairs(made())

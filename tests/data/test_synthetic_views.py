@@ -119,6 +119,13 @@ def test_cropping_and_own_shapes() -> None:
         ({"seed": -1}, "seed"),
         ({"label_maps": torch.zeros(2, 1, 9, 8, dtype=torch.uint8)}, "shape"),
         ({"label_maps": torch.zeros(2, 1, 8, 8)}, "integer"),
+        (
+            {
+                "label_maps": torch.full((2, 1, 8, 8), 2, dtype=torch.uint8),
+                "to_image": LabelsToImage(means=(0, 1)),
+            },
+            "labels up to 2, to_image has 2 means",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -68,6 +68,16 @@ class TestMeaning:
         matrix = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]).repeat(6, 1, 1)
         torch.testing.assert_close(apply_affine(images, matrix), images.rot90(1, (2, 3)), atol=1e-5, rtol=0)
 
+    def test_an_oblong_image_is_turned_and_not_sheared(self) -> None:
+        image = torch.zeros(1, 1, 64, 128)
+        image[..., 22:42, 54:74] = 1
+        settings = STILL | {"rotate_range": 45.0}
+        turned = BatchRandAffine(**settings)({"image": image}, _generator(3))["image"]
+        places = (turned[0, 0] > 0.5).nonzero().double()
+        assert len(places) == pytest.approx(400, rel=0.06)
+        # A square has the same second moments whichever way it lies.
+        torch.testing.assert_close(places.T.cov(), torch.eye(2).double() * 33.3, atol=3.0, rtol=0)
+
     def test_draws_stay_in_their_ranges_and_fill_them(self) -> None:
         matrices = sample_affine(5000, _generator(), 10.0, 0.1, (0.9, 1.25), 0.5).double()
         linear = matrices[:, :, :2]

@@ -15,7 +15,7 @@ from robustmed_monai.transforms.contrasts import (
     smooth_remap,
     tissue_contrast,
 )
-from robustmed_monai.utils.errors import ConfigError, ImageShapeError
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
 
 SHAPES = [(3, 1, 12, 10), (3, 1, 6, 5, 4)]
 
@@ -98,6 +98,8 @@ class TestFromLabels:
         labels = torch.tensor([0, 0, 0, 3]).view(1, 1, 2, 2)
         assert head_classes(image, labels).flatten().tolist() == [0, 4, 5, 3]
         assert torch.equal(head_classes(torch.zeros(1, 1, 2, 2), labels), labels.to(torch.uint8))
+        with pytest.raises(DataError, match="labels go to 3, tissues are 0 to 2"):
+            head_classes(image, labels, num_classes=3)
 
     def test_a_t2_like_head_has_the_order_of_t2(self) -> None:
         labels = torch.arange(6).repeat_interleave(64).view(1, 1, 6, 64).repeat_interleave(16, 2)

@@ -230,6 +230,12 @@ class TestAnyAngle:
         images = torch.rand(2, 3, 16, 16)
         assert torch.equal(rotate_by(images, 45 * index, mode), rotate(images, torch.tensor(index), 8, mode))
 
+    @pytest.mark.parametrize("mode", ["isotropic", "bilinear"])
+    @pytest.mark.parametrize("angle", [-1e-17, 1e-17, 360 - 1e-13, -360.0])
+    def test_next_to_nothing_is_nothing(self, angle: float, mode: str) -> None:
+        found, expected = (rotate_by(blob(), a, mode) for a in (angle, 0.0))
+        torch.testing.assert_close(found, expected, atol=1 / 255, rtol=0)
+
     @pytest.mark.parametrize("angle", [7.5, 30, 100, -20, 381])
     def test_agrees_with_scipy_where_the_image_is_smooth(self, angle: float) -> None:
         # scipy's axes are those of a picture, (rows, columns); ours are (x, y).

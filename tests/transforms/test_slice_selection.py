@@ -35,6 +35,16 @@ def _stack(slices: Tensor) -> Tensor:
     return slices.movedim(0, -1)
 
 
+def test_kept_slices_stay_where_they_were() -> None:
+    volume = torch.zeros(1, 8, 8, 12)
+    volume[..., 4:10] = 1
+    affine = torch.tensor([[2.0, 0, 0, 1], [0, 2, 0.5, 2], [0, 0, 3, 3], [0, 0, 0, 1]], dtype=torch.float64)
+    kept = SelectSlicesd("image", (0.2, 1.0))({"image": MetaTensor(volume, affine=affine)})["image"]
+    assert kept.shape == (1, 8, 8, 5)
+    torch.testing.assert_close(kept.affine[:, 3], affine @ torch.tensor([0.0, 0, 5, 1]).double())
+    torch.testing.assert_close(kept.affine[:, :3], affine[:, :3])
+
+
 def test_slices_out_of_distribution_are_left_out_as_long_as_others_are_in(training: Tensor) -> None:
     find = OODSlicesd("image", training_statistics(training))
     odd = 1 - training[:1]

@@ -18,7 +18,8 @@ from robustmed_monai.data.datalist import load_datalist, subject_numbers
 from robustmed_monai.data.medmnist import medmnist_dataset
 from robustmed_monai.data.pairs import class_labels
 from robustmed_monai.transforms.load import LoadCheckedImage
-from robustmed_monai.utils.errors import ConfigError, DataError, ImageShapeError
+from robustmed_monai.transforms.same_grid import on_grid_of
+from robustmed_monai.utils.errors import ConfigError, DataError
 from robustmed_monai.utils.fingerprint import digest_objects
 from robustmed_monai.utils.provenance import data_digest
 
@@ -75,11 +76,8 @@ class StressData:
     def views(self, index: int) -> Views:
         """One image."""
         image, truth = self.read(index)
-        if self.task == "segmentation" and truth.shape[1:] != image.shape[1:]:
-            raise ImageShapeError(
-                f"{self.names[index]}: labels of {tuple(truth.shape[1:])} for an image of "
-                f"{tuple(image.shape[1:])}; give labels on the image's grid."
-            )
+        if self.task == "segmentation":
+            truth = on_grid_of(image, truth, self.names[index])
         return read_views(image, truth, index)
 
     def batches(self, size: int) -> Iterator[Views]:
@@ -229,7 +227,8 @@ def datalist_data(
         image = load(items[index]["image"])
         if task == "classification":
             return image, torch.tensor(labels[index])
-        found = class_labels(load_labels(labels[index]), count, str(labels[index]))
+        placed = on_grid_of(image, load_labels(labels[index]))
+        found = class_labels(placed, count, str(labels[index]))
         return image, found.as_subclass(Tensor).to(torch.uint8)
 
     files = [item["image"] for item in items] + (labels if task == "segmentation" else [])

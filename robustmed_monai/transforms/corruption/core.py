@@ -94,7 +94,7 @@ def scatter_images(images: Tensor, rows: Tensor, changed: Tensor) -> None:
 
 def bernoulli(shape: Shape, prob: float, generator: torch.Generator) -> Tensor:
     """True with a probability, a multiple of 1 / 65536, from sixteen random bits each."""
-    return _words(shape, generator) < round(prob * 2**16) - 2**15
+    return _words(shape, generator).to(torch.int32) < round(prob * 2**16) - 2**15
 
 
 def uniform(rows: int, low: float, high: float, generator: torch.Generator) -> Tensor:

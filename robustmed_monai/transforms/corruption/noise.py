@@ -19,6 +19,7 @@ from robustmed_monai.transforms.params import Params, Shape, per_image
 from robustmed_monai.utils.errors import ConfigError
 
 _DIMS = (2, 3)
+_MOST_PHOTONS = 700  # exp(-745) is 0 in float64
 
 
 def gaussian_noise(std: float, max_std: float | None = None, name: str = "gaussian_noise") -> Corruption:
@@ -62,13 +63,15 @@ def shot_noise(rate: float) -> Corruption:
     """Count photons: Poisson(``rate`` x) / ``rate``.
 
     Args:
-        rate: photons of a white pixel, above 0; the fewer, the noisier.
+        rate: photons of a white pixel, above 0 and up to 700; the fewer, the noisier.
 
     Raises:
-        ConfigError: when the rate is not above 0.
+        ConfigError: for another rate.
     """
-    if not rate > 0:
-        raise ConfigError(f"shot_noise: rate={rate}; give the photons of a white pixel, above 0.")
+    if not 0 < rate <= _MOST_PHOTONS:
+        raise ConfigError(
+            f"shot_noise: rate={rate}; give the photons of a white pixel, above 0 and up to {_MOST_PHOTONS}."
+        )
     return Corruption("shot_noise", partial(_sample_shot, rate), _shot, _DIMS)
 
 
@@ -86,7 +89,7 @@ def poisson_quantile(u: Tensor, mean: Tensor) -> Tensor:
 
     Args:
         u: uniform numbers in [0, 1).
-        mean: means >= 0, same shape; below 700, where exp(-mean) still is a float64.
+        mean: means >= 0, same shape; up to 700, where exp(-mean) still is a float64.
 
     Returns:
         Counts, float64, same shape.
@@ -134,7 +137,13 @@ def _impulse(images: Tensor, params: Params) -> Tensor:
 
 
 def pixel_dropout(prob: float = 0.01) -> Corruption:
-    """Set each pixel, all its channels together, to 0 with probability ``prob`` (PixelDropout)."""
+    """Set each pixel, all its channels together, to 0 with probability ``prob`` (PixelDropout).
+
+    Raises:
+        ConfigError: for no probability in [0, 1].
+    """
+    if not 0 <= prob <= 1:
+        raise ConfigError(f"pixel_dropout: prob={prob}; give a probability, 0 to 1.")
     return Corruption("pixel_dropout", partial(_sample_dropout, prob), _drop, _DIMS)
 
 

@@ -48,14 +48,17 @@ def orientation_affine(name: str, affine: ArrayLike, shape: tuple[int, ...]) -> 
         array([-1.,  0.,  0.,  9.])
     """
     places = np.stack(np.meshgrid(*[np.arange(2.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    sides = np.array(shape[:3])
+    # Of one voxel no place says which way it goes.
+    sides = np.maximum(shape[:3], 2)
     new_sides = sides[[1, 0, 2]] if name in _QUARTER_TURNS else sides
     # Where the corners of a 2 x 2 x 2 image go says how every index goes.
     corner = torch.arange(8.0).view(1, 1, 2, 2, 2)
     order = _oriented(name, corner, {}).flatten().long().numpy()
     old, moved = places[order] * (sides - 1), places * (new_sides - 1)
     index = np.linalg.lstsq(np.c_[moved, np.ones(8)], np.c_[old, np.ones(8)], rcond=None)[0].T
-    result: NDArray[np.float64] = np.asarray(affine, np.float64) @ np.round(index)
+    index = np.round(index)
+    index[:3, 3] = np.where(index[:3, :3].sum(1) < 0, np.array(shape[:3]) - 1, 0)
+    result: NDArray[np.float64] = np.asarray(affine, np.float64) @ index
     return result
 
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from monai.data import MetaTensor
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
@@ -33,7 +34,11 @@ from robustmed_monai.transforms.corruption.imagenet_c import (
 from robustmed_monai.transforms.corruption.labelled import LABELLED, labelled
 from robustmed_monai.transforms.corruption.medmnist_c import MEDMNIST_C, medmnist_c
 from robustmed_monai.transforms.corruption.mr import MR_ARTIFACTS, mr_artifact
-from robustmed_monai.transforms.corruption.orientation import ORIENTATION, orientation
+from robustmed_monai.transforms.corruption.orientation import (
+    ORIENTATION,
+    orientation,
+    orientation_affine,
+)
 from robustmed_monai.transforms.corruption.unoranic import UNORANIC, unoranic_corruption
 from robustmed_monai.transforms.params import Params, draw
 from robustmed_monai.utils.errors import ConfigError
@@ -261,7 +266,7 @@ class CorruptedDataset(Dataset[dict[str, Any]]):
         dataset: such as MONAI's ``Dataset``; items hold an image (C, X, Y[, Z]) in [0, 1].
         suite: what to do.
         case: one of its cases.
-        key: of the image.
+        key: of the image. A MetaTensor's header tells of the cases of "orientation_true", as their name says.
     """
 
     def __init__(self, dataset: Any, suite: CorruptionSuite, case: Case, key: str = Keys.IMAGE) -> None:
@@ -274,7 +279,11 @@ class CorruptedDataset(Dataset[dict[str, Any]]):
         item = dict(self.dataset[index])
         image = convert_to_tensor(item[self.key], track_meta=False)
         changed = self.suite.apply(image[None], self.case, index % len(self))[0]
-        item[self.key] = convert_to_dst_type(changed, item[self.key], dtype=changed.dtype)[0]
+        result = convert_to_dst_type(changed, item[self.key], dtype=changed.dtype)[0]
+        if self.case.family == "orientation_true" and isinstance(result, MetaTensor):
+            shape = (*image.shape[1:], 1)[:3]
+            result.affine = orientation_affine(self.case.name, result.affine.numpy(), shape)
+        item[self.key] = result
         return item
 
 

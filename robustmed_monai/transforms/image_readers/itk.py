@@ -31,6 +31,8 @@ _SPACES = (
     "left-anterior-superior",
     "las",
 )
+# Fields that say where the axes point: NRRD's, and MetaImage's with its synonyms.
+_DIRECTIONS = {"space directions", "transformmatrix", "rotation", "orientation"}
 _MAX_HEADER = 1 << 20
 _CHUNK = 1 << 20
 _GZIP, _ZLIB = 31, 15
@@ -157,7 +159,7 @@ def _affine(reader: Any, fields: dict[str, str], path: Path) -> Array:
     rank, affine = reader.GetDimension(), np.eye(4)
     affine[:rank, :rank] = np.reshape(reader.GetDirection(), (rank, rank)) * reader.GetSpacing()
     affine[:rank, 3] = reader.GetOrigin()
-    if "space directions" not in fields and "transformmatrix" not in fields:
+    if not _DIRECTIONS & fields.keys():
         _warn(f"{path}: the header does not say where the axes point; R, A and S are assumed.")
         return check_affine(affine, path)
     if "space directions" in fields and "space" not in fields:

@@ -211,6 +211,12 @@ def _paint(labels: Tensor, params: Params) -> Tensor:
             f"labels_to_image: labels of shape {tuple(labels.shape)} and parameters of {rows} images; labels "
             "are (N, 1, *spatial) with 2 or 3 axes, N a divisor of the number of images."
         )
+    # The numbers of all images lie in one row: beyond its own, a label would take the next image's contrast.
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+        raise ImageShapeError(
+            f"labels_to_image: labels {int(labels.min())} to {int(labels.max())} for contrasts of labels 0 "
+            f"to {num_labels - 1}; give as many means as there are labels."
+        )
     shape = (rows, 1, *labels.shape[2:])
     index = labels.to(torch.int32).repeat(rows // len(labels), *[1] * (labels.ndim - 1))
     offsets = torch.arange(0, rows * num_labels, num_labels, dtype=torch.int32, device=labels.device)

@@ -93,19 +93,20 @@ def test_labels_follow_rotations_and_flips(squares: StressData) -> None:
                 assert float(((moved.images > 0.5) == (moved.truth > 0)).double().mean()) > 0.99
 
 
+@pytest.mark.parametrize("thick", [1, 4])
 @pytest.mark.parametrize("name", ORIENTATION)
-def test_true_affines_are_monais(name: str) -> None:
+def test_true_affines_are_monais(name: str, thick: int) -> None:
     affine = torch.tensor(
         [[0, -2.0, 0, 5], [1.5, 0, 0.1, -3], [0, 0.2, 4, 7], [0, 0, 0, 1]], dtype=torch.float64
     )
-    image = MetaTensor(torch.rand(1, 6, 9, 4), affine=affine)
+    image = MetaTensor(torch.rand(1, 6, 9, thick), affine=affine)
     kind, _, what = name.partition("_")
     # MONAI turns from the first axis to the second; as seen, with y downwards, that is clockwise.
     turn: Any = Flip("xyz".index(what)) if kind == "flip" else Rotate90(-(int(what) // 90) % 4)
     theirs: Any = turn(image)
     ours = orientation(name).apply(image.as_tensor()[None], {})[0]
     assert torch.equal(ours, theirs.as_tensor())
-    found = orientation_affine(name, affine.numpy(), (6, 9, 4))
+    found = orientation_affine(name, affine.numpy(), (6, 9, thick))
     np.testing.assert_allclose(found, theirs.affine.numpy(), atol=1e-9)
 
 

@@ -84,6 +84,8 @@ def test_pixel_dropout_takes_all_channels_of_a_pixel() -> None:
     np.testing.assert_array_equal(result, np.where(params["dropped"], 0, IMAGES.numpy()))
     assert params["dropped"].shape == (6, 1, 20, 24)
     assert params["dropped"].mean() == pytest.approx(0.1, abs=0.02)
+    assert not _run(pixel_dropout(1.0))[0].any()
+    assert not _run(pixel_dropout(0.0))[1]["dropped"].any()
 
 
 def test_multiplicative_noise_is_one_factor_per_image() -> None:
@@ -94,7 +96,15 @@ def test_multiplicative_noise_is_one_factor_per_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: gaussian_noise(-0.1), lambda: gaussian_noise(0.2, 0.1), lambda: shot_noise(0)]
+    "make",
+    [
+        lambda: gaussian_noise(-0.1),
+        lambda: gaussian_noise(0.2, 0.1),
+        lambda: shot_noise(0),
+        # exp(-mean) is 0 there, and grey would become white.
+        lambda: shot_noise(701),
+        lambda: pixel_dropout(1.1),
+    ],
 )
 def test_impossible_settings_are_refused(make: object) -> None:
     with pytest.raises(ConfigError):

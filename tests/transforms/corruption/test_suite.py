@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor
 from torch import Tensor
 
 from robustmed_monai.transforms.corruption.core import corrupt
@@ -270,6 +270,15 @@ def test_arrays_of_a_data_set_stay_arrays_and_the_last_item_may_be_minus_1() -> 
     assert isinstance(corrupted[2]["image"], np.ndarray)
     np.testing.assert_array_equal(corrupted[-1]["image"], corrupted[2]["image"])
     assert len(corrupted) == 3
+
+
+@pytest.mark.parametrize("true", [False, True])
+def test_the_header_tells_of_an_orientation_where_the_suite_says_so(true: bool) -> None:
+    suite = CorruptionSuite.orientation(true)
+    case = next(case for case in suite.cases if case.name == "flip_x")
+    image = MetaTensor(torch.rand(1, 6, 5, 4))
+    found = CorruptedDataset([{"image": image}], suite, case)[0]["image"]
+    assert found.affine[0].tolist() == ([-1, 0, 0, 5] if true else [1, 0, 0, 0])
 
 
 def test_detection_says_what_was_done() -> None:

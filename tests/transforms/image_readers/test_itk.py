@@ -7,6 +7,7 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from monai.data import NrrdReader
 
 from robustmed_monai.transforms.image_checks import GeometryWarning
@@ -96,6 +97,14 @@ def test_a_header_without_axes_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(line for line in lines if not line.startswith(b"TransformMatrix")))
     with pytest.warns(GeometryWarning, match="does not say where the axes point; R, A and S are assumed"):
         assert load(path).affine.diagonal().tolist() == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("name", [b"Rotation", b"Orientation"])
+def test_synonyms_of_the_direction_are_read_alike(tmp_path: Path, name: bytes) -> None:
+    path = write(tmp_path / "a.mha", np.ones((5, 4, 3), np.int16))
+    expected = load(path).affine
+    path.write_bytes(path.read_bytes().replace(b"TransformMatrix", name))
+    assert torch.equal(load(path).affine, expected)
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])

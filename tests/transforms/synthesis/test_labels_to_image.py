@@ -191,3 +191,6 @@ def test_labels_must_fit_the_draw() -> None:
     params = to_image.sample(3, 2, (8, 8), seeded())
     with pytest.raises(ImageShapeError, match="divisor"):
         to_image.apply(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), params)
+    for label in (-1, 2):
+        with pytest.raises(ImageShapeError, match=f"labels .*{label}.* for contrasts of labels 0 to 1"):
+            to_image.apply(torch.full((1, 1, 8, 8), label), params)
