@@ -104,7 +104,7 @@ def main() -> None:
     """Run all steps."""
     chosen = options("ra", __doc__)
     data = prepare(chosen.source, chosen.output, ("ixi", "frame", "lgg"))
-    schedule = {"amp": True, "max_epochs": EPOCHS, "val_interval": 4}
+    schedule: dict[str, Any] = {"amp": True, "max_epochs": EPOCHS, "val_interval": 4}
     controls = train_all("frame", ["ixi", "scanners"], data["frame"], [0], chosen.output, **schedule)
     trained = controls.pop("RA")
     weights = {"RA, IXI": [SHIPPED], RANDOM: trained}

@@ -134,7 +134,7 @@ class MultiOptimizerTrainer(Trainer):
             batch[Keys.LABEL] = label
         if self.batch_transform is not None:
             batch = self.batch_transform(batch, self.generator)
-        output: dict[str, Any] = {Keys.IMAGE: batch[Keys.IMAGE], Keys.LABEL: label}
+        output: dict[str, Any] = {Keys.IMAGE: batch[Keys.IMAGE], Keys.LABEL: batch.get(Keys.LABEL)}
         losses = []
         for network in self.networks.values():
             network.train()

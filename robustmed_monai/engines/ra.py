@@ -36,6 +36,9 @@ def anomaly_iteration(engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
     return output
 
 
-def mean_score(output: Mapping[str, Any]) -> float:
-    """The mean of the images' scores in the output of ``anomaly_iteration``, for ignite's ``Average``."""
-    return float(output["score"].mean())
+def score_and_zero(output: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images' scores (B,) and 0 for each: ignite's ``MeanAbsoluteError`` of the two is the mean score.
+
+    Its ``Average`` would count a batch of one image as much as a full one.
+    """
+    return output["score"], torch.zeros_like(output["score"])

@@ -119,6 +119,7 @@ class AtomicCheckpoint:
             "scaler": scaler.state_dict() if scaler else None,
             "random": random_state(self._all_generators(engine)),
             "settings": self.settings,
+            "stopped": self._exhausted(),
         }
         if idist.get_rank() != 0:
             return
@@ -146,7 +147,8 @@ class AtomicCheckpoint:
         Raises:
             WeightsError: when the file is missing, damaged or of another run.
             ConfigError: when that run had other settings; it names them.
-            TrainingError: when nothing is left to train, or the epochs have another length now.
+            TrainingError: when nothing is left to train, the training ended early, or the epochs have another
+                length now.
         """
         content = _read_checkpoint(self.path)
         self._check_fit(content, engine)
@@ -161,6 +163,11 @@ class AtomicCheckpoint:
                     f"{self.path}: '{name}' does not fit this run ({_first_line(error)}); "
                     "resume with the settings of the run that wrote it."
                 ) from error
+        if self._exhausted():
+            raise TrainingError(
+                f"{self.path}: the training ended after epoch {content['epoch']}, since the weights got no "
+                "better; raise patience to train on."
+            )
         for name, other in self._states_with_best(engine).items():
             if name in content["best"]:
                 other.best_metric, other.best_metric_epoch = content["best"][name]
@@ -174,7 +181,7 @@ class AtomicCheckpoint:
         engine.logger.info(f"Resumed after epoch {state.epoch} from {self.path}")
 
     def is_finished(self, engine: Engine) -> bool:
-        """Whether the file is that of this run at its last epoch, so that there is nothing to go on with.
+        """Whether the file is that of this run at its end, so that there is nothing to go on with.
 
         Args:
             engine: the trainer.
@@ -185,7 +192,7 @@ class AtomicCheckpoint:
         """
         content = _read_checkpoint(self.path)
         self._check_settings(content)
-        return bool(content["epoch"] == engine.state.max_epochs)
+        return bool(content.get("stopped") or content["epoch"] == engine.state.max_epochs)
 
     def _started(self, engine: Engine) -> None:
         # Registered only now, these come after validation and all else that handlers do at the same events.
@@ -217,7 +224,7 @@ class AtomicCheckpoint:
             engine.set_data(loader)
 
     def _epoch_completed(self, engine: Engine) -> None:
-        stopped = any(getattr(item, "exhausted", False) for item in self.objects.values())
+        stopped = self._exhausted()
         if stopped:
             engine.logger.info(f"Training ends after epoch {engine.state.epoch}: the weights get no better.")
             engine.terminate()
@@ -227,6 +234,10 @@ class AtomicCheckpoint:
             or engine.state.epoch == engine.state.max_epochs
         ):
             self.save(engine)
+
+    def _exhausted(self) -> bool:
+        """Whether one of the states says that the weights get no better, which ends the training."""
+        return any(getattr(item, "exhausted", False) for item in self.objects.values())
 
     def _states_with_best(self, engine: Engine) -> dict[str, Any]:
         engines = {"trainer": engine, "evaluator": self.evaluator}

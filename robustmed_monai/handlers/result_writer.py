@@ -114,6 +114,7 @@ class ResultWriter:
         self._others = {str(item["image"]): _other_files(item) for item in self.files}
         self._stamps: dict[str, dict[str, Any]] = {}
         self._failed = 0
+        self._error: str | None = None
         self._noted = (time.monotonic(), 0)
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[Mapping[str, Any]]:
@@ -127,21 +128,29 @@ class ResultWriter:
         return [report for report in found if report is not None]
 
     def attach(self, engine: Engine) -> None:
-        """Write after every image, and the summary at the end."""
+        """Write after every image, and the summary at the end; what failed is raised after all else."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Any) -> None:
         self._failed = 0
+        self._error = None
         self._noted = (time.monotonic(), 0)
+        # Registered only now, it comes after all handlers of this event, which have done images to show.
+        if not engine.has_event_handler(self._raise, Events.COMPLETED):
+            engine.add_event_handler(Events.COMPLETED, self._raise)
 
     def _write(self, engine: Any) -> None:
         output: Any = engine.state.output
         path = str(output["path"])
         with suppress(FileNotFoundError):
             self._failure(path).unlink()
-        error = output.get("error") or self._save(output)
+        error = output.get("error")
+        if error is None:
+            error = self._save(output)
+        else:
+            self._clear(self._folder(path))
         if error is not None:
             self._failed += 1
             engine.logger.error(error)
@@ -224,7 +233,11 @@ class ResultWriter:
         images = "1 image" if len(done) == 1 else f"{len(done)} images"
         engine.logger.info(f"{images} done; results are in {self.output_dir}")
         if failed:
-            raise ImageError(_failure_table(failed, len(done) + len(failed), self.output_dir / SUMMARY))
+            self._error = _failure_table(failed, len(done) + len(failed), self.output_dir / SUMMARY)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise ImageError(self._error)
 
     def _collect(self) -> tuple[list[dict[str, Any]], dict[str, str], int]:
         """Summary entries of the images with a result, reasons of the failed ones, number of the others."""

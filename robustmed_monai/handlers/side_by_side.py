@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from robustmed_monai.data.image_list import name_results
 from robustmed_monai.inferers.cifl import middle_slice
 from robustmed_monai.visualize.features import feature_sheet
 from robustmed_monai.visualize.figures import save_png
@@ -38,7 +39,7 @@ class SideBySide:
         output: Any = engine.state.output
         if "error" in output or len(self._images) >= self.most:
             return
-        name = Path(output["path"]).name.split(".")[0]
+        path = str(output["path"])
         stacks = [
             torch.as_tensor(output["network_space"][k]).as_subclass(torch.Tensor) for k in ("image", "pred")
         ]
@@ -48,8 +49,13 @@ class SideBySide:
             self._place = (stacks[0].shape[-1], shown)
         if self._place[0] == stacks[0].shape[-1]:
             shown = self._place[1]
-        self._images[name], self._features[name] = (stack[..., shown].clone() for stack in stacks)
+        self._images[path], self._features[path] = (stack[..., shown].clone() for stack in stacks)
 
     def _draw(self, engine: Any) -> None:
         if len(self._images) > 1:
-            save_png(feature_sheet(self._images, self._features), self.output_dir / "side_by_side.png")
+            names = name_results(list(self._images))
+            images, features = (
+                {names[path]: values for path, values in found.items()}
+                for found in (self._images, self._features)
+            )
+            save_png(feature_sheet(images, features), self.output_dir / "side_by_side.png")

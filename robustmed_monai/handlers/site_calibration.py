@@ -127,7 +127,7 @@ class SiteCalibrator:
     """Ignite handler that writes, after a run over healthy images, what they scored.
 
     Args:
-        writer: of the run; all its images are healthy. Attach it first.
+        writer: of the run; all its images are healthy. Those that could not be used are left out.
         path: file to write (JSON).
         score: see ``SiteCalibration``.
         slice_score: see ``SiteCalibration``.
@@ -159,13 +159,15 @@ class SiteCalibrator:
         """Write when the run is over."""
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    def write(self) -> Path:
-        """Write the file and return its path.
+    def write(self) -> Path | None:
+        """Write the file and return its path; without any result there is none, and the writer says why.
 
         Raises:
             DataError: when no image was assessed.
         """
         reports = self.writer.reports()
+        if not reports:
+            return None
         scores = [value_at(report, self.score) for report in reports]
         pairs = zip(reports, scores, strict=True)
         known = [(report, self.sign * score) for report, score in pairs if score is not None]

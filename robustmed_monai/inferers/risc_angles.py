@@ -9,6 +9,7 @@ import torch
 from robustmed_monai.inferers.risc import Network, RotationCorrectionInferer
 from robustmed_monai.inferers.risc_inputs import for_rotnet
 from robustmed_monai.transforms.rotation import degrees, rotate_by
+from robustmed_monai.transforms.same_grid import placed_like
 from robustmed_monai.utils.errors import ConfigError
 
 
@@ -57,7 +58,10 @@ class AnyAngleInferer(RotationCorrectionInferer):
             if bool(rows.any()):
                 turned = rotate_by(checked.unit[rows], -step, mode) * checked.span + checked.low
                 aligned[rows] = turned.to(aligned.dtype)
-        found = super().__call__(self._in_order(aligned), network, *args, **kwargs)
+        found = super().__call__(placed_like(self._in_order(aligned), inputs), network, *args, **kwargs)
+        if self.correction in ("none", "average"):
+            # These look at the image as it is; RotNet's findings are of the aligned one.
+            found["pred"] = super().__call__(inputs, network, *args, **kwargs)["pred"]
         return {**found, "angle": (found["angle"] + torch.tensor(steps).to(chosen.device)[chosen]) % 360}
 
     def _surest(self, unit: torch.Tensor, steps: list[float], mode: str) -> torch.Tensor:

@@ -22,8 +22,8 @@ def free_response(
 
     At each threshold the regions of ``map >= threshold`` are what a reader would be shown. A lesion, a
     connected region of the mask, is found when the highest point of one of them lies in it; one whose highest
-    point lies in none is false. The recall at f is the highest over the thresholds with at most f false
-    regions an image, healthy images counted too.
+    point lies in none is false; of several highest points each counts for its share. The recall at f is the
+    highest over the thresholds with at most f false regions an image, healthy images counted too.
 
     Args:
         maps: anomaly maps (B, 1, X, Y), finite and >= 0.
@@ -70,14 +70,23 @@ def free_response(
 
 def _against(
     plane: torch.Tensor, shown: torch.Tensor, truth: torch.Tensor, min_pixels: int
-) -> tuple[int, int]:
-    """Lesions in which a shown region has its highest point, and regions that have it in none."""
-    from scipy.ndimage import maximum_position
+) -> tuple[float, float]:
+    """Lesions in which a shown region has its highest point, and regions that have it in none.
 
-    regions, number = label_regions(shown)
-    large = np.flatnonzero(np.bincount(regions.flatten().numpy(), minlength=number + 1)[1:] >= min_pixels) + 1
-    if not large.size:
-        return 0, 0
-    peaks = np.array(maximum_position(plane.numpy(), regions.numpy(), large))
-    at = truth.numpy()[tuple(peaks.T)]
-    return len(np.unique(at[at > 0])), int((at == 0).sum())
+    Where several pixels of a region are the highest, each counts for its share.
+    """
+    from scipy.ndimage import maximum
+
+    labelled, number = label_regions(shown)
+    regions, lesions, values = (t.numpy().ravel() for t in (labelled, truth, plane))
+    sizes = np.bincount(regions, minlength=number + 1)
+    tops = np.full(number + 1, np.inf)
+    if number:
+        tops[1:] = maximum(values, regions, np.arange(1, number + 1))
+    tops[sizes < min_pixels] = np.inf
+    highest = values == tops[regions]
+    share = np.zeros((number + 1, int(lesions.max(initial=0)) + 1))
+    np.add.at(share, (regions[highest], lesions[highest]), 1.0)
+    share /= np.maximum(share.sum(1, keepdims=True), 1)
+    hits = 1 - np.prod(1 - share[:, 1:], axis=0)
+    return float(hits.sum()), float(share[:, 0].sum())

@@ -16,6 +16,7 @@ from robustmed_monai.metrics.risc import Corrected, load_corrected
 from robustmed_monai.transforms.rotation import circular_mask, degrees, rotate
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.visualize.gradcam import gradcam
+from robustmed_monai.visualize.grids import evenly_spaced
 from robustmed_monai.visualize.risc import Panel, heatmap_sheet
 
 _SHOWN = 2  # images of the sheet
@@ -152,8 +153,8 @@ def measure_heatmaps(
     (inferer, network, _), layer = explained.model, explained.layer
     classifier, rotnet = cast(nn.Module, network), cast(nn.Module, inferer.rotnet)
     count, images = inferer.num_rotations, test.tensors["image"]
-    images = images[:: max(1, len(images) // max_cases)][:max_cases].to(device)
-    shown = list(range(0, len(images), max(1, len(images) // _SHOWN)))[:_SHOWN]
+    images = evenly_spaced(images, max_cases).to(device)
+    shown = evenly_spaced(torch.arange(len(images)), _SHOWN).tolist()
     maps, scores, sheet = [], [], []
     for index in range(count):
         rotated = rotate(images, index, count, inferer.mode)

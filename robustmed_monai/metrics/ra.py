@@ -25,6 +25,7 @@ from robustmed_monai.metrics.within import ranking_within
 from robustmed_monai.utils.errors import DataError
 from robustmed_monai.utils.weights import load_info, load_into, save_weights
 from robustmed_monai.visualize.curves import roc_pr_curves, score_histogram
+from robustmed_monai.visualize.grids import evenly_spaced
 from robustmed_monai.visualize.sheets import anomaly_sheet
 
 Detector = Callable[[torch.Tensor], dict[str, torch.Tensor]]
@@ -148,14 +149,11 @@ def evenly_spread(labels: Any, healthy: int = 2, abnormal: int = 6) -> list[int]
     """Indices of a few healthy and abnormal cases, evenly spread, so that nobody picks the best.
 
     >>> evenly_spread([0] * 10 + [1] * 60)
-    [0, 5, 10, 20, 30, 40, 50, 60]
+    [0, 9, 10, 22, 34, 45, 57, 69]
     """
-    chosen: list[int] = []
-    for value, count in ((0, healthy), (1, abnormal)):
-        places = [i for i, label in enumerate(labels) if label == value]
-        step = max(1, len(places) // count)
-        chosen += places[::step][:count]
-    return chosen
+    kinds = torch.as_tensor(labels)
+    counts = ((0, healthy), (1, abnormal))
+    return [int(i) for value, n in counts for i in evenly_spaced(torch.nonzero(kinds == value).flatten(), n)]
 
 
 def _detect(

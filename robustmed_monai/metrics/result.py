@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from robustmed_monai.metrics.bootstrap import Estimate, bootstrap_mean, interval, mean_by_subject
 
 Values = NDArray[np.float64]
+_ROUNDING = 1e-9
 
 
 class Result(NamedTuple):
@@ -62,7 +63,8 @@ def paired_tests(results: Mapping[str, Sequence[Result]], against: Sequence[str]
     """Compare rows on the same cases, the seeds averaged first.
 
     Wilcoxon's signed-rank test, two-sided, of the means per subject. Pairs of two subjects share subjects, so
-    there the difference is compared with its standard error under ``resample_counts``, by the normal law.
+    there the difference is compared with its standard error under ``resample_counts``, by the normal law;
+    with too few pairs for one, p is 1. Without a case that both rows know there is no test.
 
     Args:
         results: row to one result per seed.
@@ -81,8 +83,10 @@ def paired_tests(results: Mapping[str, Sequence[Result]], against: Sequence[str]
     for other in (row for row in against if row in means):
         for row in (row for row in means if row != other):
             for column in (c for c in means[row] if c in means[other]):
-                compared = _compare(means[row][column] - means[other][column], results[row][0].subjects)
-                tests.append({"row": row, "against": other, "column": column, **compared})
+                difference = means[row][column] - means[other][column]
+                if not np.isnan(difference).all():
+                    compared = _compare(difference, results[row][0].subjects)
+                    tests.append({"row": row, "against": other, "column": column, **compared})
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p"] = p
     return tests
@@ -108,12 +112,15 @@ def _compare(difference: Values, subjects: NDArray[np.intp] | None) -> dict[str,
     known = ~np.isnan(difference)
     difference, owners = difference[known], owners[known]
     estimate = bootstrap_mean(difference, clusters=owners)
+    bounded = bool(np.isfinite(estimate.ci95).all())
     count = len(np.unique(owners))
     if not np.any(difference):
         p = 1.0
     elif owners.ndim == 2:
-        p = float(2 * norm.sf(abs(estimate.value) / np.nanstd(estimate.resampled)))
+        spread = float(np.nanstd(estimate.resampled)) if bounded else 0.0
+        varies = spread > _ROUNDING * abs(estimate.value)
+        p = float(2 * norm.sf(abs(estimate.value) / spread)) if varies else 1.0
     else:
         p = float(wilcoxon(mean_by_subject(difference, owners)).pvalue)
-    bounds = {"ci95": estimate.ci95} if np.isfinite(estimate.ci95).all() else {}
+    bounds = {"ci95": estimate.ci95} if bounded else {}
     return {"difference": estimate.value, **bounds, "p": p, "n": count}

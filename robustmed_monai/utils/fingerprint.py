@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -15,6 +16,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine
 from torch import nn
+
+# Values that have no attributes, and say all in writing.
+_PLAIN = (bytes, complex, range, slice, re.Pattern, torch.dtype, torch.layout, torch.memory_format)
 
 
 def input_stamp(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -38,7 +42,8 @@ def digest_objects(*objects: Any) -> str:
 
     Two processes that build the same objects from the same configuration get the same digest; a changed
     weight, setting, function or source file of this package gives another. Devices do not count. Objects are
-    described by their class and attributes, so that no setting can be left out by mistake.
+    described by their class and attributes, functions by their code and all that it names, so that no setting
+    can be left out by mistake.
 
     Args:
         objects: networks, inferers, iterations, plain values.
@@ -55,6 +60,8 @@ def _describe(value: Any, above: tuple[int, ...]) -> Any:
     """JSON that says what a value is, without addresses and times."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, _PLAIN):
+        return [type(value).__qualname__, repr(value)]
     if id(value) in above or isinstance(value, torch.device):
         return None
     above = (*above, id(value))
@@ -84,7 +91,9 @@ def _describe(value: Any, above: tuple[int, ...]) -> Any:
 
 def _attributes(value: Any) -> dict[str, Any]:
     """Attributes of an object in a fixed order; of a module its tensors, parts and public settings."""
-    found = dict(sorted(getattr(value, "__dict__", {}).items()))
+    slots = [name for kind in type(value).__mro__ for name in _names(getattr(kind, "__slots__", ()))]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name) and name != "__dict__"}
+    found = dict(sorted({**found, **getattr(value, "__dict__", {})}.items()))
     if isinstance(value, nn.Module):
         own = {k: v for k, v in found.items() if not k.startswith("_") and k != "training"}
         tensors = {**dict(value.named_parameters(recurse=False)), **dict(value.named_buffers(recurse=False))}
@@ -102,11 +111,28 @@ def _array(value: torch.Tensor | np.ndarray[Any, Any] | np.generic) -> list[Any]
     return [kind, list(np.shape(value)), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
 
 
+def _names(slots: str | Iterable[str]) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
 def _function(value: FunctionType, above: tuple[int, ...]) -> list[Any]:
+    name = f"{value.__module__}.{value.__qualname__}"
+    if (value.__module__ or "").partition(".")[0] == __package__.partition(".")[0]:
+        # The digest of the package's files stands for what its own code names.
+        around: dict[str, Any] = {}
+    else:
+        named = sorted(_global_names(value.__code__) & value.__globals__.keys())
+        around = {n: value.__globals__[n] for n in named if not isinstance(value.__globals__[n], ModuleType)}
     # A lambda of a config is known by its code and by what it closes over.
     cells = [cell.cell_contents for cell in value.__closure__ or ()]
-    name = f"{value.__module__}.{value.__qualname__}"
-    return [name, _code(value.__code__), _describe([cells, value.__defaults__, value.__kwdefaults__], above)]
+    described = [cells, value.__defaults__, value.__kwdefaults__, around]
+    return [name, _code(value.__code__), _describe(described, above)]
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """What a function, and the functions within it, may mean by a name that is not their own."""
+    within = (_global_names(c) for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*within)
 
 
 def _code(code: CodeType) -> list[Any]:

@@ -119,7 +119,8 @@ class TestPairs:
         assert torch.equal(first["fixed"], again["fixed"])
 
     def test_workers_are_refused_since_they_would_all_draw_alike(self) -> None:
-        loader = DataLoader(RandomPairs(made()), 2, num_workers=1, collate_fn=identity_collate)
+        collate: Any = identity_collate
+        loader = DataLoader(RandomPairs(made()), 2, num_workers=1, collate_fn=collate)
         with pytest.raises(ConfigError, match="give num_workers=0"):
             list(loader)
 

@@ -71,6 +71,16 @@ def test_output_names_every_term_and_events_fire() -> None:
     assert len(seen) == 3 * 4
 
 
+def test_the_label_of_the_output_is_the_one_that_was_trained_on() -> None:
+    def mirrored(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {key: value.flip(-1) for key, value in batch.items()}
+
+    data = [{"image": image, "label": image} for image in torch.rand(4, 1, 16, 16)]
+    trainer = make_trainer(loader=DataLoader(data, batch_size=4), batch_transform=mirrored)  # type: ignore[arg-type]
+    trainer.run()
+    assert torch.equal(trainer.state.output["label"], trainer.state.output["image"])
+
+
 def test_same_seed_same_bits_and_other_seed_other_bits() -> None:
     results = []
     for seed in (0, 0, 1):

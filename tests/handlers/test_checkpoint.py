@@ -361,6 +361,21 @@ def test_nothing_left_to_train_is_said_and_not_started_again(tmp_path: Path) -> 
         again.checkpoint.resume(again.trainer)
 
 
+def test_a_training_that_ended_early_is_finished(tmp_path: Path) -> None:
+    run = build(tmp_path, 9)
+    run.best.patience = 1
+    run.trainer.add_event_handler(Events.EPOCH_STARTED(once=3), lambda: setattr(run.best, "value", -1.0))
+    run.trainer.run()
+    assert run.trainer.state.epoch == 3
+    again = build(tmp_path, 9)
+    again.best.patience = 1
+    assert again.checkpoint.is_finished(again.trainer)
+    with pytest.raises(TrainingError, match="ended after epoch 3, since the weights got no better; raise"):
+        again.checkpoint.resume(again.trainer)
+    again.best.patience = 5
+    again.checkpoint.resume(again.trainer)
+
+
 def test_other_data_than_before_are_refused(tmp_path: Path) -> None:
     build(tmp_path, 1).trainer.run()
     other = build(tmp_path, 2)

@@ -23,14 +23,15 @@ from robustmed_monai.handlers.result_writer import ResultWriter, is_picture
 from robustmed_monai.utils.errors import ConfigError, ImageError
 from robustmed_monai.utils.files import read_json
 
-DEADLY: list[str] = []
+# Name of a variable of the environment: a global list would be a part of what results are made from.
+DEADLY = "ROBUSTMED_TEST_DEADLY"
 
 
 def report(output: Mapping[str, Any], suffix: str = "!") -> dict[str, Any]:
     text = str(output["text"])
     if text == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
-    if output["path"] in DEADLY:
+    if output["path"] == os.environ.get(DEADLY):
         os.kill(os.getpid(), signal.SIGKILL)
     return {"length": len(text), "text": text + suffix}
 
@@ -111,6 +112,15 @@ class TestGoingOn:
         assert run(make(tmp_path / "out", more)) == ["2.nii", "4.nii", "new.nii"]
         assert read_json(tmp_path / "out" / "2" / "scores.json")["text"] == "changed!"
         assert len(summary(tmp_path / "out")["images"]) == 7
+
+    def test_an_image_that_fails_now_keeps_no_earlier_result(self, files: Any, tmp_path: Path) -> None:
+        run(make(tmp_path / "out", files))
+        Path(files[0]["image"]).write_text("bad")
+        with pytest.raises(ImageError, match=r"1 of 6 images"):
+            run(make(tmp_path / "out", files))
+        assert not (tmp_path / "out" / "0" / "scores.json").exists()
+        assert (tmp_path / "out" / "1" / "scores.json").exists()
+        assert list(summary(tmp_path / "out")["failed"]) == [files[0]["image"]]
 
     def test_other_settings_do_all_again(self, files: Any, tmp_path: Path) -> None:
         run(make(tmp_path / "out", files))
@@ -214,14 +224,14 @@ class TestShares:
 
 # 2026-11: Python 3.12 warns of a fork beside threads; the child only works on files until it is killed.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_killed_run_goes_on(files: Any, tmp_path: Path) -> None:
-    DEADLY.append(files[3]["image"])
+def test_a_killed_run_goes_on(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEADLY, files[3]["image"])
     child = os.fork()
     if child == 0:
         run(make(tmp_path / "out", files))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    DEADLY.clear()
+    monkeypatch.delenv(DEADLY)
     assert not (tmp_path / "out" / "summary.json").exists()
     assert run(make(tmp_path / "out", files)) == ["3.nii", "4.nii", "5.nii"]
     assert len(summary(tmp_path / "out")["images"]) == 6

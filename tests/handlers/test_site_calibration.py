@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ignite.engine import Engine
 
+from robustmed_monai.handlers.result_writer import ResultWriter
 from robustmed_monai.handlers.site_calibration import SiteCalibrator, load_site, mask_threshold, value_at
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
+from robustmed_monai.utils.files import read_json
 
 SETTINGS = ({"weights": 1},)
 
@@ -26,7 +29,28 @@ def report(i: float, assessed: bool = True) -> dict[str, Any]:
 def make(path: Path, reports: list[dict[str, Any]], **more: Any) -> Path:
     writer: Any = SimpleNamespace(output_dir=path, reports=lambda: reports)
     given = {"score": "score", "slice_score": "score", "made_from": SETTINGS, **more}
-    return SiteCalibrator(writer, path / "site.json", **given).write()
+    written = SiteCalibrator(writer, path / "site.json", **given).write()
+    assert written is not None
+    return written
+
+
+def test_an_image_that_could_not_be_used_costs_the_site_nothing(tmp_path: Path) -> None:
+    files = [{"image": str(tmp_path / "in" / f"{i}.nii")} for i in range(3)]
+    (tmp_path / "in").mkdir()
+    for i, item in enumerate(files):
+        Path(item["image"]).write_text("bad" if i == 0 else "good")
+
+    def iterate(engine: Engine, item: dict[str, str]) -> dict[str, Any]:
+        bad = Path(item["image"]).read_text() == "bad"
+        return {"path": item["image"], "warnings": [], **({"error": "is bad"} if bad else {})}
+
+    writer = ResultWriter(tmp_path / "out", files, {}, lambda output: {"score": 1.0, "slices": []})
+    engine = Engine(iterate)
+    writer.attach(engine)
+    SiteCalibrator(writer, tmp_path / "site.json", "score").attach(engine)
+    with pytest.raises(ImageError, match="1 of 3 images could not be used"):
+        engine.run(writer.pending())
+    assert len(read_json(tmp_path / "site.json")["scores"]) == 2
 
 
 @pytest.fixture

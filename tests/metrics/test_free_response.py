@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from robustmed_monai.metrics.free_response import free_response
@@ -36,3 +37,11 @@ def test_a_map_that_says_nothing_finds_nothing_and_no_lesion_has_no_recall() -> 
     masks[0, 0, 4:8, 4:8] = 1
     noise = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert free_response(noise, masks, (0,), min_pixels=200) == {"recall_at_0": 0.0}
+
+
+def test_of_several_highest_points_each_counts_for_its_share() -> None:
+    maps, masks = torch.zeros(1, 1, 20, 20), torch.zeros(1, 1, 20, 20)
+    maps[..., 5:12, 5:12], masks[..., 8:12, 8:12] = 1, 1
+    found = [free_response(maps.flip(axes), masks.flip(axes)) for axes in ((), (2,), (3,), (2, 3))]
+    assert found[0]["recall_at_1"] == pytest.approx(16 / 49)
+    assert all(other == found[0] for other in found)

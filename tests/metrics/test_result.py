@@ -68,8 +68,18 @@ class TestPairedTests:
         kept = ~np.isnan(values[0])
         expected = wilcoxon((better - values)[0, kept]).pvalue
         assert (test["p"], test["n"]) == (pytest.approx(float(expected)), 12)
-        (none,) = paired_tests({"raw": self._seeds(values * np.nan), "mine": self._seeds(better)}, ["raw"])
-        assert (none["p"], none["n"]) == (1.0, 0)
+        # A results file cannot hold a difference that is no number.
+        assert not paired_tests({"raw": self._seeds(values * np.nan), "mine": self._seeds(better)}, ["raw"])
+
+    @pytest.mark.parametrize("pairs", [[[0, 1]], [[0, 1], [2, 3], [4, 5]]])
+    def test_too_few_pairs_are_no_evidence(self, pairs: list[list[int]]) -> None:
+        subjects = np.array(pairs)
+        given = {
+            name: [Result({}, {"t1": np.full(len(pairs), value)}, subjects)]
+            for name, value in (("raw", 0.5), ("mine", 0.6))
+        }
+        (test,) = paired_tests(given, ["raw"])
+        assert test["p"] == 1.0
 
     def test_p_values_count_the_comparisons(self, rng: np.random.Generator) -> None:
         given = {f"row {k}": self._seeds(rng.random((1, 15)) + 0.05 * k) for k in range(4)}

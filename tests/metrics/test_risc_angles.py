@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 
 from robustmed_monai.data.tensor_dataset import TensorDataset
@@ -107,6 +108,19 @@ def test_the_angle_is_told_and_undone(case: TensorDataset) -> None:
     assert off.max() <= 5
     assert (found["corrected"] - image).abs().mean() < 0.01
     assert torch.equal(found["corrected"][:1], image), "what lies upright stays to the bit"
+
+
+@pytest.mark.parametrize("correction", ["none", "average"])
+def test_what_does_not_correct_sees_the_image_as_it_is(
+    case: TensorDataset, correction: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    turned = MetaTensor(rotate_by(case.tensors["image"][:1], 45, "bilinear"))
+    settings: dict[str, Any] = {"correction": correction, "outputs": "logits"}
+    found = AnyAngleInferer(Above(), **settings)(turned, Upper())
+    plain = RotationCorrectionInferer(Above(), **settings)(turned, Upper())
+    assert torch.equal(found["pred"], plain["pred"])
+    assert not torch.equal(found["angle"], plain["angle"])
+    assert not caplog.records
 
 
 def test_other_axes_and_ranges_are_those_of_the_images(case: TensorDataset) -> None:

@@ -32,7 +32,7 @@ def _image(shape: tuple[int, int, int] = (10, 12, 8)) -> MetaTensor:
 @pytest.mark.parametrize("axcodes", ["LAS", "RPI", "LPS", "ASR", "IRP"])
 def test_a_mask_stored_otherwise_is_turned_as_monai_does(axcodes: str) -> None:
     image = _image()
-    turned = Orientation(axcodes=axcodes, labels=None)(image)
+    turned: Any = Orientation(axcodes=axcodes, labels=None)(image)
     assert turned.shape != image.shape or not torch.equal(turned.as_tensor(), image.as_tensor())
     found = on_grid_of(image, turned)
     assert torch.equal(found.as_tensor(), image.as_tensor())
@@ -91,11 +91,10 @@ def test_slices_pairs_and_stress_tests_see_the_label_where_the_image_is(pair: tu
     cut = VolumeToSlicesd(("image", "label"), mode=("bilinear", "nearest"))
     item: dict[Any, Any] = cut({"image": load(pair[0]), "label": load(pair[1])})
     assert torch.equal(item["image"].as_tensor(), item["label"].as_tensor())
-    for axes in (
-        {"spatial_dims": 2, "image_size": 16},
-        {"spatial_dims": 3, "spacing": 1.5, "image_size": (16, 16, 16)},
-    ):
-        found = tissue_images("test", pair[0].parent, num_classes=2, **axes).tensors  # type: ignore[arg-type]
+    cube: dict[str, Any] = {"spatial_dims": 3, "spacing": 1.5, "image_size": (16, 16, 16)}
+    plane: dict[str, Any] = {"spatial_dims": 2, "image_size": 16}
+    for axes in (plane, cube):
+        found = tissue_images("test", pair[0].parent, num_classes=2, **axes).tensors
         assert torch.equal(found["image"] > 0.5, found["label"] > 0)
         assert found["label"].any()
     views = datalist_data(pair[0].parent).views(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -24,6 +25,27 @@ class Setting:
         self.__dict__ |= more
 
     def apply(self) -> None: ...
+
+
+class Slotted:
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+FACTOR = torch.ones(1)
+
+
+def scaled(value: Any) -> Any:
+    return (lambda: value * FACTOR)()
+
+
+def test_what_a_function_takes_from_around_it_shows() -> None:
+    before = digest_objects(scaled)
+    assert digest_objects(scaled) == before
+    FACTOR.fill_(2)
+    assert digest_objects(scaled) != before
 
 
 def network(**changes: Any) -> nn.Module:
@@ -57,6 +79,11 @@ def test_equal_objects_have_equal_digests() -> None:
         (network(), network(negative_slope=0.1)),
         (nn.ReLU(), nn.SiLU()),
         ([1, 2], [2, 1]),
+        (Setting(x=torch.float32), Setting(x=torch.float16)),
+        (Setting(x=slice(2)), Setting(x=slice(3))),
+        (b"a", b"b"),
+        (re.compile("a"), re.compile("b")),
+        (Slotted(1), Slotted(2)),
         (None, 0),
     ],
 )

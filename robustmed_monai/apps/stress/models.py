@@ -14,6 +14,7 @@ from robustmed_monai.utils.errors import ConfigError
 from robustmed_monai.utils.fingerprint import digest_objects
 
 _TOLERANCE = 1e-3
+_MANY = 8
 
 
 class Model(NamedTuple):
@@ -52,8 +53,8 @@ def callable_model(
 
     Args:
         function: images (B, C, X, Y[, Z]) float32 in [0, 1] to classes (B, K), logits or probabilities (or
-            (B, 1) logits of the second of two), to scores (B, K, X, Y[, Z]), or to labels (B, 1, X, Y[, Z])
-            of a whole-number type. A mapping of these has them as "pred".
+            (B, 1) logits of the second of two), to scores (B, K, X, Y[, Z]) (one channel: logits or
+            probabilities), or to labels (B, 1, X, Y[, Z]). A mapping of these has them as "pred".
         name: what the report calls it.
         source: where it comes from.
         device: where the images go first.
@@ -122,24 +123,45 @@ def class_probabilities_of(scores: Tensor) -> Tensor:
     What a row is, it says itself, so that it does not depend on the batch: probabilities lie in [0, 1] and
     add up to 1.
 
+    Raises:
+        ConfigError: when a single column holds probabilities.
+
     Example:
         >>> class_probabilities_of(torch.tensor([[0.25, 0.75], [0.0, 0.0]]))
         tensor([[0.2500, 0.7500],
                 [0.5000, 0.5000]])
     """
+    within = (scores >= -_TOLERANCE).all(1) & (scores <= 1 + _TOLERANCE).all(1)
     if scores.shape[1] == 1:
+        # One number does not say what it is, but logits of many images do not all lie in [0, 1].
+        if len(scores) >= _MANY and bool(within.all()) and bool(scores.any()):
+            raise ConfigError(
+                "the model's single column looks like probabilities; give its logits, or two columns."
+            )
         second = scores.sigmoid()
         return torch.cat([1 - second, second], 1)
-    within = (scores >= -_TOLERANCE).all(1) & (scores <= 1 + _TOLERANCE).all(1)
     known = within & ((scores.sum(1) - 1).abs() < _TOLERANCE)
     return torch.where(known[:, None], scores.clamp(0, 1), scores.softmax(1))
 
 
 def label_maps(scores: Tensor) -> Tensor:
-    """Labels (B, 1, *spatial) uint8 of scores (B, K, *spatial), or of labels as they are."""
+    """Labels (B, 1, *spatial) uint8 of scores (B, K, *spatial), or of labels as they are.
+
+    A single channel of an image holds labels where all are whole numbers, probabilities of the structure
+    where all lie in [0, 1], else its logits.
+
+    Example:
+        >>> label_maps(torch.tensor([[[[0.25, 0.75]]], [[[-2.0, 0.25]]], [[[0.0, 3.0]]]])).flatten(1)
+        tensor([[0, 1],
+                [0, 1],
+                [0, 3]], dtype=torch.uint8)
+    """
     if scores.shape[1] > 1:
         return scores.argmax(1, keepdim=True).to(torch.uint8)
     if not scores.is_floating_point():
         return scores.to(torch.uint8)
-    whole = (scores == scores.round()).flatten(1).all(1).view(-1, *[1] * (scores.ndim - 1))
-    return torch.where(whole, scores, (scores.sigmoid() > 0.5).to(scores.dtype)).to(torch.uint8)
+    each = [-1, *[1] * (scores.ndim - 1)]
+    whole = (scores == scores.round()).flatten(1).all(1).view(each)
+    sure = ((scores >= -_TOLERANCE) & (scores <= 1 + _TOLERANCE)).flatten(1).all(1).view(each)
+    shown = scores > torch.where(sure, 0.5, 0.0)
+    return torch.where(whole, scores, shown.to(scores.dtype)).to(torch.uint8)

@@ -50,6 +50,8 @@ def input_remedy(function: Callable[[Tensor], Tensor], name: str) -> Remedy:
 def rotation_remedy(weights: str | os.PathLike[str]) -> Remedy:
     """Undo the rotation that RISC's RotNet finds; labels are turned back with the image.
 
+    Volumes, and pictures that are not square, are left as they are.
+
     Args:
         weights: of ``bundles/risc``.
     """
@@ -57,6 +59,8 @@ def rotation_remedy(weights: str | os.PathLike[str]) -> Remedy:
 
     def wrap(model: Model) -> Model:
         def predict(views: Views) -> Sequence[Tensor]:
+            if views.images.ndim != 4 or views.images.shape[2] != views.images.shape[3]:
+                return model.predict(views)
             count = inferer.num_rotations
             index = inferer.posterior(views.images).argmax(1)
             found = model.predict(views.with_images(rotate(views.images, -index, count)))

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from robustmed_monai.transforms.unit_range import WHITE
+from robustmed_monai.transforms.unit_range import WHITE, unit_range
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,13 @@ def read_views(image: Any, truth: Tensor, first: int) -> Views:
         image: (C, X, Y[, Z]) with meta data, or a plain tensor: uint8, or floating in [0, 1].
         truth: its class (), or its labels (1, X, Y[, Z]).
         first: place in the test set.
+
+    Raises:
+        ImageError: for a plain tensor of other values: clipped, it would be another image.
     """
     plain = torch.as_tensor(image).as_subclass(Tensor)
+    if not isinstance(image, MetaTensor) and plain.is_floating_point():
+        plain = unit_range(plain, f"image {first}")
     meta = dict(image.meta) if isinstance(image, MetaTensor) else {}
     affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4, dtype=torch.float64)
     if meta.get("max_value"):

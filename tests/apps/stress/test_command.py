@@ -157,7 +157,7 @@ def test_volumes_come_back_to_their_grid(bundle: Bundle, tmp_path: Path) -> None
     for i in range(2):
         volume = np.zeros((16, 16, 10), np.int16)
         volume[2 + i : 8, 4:12, 2:8] = 900
-        volume[9:14, 4:12, 2:8] = 450
+        volume[9:14, 4:12, 2:8] = 600
         truth = (volume > 0).astype(np.uint8) + (volume > 600).astype(np.uint8)
         for name, voxels in (("image", volume), ("label", truth)):
             nib.save(nib.Nifti1Image(voxels, np.diag([-2.0, 2.0, 3.0, 1.0])), tmp_path / f"{name}{i}.nii.gz")

@@ -20,10 +20,19 @@ from robustmed_monai.apps.stress import (
     tensor_data,
 )
 from robustmed_monai.apps.stress.pictures import extreme_cases
-from robustmed_monai.apps.stress.remedies import input_remedy
+from robustmed_monai.apps.stress.remedies import input_remedy, rotation_remedy
 from robustmed_monai.apps.stress.suites import CLEAN
 from robustmed_monai.transforms.corruption.suite import Case, CorruptionSuite
-from robustmed_monai.utils.errors import ConfigError, DataError
+from robustmed_monai.utils.bundle import bundle_root
+from robustmed_monai.utils.errors import ConfigError, DataError, ImageError
+
+WEIGHT = torch.ones(1)
+
+
+def bright_side(images: Tensor) -> Tensor:
+    """Logits of dark and bright, by weights that stand elsewhere, as a network in a notebook does."""
+    mean = images.mean((1, 2, 3)) - 0.5
+    return torch.stack([-mean, mean], 1) * WEIGHT
 
 
 def _settled(content: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +238,31 @@ def test_a_model_with_too_few_classes(data: StressData, suite: CorruptionSuite, 
 def test_tensors_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="give as many"):
         tensor_data(torch.rand(3, 1, 8, 8), torch.zeros(2))
+    with pytest.raises(ImageError, match=r"values from .*; give images in \[0, 1\]"):
+        tensor_data(torch.rand(2, 1, 8, 8) * 255, torch.tensor([0, 1]))
+
+
+def test_probabilities_of_one_column_are_not_taken_for_logits(data: StressData, tmp_path: Path) -> None:
+    suite = CorruptionSuite.geometry([1])
+    with pytest.raises(ConfigError, match="single column looks like probabilities"):
+        stress(callable_model(lambda x: x.mean((2, 3))), data, suite, tmp_path / "out")
+
+
+def test_a_network_that_a_function_finds_by_its_name_counts(data: StressData, tmp_path: Path) -> None:
+    suite = CorruptionSuite.geometry([1])
+    first = stress(callable_model(bright_side, "net"), data, suite, tmp_path / "out")
+    WEIGHT.neg_()
+    second = stress(callable_model(bright_side, "net"), data, suite, tmp_path / "out")
+    WEIGHT.neg_()
+    assert (first["summary"]["clean"], second["summary"]["clean"]) == (1.0, 0.0)
+
+
+def test_rotation_is_undone_in_square_pictures_alone(data: StressData, tmp_path: Path) -> None:
+    remedy = rotation_remedy(bundle_root("risc") + "/models/model.pt")
+    model = callable_model(lambda x: torch.stack([0.5 - x.mean((1, 2, 3)), x.mean((1, 2, 3)) - 0.5], 1))
+    oblong = tensor_data(torch.rand(4, 1, 16, 24), torch.tensor([0, 1, 0, 1]))
+    views = oblong.views(0)
+    assert torch.equal(remedy(model).predict(views)[0], model.predict(views)[0])
 
 
 def test_a_case_whose_structure_is_gone_is_no_extreme_case() -> None:
