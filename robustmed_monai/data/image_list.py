@@ -106,27 +106,7 @@ def list_images(
             f"section {section}: {given} is no datalist and holds none ({' or '.join(_DATALISTS)}); leave "
             "the section out, and give the folder of the images that are wanted."
         )
-    outputs = None if exclude is None else Path(exclude).expanduser().resolve()
-    found = [
-        entry
-        for folder, files in folders_with_files(given, outputs)
-        for entry in _sorted_out(folder, files, stacks)
-    ]
-    used = sorted(
-        ((path, reason) for path, reason in found if reason != _IGNORED), key=lambda entry: entry[0]
-    )
-    if not used and any(p.parent == given for p, _ in found):
-        # A folder of unknown files only: the reader says what is wrong with them.
-        return [{"image": str(given)}]
-    if not used:
-        raise DataError(
-            f"--input {given}: holds no image; supported are {', '.join(SUFFIXES)}, DICOM files and folders "
-            "of one DICOM series each. Results of earlier runs are left out."
-        )
-    _warn_of_unused(given, found)
-    return [
-        {"image": str(p)} if why is None else {"image": str(p), "error": f"{p}: {why}"} for p, why in used
-    ]
+    return _below(given, stacks, None if exclude is None else Path(exclude).expanduser().resolve())
 
 
 def name_results(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
@@ -156,6 +136,30 @@ def name_results(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
         taken.add(name.lower())
         names[path] = name
     return {path: names[path] for path in stems}
+
+
+def _below(given: Path, stacks: bool, outputs: Path | None) -> Items:
+    """Items of all images below a folder."""
+    found = [
+        entry
+        for folder, files in folders_with_files(given, outputs)
+        for entry in _sorted_out(folder, files, stacks)
+    ]
+    used = sorted(
+        ((path, reason) for path, reason in found if reason != _IGNORED), key=lambda entry: entry[0]
+    )
+    if not used and any(p.parent == given for p, _ in found):
+        # A folder of unknown files only: the reader says what is wrong with them.
+        return [{"image": str(given)}]
+    if not used:
+        raise DataError(
+            f"--input {given}: holds no image; supported are {', '.join(SUFFIXES)}, DICOM files and folders "
+            "of one DICOM series each. Results of earlier runs are left out."
+        )
+    _warn_of_unused(given, found)
+    return [
+        {"image": str(p)} if why is None else {"image": str(p), "error": f"{p}: {why}"} for p, why in used
+    ]
 
 
 def _listed(datalist: Path, section: str | None, given: Path) -> list[Path]:
