@@ -15,7 +15,7 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
-from robustmed_monai.losses.ra import kl_divergence, reparameterize, squared_error
+from robustmed_monai.losses.ra import keep_statistics, kl_divergence, reparameterize, squared_error
 from robustmed_monai.networks.pchvae import Components, Posterior, Quantized, components
 from robustmed_monai.networks.vqvae2 import quantized_components
 from robustmed_monai.utils.errors import ConfigError
@@ -66,7 +66,8 @@ def zero_reconstruction(
         freeze_high: let the gradient pass to x_low, but not into the weights used here.
     """
     high = {name: networks[name] for name in HIGH_PARTS}
-    with _frozen(high) if freeze_high else nullcontext():
+    # BatchNorm keeps the statistics of images: x_low is none.
+    with keep_statistics(high), _frozen(high) if freeze_high else nullcontext():
         return components(high, low, partial(_sampled, generator=generator)).total
 
 

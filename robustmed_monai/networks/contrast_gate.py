@@ -39,7 +39,7 @@ class ContrastGate(nn.Module):
             or painted like T2.
 
     Raises:
-        ConfigError: when ``agreement`` is out of range.
+        ConfigError: when ``agreement`` is out of range; in training, for a batch of one image.
 
     Example:
         >>> gate = ContrastGate(nn.Conv2d(3, 2, 1)).eval()
@@ -57,6 +57,11 @@ class ContrastGate(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """Logits (B, K, *spatial) of images and features (B, 1 + C, *spatial)."""
         if self.training:
+            if len(seen) == 1:
+                raise ConfigError(
+                    "ContrastGate: in batches of one image none is ever masked, and the features alone are "
+                    "not learned; train with a batch_size of 2 or more."
+                )
             mixed = seen.clone()
             mixed[1::2, 0] = 0
             learnt: Tensor = self.network(mixed)

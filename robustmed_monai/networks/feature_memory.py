@@ -114,6 +114,14 @@ class FeatureMemory(nn.Module):
         self.register_buffer("steps", torch.ones(grid * grid, per_cell, 1, dtype=torch.float16))
         self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
+    def train(self, mode: bool = True) -> FeatureMemory:
+        """Set the mode of all but the networks within, which are never trained."""
+        super().train(mode)
+        for frozen in (self.backbone, self.segmenter):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
     @torch.no_grad()
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """Vectors (B, D, grid, grid) of images (B, C, X, Y) in [0, 1]: features of length 1, grey values."""

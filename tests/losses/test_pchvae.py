@@ -191,6 +191,17 @@ class Certain(nn.Module):
         return torch.cat([mean, torch.full_like(mean, -60.0)], dim=1)
 
 
+def test_batch_norm_keeps_the_statistics_of_images_alone() -> None:
+    kept = []
+    for zero_term in (True, False):
+        torch.manual_seed(0)
+        network = pchvae(channels=SMALL, norm="batch").train()
+        terms_of(HierarchicalLoss(zero_term=zero_term), network)
+        kept.append([b.clone() for n, b in network.named_buffers() if "running" in n])
+    assert len(kept[0]) > 4
+    assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
+
+
 def test_linear_networks_find_the_principal_components_in_turn() -> None:
     """Eq. 2 on toy data: w1 spans the leading components, w2 the next ones, and the zero term goes to 0."""
     rng = np.random.default_rng(0)

@@ -60,6 +60,13 @@ def test_every_second_image_is_masked_in_training() -> None:
     assert torch.equal(learnt[:, 1:], seen[:, 1:])
 
 
+def test_batches_of_one_image_cannot_be_learned_from() -> None:
+    gate = ContrastGate(nn.Conv2d(3, 2, 1))
+    with pytest.raises(ConfigError, match="batch_size of 2 or more"):
+        gate(torch.rand(1, 3, 8, 8))
+    assert gate.eval()(torch.rand(1, 3, 8, 8)).shape == (1, 2, 8, 8)
+
+
 def test_agreement_is_the_share_of_tissue_with_one_class() -> None:
     one = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0], [1, 1, 0, 0]])
     other = torch.tensor([[0, 1, 2, 1], [0, 0, 0, 0], [0, 0, 1, 1]])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.networks.utils import copy_model_state
+from monai.networks.utils import copy_model_state, eval_mode
 from skimage import data
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -204,6 +204,19 @@ def test_a_batch_equals_its_images_and_other_sizes_are_brought_to_the_grid(image
     assert network(larger).shape == larger.shape
     with pytest.raises(ImageShapeError, match=r"\(16, 16\)"):
         network(images[0, 0])
+
+
+def test_training_mode_leaves_the_networks_within_alone(images: Tensor) -> None:
+    backbone = nn.Sequential(nn.BatchNorm2d(1))
+    backbone.features = lambda image: [backbone(image)]  # type: ignore[assignment]
+    memory = FeatureMemory(backbone, image_size=16, grid=8, sigma=0.0)
+    memory.remember(memory.features(images))
+    kept = {name: value.clone() for name, value in memory.state_dict().items()}
+    expected = memory.eval()(images)
+    with eval_mode(memory.train()):
+        memory(images)
+    assert torch.equal(memory(images), expected)
+    assert all(torch.equal(value, kept[name]) for name, value in memory.state_dict().items())
 
 
 def test_a_memory_larger_than_the_images_is_that_of_the_images(images: Tensor) -> None:
